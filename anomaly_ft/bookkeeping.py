@@ -1,0 +1,120 @@
+"""What a run writes down: the metric vocabulary, the lines of the history, the summary."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomaly_ft import __version__
+from anomaly_ft.finetune.loop import EpochRecord
+from anomaly_ft.finetune.validation import PseudoSet
+from anomaly_ft.setup import Setup
+from anomaly_ft.tracking import Tracker
+
+LIBRARIES = ("torch", "timm", "albumentations", "numpy", "scikit-learn", "mlflow", "lightning-fabric")
+
+
+def epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
+    """The metrics of one epoch under the names that MLflow and `history.jsonl` know."""
+    metrics: dict[str, float | None] = {"train/loss": record.train_loss}
+    if record.validation:
+        metrics["val/vicinal_auroc"] = record.validation.auroc
+        metrics["val/normal_score_mean"] = record.validation.normal_score_mean
+        for name, auroc in record.validation.by_augmentation.items():
+            metrics[f"val/vicinal_auroc.{name}"] = auroc
+    if record.train_seconds:
+        metrics["train/images_per_second"] = record.images / record.train_seconds
+    return metrics
+
+
+def history_line(record: EpochRecord) -> dict[str, Any]:
+    """One line of `history.jsonl`: what the epoch gave. Durations are elsewhere: equal runs, equal lines."""
+    metrics = epoch_metrics(record)
+    metrics.pop("train/images_per_second", None)
+    verdict = record.verdict
+    return {"epoch": record.epoch, **metrics, "best_epoch": verdict.best_epoch, "stop_reason": verdict.reason}
+
+
+def summarise(
+    setup: Setup, sets: Mapping[str, PseudoSet], records: Sequence[EpochRecord], run_id: str | None
+) -> dict[str, Any]:
+    """The part of `summary.json` that does not need the test split."""
+    data, recipe, verdict = setup.data, setup.recipe, records[-1].verdict
+    trained = sum(record.train_seconds for record in records)
+    seconds = {
+        **setup.seconds,
+        "train": trained,
+        "validate": sum(record.validation_seconds for record in records),
+    }
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "encoder": recipe.encoder.name,
+        "score": recipe.gaussian.score,
+        "data": {
+            "root": recipe.data.root,
+            "layout": data.layout,
+            "fit": len(data.split.fit),
+            "watch": len(data.split.watch),
+            "calibrate": len(data.split.calibrate),
+            "test_normal": sum(not record.anomalous for record in data.test.records),
+            "test_anomalous": sum(record.anomalous for record in data.test.records),
+            "skipped": [{"path": str(record.path), "why": why} for record, why in data.skipped],
+        },
+        "baseline": {
+            "vicinal_auroc": records[0].validation.auroc if records[0].validation else None,
+            "severities": {name: pseudo.severity for name, pseudo in sets.items()},
+            "informative": [name for name, pseudo in sets.items() if pseudo.informative],
+        },
+        "best_epoch": verdict.best_epoch,
+        "stop_reason": verdict.reason,
+        "epochs": len(records) - 1,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "images_per_second": {
+            "train": round(sum(record.images for record in records) / trained, 1) if trained else None
+        },
+        "versions": {"anomaly_ft": __version__} | {name: version(name) for name in LIBRARIES},
+        "mlflow_run_id": run_id,
+    }
+
+
+def log_start(setup: Setup, tracker: Tracker) -> None:
+    """Parameters, tags and data, before the first epoch."""
+    recipe = setup.recipe
+    tracker.params(recipe.flat())
+    tracker.tags(
+        {
+            "anomaly_ft.version": __version__,
+            "git.commit": _git_commit(),
+            "encoder": recipe.encoder.name,
+            "dataset": Path(recipe.data.root).name,
+        }
+    )
+    tracker.dataset(pd.DataFrame(setup.data.manifest()), recipe.data.root, Path(recipe.data.root).name)
+
+
+def log_end(summary: Mapping[str, Any], tracker: Tracker, folder: Path) -> None:
+    """What the restored best epoch is worth, why training ended, and the run folder as artifacts."""
+    metrics: dict[str, float | None] = {"best/epoch": summary["best_epoch"]}
+    for prefix, numbers in (("test", summary["test"]), ("frozen", summary["frozen_test"])):
+        metrics |= {f"{prefix}/{name}": value for name, value in (numbers or {}).items()}
+    for name, frozen in (summary["frozen_test"] or {}).items():
+        tuned = summary["test"][name]
+        metrics[f"gain/{name}"] = None if frozen is None or tuned is None else tuned - frozen
+    tracker.metrics(metrics)
+    tracker.tags({"stop_reason": summary["stop_reason"], "run_folder": str(folder.resolve())})
+    tracker.artifacts(folder)
+
+
+def _git_commit() -> str:
+    """The commit of the working directory, where there is one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return found.stdout.strip()

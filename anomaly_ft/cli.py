@@ -1,0 +1,90 @@
+"""The `anomaly-ft` command. Exit codes: 0 done, 1 a bug, 2 something the user can mend, 4 diverged."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from anomaly_ft import __version__
+from anomaly_ft.errors import AnomalyFtError
+
+DIVERGED = 4
+
+
+class _Group(click.Group):
+    """Words the errors a user can mend, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except AnomalyFtError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="anomaly-ft")
+def main() -> None:
+    """Fine-tune a pretrained image encoder on images of good parts, and stop before it forgets.
+
+    \b
+    Example:
+      anomaly-ft train recipes/quickstart.yaml
+    """
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; may be repeated."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    help="Where the run folder and the MLflow database go.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show data, levels and settings; train nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json as the last line of stdout.")
+def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool, as_json: bool) -> None:
+    """Fine-tune the encoder that RECIPE (a YAML file) describes.
+
+    Leaves a run folder with the fine-tuned encoder, the detector, its threshold and all numbers. Exits
+    with 4 when training diverged; the best epoch before that is kept all the same.
+
+    \b
+    Examples:
+      anomaly-ft train recipes/quickstart.yaml
+      anomaly-ft train recipes/mvtec.yaml -s data.root=bottle -s optimizer.lr=3e-5
+      anomaly-ft train recipes/mvtec.yaml -s data.root=bottle --dry-run
+    """
+    from anomaly_ft.recipe import read_recipe
+
+    resolved = read_recipe(recipe, overrides)
+    _quieten_libraries()
+    from anomaly_ft.run import train as run_train
+    from anomaly_ft.setup import prepare
+    from anomaly_ft.terminal import Terminal
+
+    terminal = Terminal()
+    setup = prepare(resolved, terminal)
+    for line in setup.describe():
+        terminal.say(line)
+    if dry_run:
+        terminal.say("\n" + setup.recipe.to_yaml())
+        return
+    summary = run_train(setup, output)
+    terminal.results(summary)
+    if as_json:
+        click.echo(json.dumps(summary))
+    if summary["stop_reason"] == "diverged":
+        sys.exit(DIVERGED)
+
+
+def _quieten_libraries() -> None:
+    """Libraries' chatter that a user can do nothing about."""
+    import logging
+
+    for name in ("lightning_fabric", "timm", "alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning_fabric")

@@ -1,0 +1,1 @@
+"""Where images come from: layouts, decoding, splits, vicinal augmentations."""

@@ -1,0 +1,36 @@
+"""What every layout reader yields: one frozen record for each image."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+NORMAL = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image file and what is known of it."""
+
+    path: Path
+    name: str  # path below the root with forward slashes; what stays the same on another machine
+    split: Literal["train", "test"]
+    kind: str = NORMAL  # `good`, or the defect type
+    mask: Path | None = None
+    mask_name: str = ""  # as `name`
+
+    @property
+    def anomalous(self) -> bool:
+        return self.kind != NORMAL
+
+
+def counts(records: Sequence[Record]) -> dict[str, int]:
+    """Images by kind, `good` first.
+
+    >>> from pathlib import Path
+    >>> counts([Record(Path(n), n, "test", k) for n, k in [("a", "scratch"), ("b", "good")]])
+    {'good': 1, 'scratch': 1}
+    """
+    found = Counter(record.kind for record in records)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != NORMAL, item[0])))

@@ -1,0 +1,1 @@
+"""How a finished run is used elsewhere."""

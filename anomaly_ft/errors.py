@@ -1,0 +1,56 @@
+"""What can go wrong, and how it is worded: what, where, got, expected, what to do.
+
+Everything a user can cause derives from `AnomalyFtError`; the command line prints its text
+without a traceback and exits with 2. Anything else is a bug and exits with 1.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class AnomalyFtError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class RecipeError(AnomalyFtError):
+    """A recipe with one or more mistakes, all reported at once."""
+
+    def __init__(self, source: str, mistakes: Sequence[str]) -> None:
+        super().__init__(source, mistakes)
+        self.source = source
+        self.mistakes = tuple(mistakes)
+
+    def __str__(self) -> str:
+        count = len(self.mistakes)
+        head = f"{self.source}: {count} mistake{'s' if count != 1 else ''}"
+        return "\n  ".join([head, *self.mistakes])
+
+
+class DataError(AnomalyFtError):
+    """Images that are missing, unreadable or too few."""
+
+
+class EncoderError(AnomalyFtError):
+    """An encoder, a level, a block or a weights source that does not exist or does not fit."""
+
+
+class GaussianError(AnomalyFtError):
+    """Features to which no Gaussian can be fitted."""
+
+
+class DivergedError(AnomalyFtError):
+    """A number that has to be finite is not."""
+
+
+class RunError(AnomalyFtError):
+    """A run folder or an output folder that cannot be used."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'name'?)"` when a known word is close, else an empty string.
+
+    >>> did_you_mean("nmae", ["name", "weights"])
+    " (did you mean 'name'?)"
+    """
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

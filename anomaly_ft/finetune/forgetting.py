@@ -1,0 +1,84 @@
+"""The verdict: go on, or stop, and which epoch was best. A pure function of the numbers seen so far.
+
+Two validations are compared on the same held-out images, so the difference of their AUROCs has a
+standard error of its own, far below that of either (`paired_standard_error`). Margins are counted in
+it: they mean the same on 30 images and on 3,000.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.metrics import Floats
+
+Reason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When to stop.
+
+    Attributes:
+        max_epochs: epochs of training at most.
+        patience: stop after this many validations in a row without a new best.
+        margin: a fall below the best counts as forgetting from this many standard errors on.
+        gain: a rise counts as a new best from this many standard errors on.
+        falls: so many validations in a row that are such a fall stop at once.
+    """
+
+    max_epochs: int
+    patience: int = 3
+    margin: float = 2.0
+    gain: float = 0.0
+    falls: int = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` is None as long as training goes on; epoch 0 is the pretrained encoder."""
+
+    stop: bool
+    reason: Reason | None
+    best_epoch: int
+
+
+def paired_standard_error(a: Floats, b: Floats) -> float:
+    """Standard error of the difference of two AUROCs measured on the same images, from their
+    influences `(n,)`; 0 when the two measurements agree image by image."""
+    return float((a - b).std(ddof=1)) / math.sqrt(len(a))
+
+
+def judge(history: Sequence[Validation], rule: Rule, *, diverged: bool = False) -> Verdict:
+    """Judge the validations of epochs 0, 1, … so far.
+
+    Args:
+        history: one validation for each epoch, the pretrained encoder's first.
+        rule: when to stop.
+        diverged: the epoch after the last of `history` gave a number that is not finite, or a loss
+            far above where it began.
+
+    Raises:
+        ValueError: an empty history, or an AUROC that is not a number: a fault that must not pass for a verdict.
+    """
+    if not history or any(math.isnan(validation.auroc) for validation in history):
+        raise ValueError("a verdict needs at least one validation, and AUROCs that are numbers")
+    best, falls = 0, 0
+    for epoch in range(1, len(history)):
+        change = history[epoch].auroc - history[best].auroc
+        error = paired_standard_error(history[epoch].influence, history[best].influence)
+        falls = falls + 1 if change < 0 and change <= -rule.margin * error else 0
+        if change > rule.gain * error:
+            best = epoch
+    epoch = len(history) - 1
+    reason: Reason | None = None
+    if diverged:
+        reason = "diverged"
+    elif falls >= rule.falls or (falls and epoch - best >= rule.patience):
+        reason = "forgetting"
+    elif epoch - best >= rule.patience:
+        reason = "no_progress"
+    elif epoch >= rule.max_epochs:
+        reason = "max_epochs"
+    return Verdict(reason is not None, reason, best)

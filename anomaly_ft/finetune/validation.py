@@ -1,0 +1,108 @@
+"""Vicinal validation: can the encoder still tell normal images from slightly wrong ones?
+
+Held-out normal images become pseudo-anomalies, once; after every epoch the AUROC of the normal
+against the wrong ones is measured again. No real anomaly is needed, none is looked at.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_ft.data.images import Images
+from anomaly_ft.data.vicinal import Pixels, pseudo_anomalies
+from anomaly_ft.metrics import Floats, placements
+
+Score = Callable[[Pixels], Floats]
+HALVINGS = 6  # bisection steps: severity to 1/64
+
+
+@dataclass(frozen=True)
+class PseudoSet:
+    """Pseudo-anomalies of one augmentation at one severity, and how well they were told apart before
+    training. `informative`: that baseline leaves room to show forgetting, so it has a say in the verdict."""
+
+    pixels: Pixels
+    severity: float
+    baseline_auroc: float
+    informative: bool = True
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One measurement. AUROCs in [0, 1], higher = the encoder tells more apart.
+
+    `influence` `(n,)` is what each held-out image contributes to the AUROC's deviation: its mean is
+    zero, and its standard deviation over sqrt(n) is the AUROC's standard error. An image and its own
+    pseudo-anomalies count as one (Obuchowski, Biometrics 53 (1997), for clustered data).
+    """
+
+    auroc: float
+    by_augmentation: Mapping[str, float]
+    influence: Floats
+    normal_score_mean: float
+
+
+def calibrate(
+    score: Score, normals: Images, augmentations: Sequence[str], *, target: float, tolerance: float, seed: int
+) -> dict[str, PseudoSet]:
+    """Find for each augmentation the severity at which the pretrained encoder reaches the `target` AUROC.
+
+    Bisection: a weaker augmentation when the AUROC is above the target, a stronger one below. An
+    augmentation that does not come within `tolerance` is kept but marked as not informative; when
+    that befalls all of them, the nearest one speaks for want of better.
+    """
+    normal = score(normals.pixels)
+    sets = {}
+    for augmentation in augmentations:
+        best = _pseudo_set(score, normals, normal, augmentation, 1.0, seed)
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS if best.baseline_auroc > target else 0):
+            tried = _pseudo_set(score, normals, normal, augmentation, (low + high) / 2, seed)
+            low, high = (low, tried.severity) if tried.baseline_auroc > target else (tried.severity, high)
+            best = min(best, tried, key=lambda s: abs(s.baseline_auroc - target))
+        sets[augmentation] = best
+
+    def miss(name: str) -> float:
+        return abs(sets[name].baseline_auroc - target)
+
+    nearest = min(sets, key=miss)
+    return {
+        name: replace(pseudo, informative=miss(name) <= tolerance or name == nearest)
+        for name, pseudo in sets.items()
+    }
+
+
+def fixed(
+    score: Score, normals: Images, augmentations: Sequence[str], *, severity: float, seed: int
+) -> dict[str, PseudoSet]:
+    """All augmentations at one given severity, all with a say in the verdict."""
+    normal = score(normals.pixels)
+    return {name: _pseudo_set(score, normals, normal, name, severity, seed) for name in augmentations}
+
+
+def validate(score: Score, normals: Pixels, sets: Mapping[str, PseudoSet]) -> Validation:
+    """Score normal images and their pseudo-anomalies; the total is over the informative sets alone.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    normal = score(normals)
+    by_augmentation: dict[str, float] = {}
+    influences: list[NDArray[np.float64]] = []
+    for name, pseudo in sets.items():
+        of_normal, of_pseudo = placements(normal, score(pseudo.pixels))
+        by_augmentation[name] = float(of_pseudo.mean())
+        if pseudo.informative:
+            influences.append(of_normal + of_pseudo - 2 * of_pseudo.mean())
+    auroc = np.mean([by_augmentation[name] for name, pseudo in sets.items() if pseudo.informative])
+    return Validation(float(auroc), by_augmentation, np.mean(influences, axis=0), float(normal.mean()))
+
+
+def _pseudo_set(
+    score: Score, normals: Images, normal: Floats, augmentation: str, severity: float, seed: int
+) -> PseudoSet:
+    names = [record.name for record in normals.records]
+    pixels = pseudo_anomalies(normals.pixels, names, augmentation, severity, seed=seed)
+    return PseudoSet(pixels, severity, float(placements(normal, score(pixels))[1].mean()))

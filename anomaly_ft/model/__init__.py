@@ -1,0 +1,1 @@
+"""What is measured: encoder, weights, induced Gaussian, detector."""

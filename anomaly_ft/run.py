@@ -1,0 +1,186 @@
+"""A prepared run becomes a finished run folder. The only place where all parts meet."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LinearLR
+
+from anomaly_ft import bookkeeping
+from anomaly_ft.data.vicinal import Pixels
+from anomaly_ft.evaluation.measure import measure, prediction_table
+from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
+from anomaly_ft.evaluation.working_points import conformal
+from anomaly_ft.finetune.forgetting import Rule
+from anomaly_ft.finetune.loop import EpochRecord, fine_tune
+from anomaly_ft.finetune.objective import InducedDistance
+from anomaly_ft.finetune.validation import PseudoSet, Validation, calibrate, fixed, validate
+from anomaly_ft.folder import append_json_line, finish_folder, finished_name, start_folder, write_json, write_text
+from anomaly_ft.metrics import Floats
+from anomaly_ft.model.detector import Detector, DetectorSettings, fit_detector, score_images, standardise
+from anomaly_ft.model.storage import save_detector
+from anomaly_ft.setup import Setup
+from anomaly_ft.tracking import make_tracker
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+def train(setup: Setup, output: Path) -> dict[str, Any]:
+    """Fine-tune, seal, and leave a finished run folder in `output`; returns its summary.
+
+    While it works, what it has so far stands in a folder whose name begins with a dot and ends in
+    `.partial`; it stays when the run is interrupted, with the best encoder up to then.
+    """
+    recipe, partial = setup.recipe, start_folder(output, setup.recipe.name)
+    write_text(partial / "recipe.yaml", recipe.to_yaml())
+    pd.DataFrame(setup.data.manifest()).to_csv(partial / "split.csv", index=False)
+    with make_tracker(
+        enabled=recipe.tracking.mlflow,
+        uri=recipe.tracking.uri,
+        experiment=recipe.tracking.experiment,
+        name=finished_name(partial),
+        output=output,
+    ) as tracker:
+        bookkeeping.log_start(setup, tracker)
+        with setup.phase("fit"):
+            frozen = _fit(setup)
+            frozen_test = _test_scores(setup, frozen)
+        with setup.phase("calibrate"):
+            sets = _pseudo_sets(setup, frozen)
+        records = []
+        for record in _epochs(setup, frozen, sets):
+            records.append(record)
+            setup.terminal.epoch(record, recipe.gaussian.score)
+            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
+            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            if record.verdict.best_epoch == record.epoch and record.epoch:
+                setup.encoder.save(partial / "encoder")
+        with setup.phase("seal"):
+            summary = _seal(setup, partial, frozen, frozen_test, records)
+        summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | summary
+        write_json(partial / "summary.json", summary)
+        finished = finish_folder(partial)
+        bookkeeping.log_end(summary, tracker, finished)
+    return {**summary, "folder": str(finished)}
+
+
+def _fit(setup: Setup) -> Detector:
+    gaussian = setup.recipe.gaussian.model_dump(exclude={"final"})
+    return fit_detector(
+        setup.encoder,
+        setup.data.normals("fit").pixels,
+        setup.data.normals("watch").pixels,
+        setup.compute,
+        DetectorSettings(**gaussian),
+    )
+
+
+def _current(setup: Setup, induced: Detector, final: str) -> Detector:
+    """The detector that the encoder, as it is now, makes with induced or with refitted Gaussians."""
+    if final == "refitted":
+        return _fit(setup)
+    standardise(induced, setup.data.normals("watch").pixels, setup.compute)
+    return induced
+
+
+def _score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
+    def score(pixels: Pixels) -> Floats:
+        return score_images(detector, pixels, setup.compute)[setup.recipe.gaussian.score]
+
+    return score
+
+
+def _test_scores(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
+    test = setup.data.test
+    return dict(score_images(detector, test.pixels, setup.compute)) if len(test) else None
+
+
+def _pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
+    section, seed = setup.recipe.validation, setup.recipe.seed
+    watch, score = setup.data.normals("watch"), _score_with(setup, frozen)
+    if not isinstance(section.severity, str):
+        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed)
+    sets = calibrate(
+        score,
+        watch,
+        section.augmentations,
+        target=section.target_auroc,
+        tolerance=section.tolerance,
+        seed=seed,
+    )
+    for name, pseudo in sets.items():
+        said = "" if pseudo.informative else ", too far from the target to have a say"
+        setup.terminal.say(
+            f"watching {name} at severity {pseudo.severity:.3f}: "
+            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{said}"
+        )
+    return sets
+
+
+def _epochs(setup: Setup, induced: Detector, sets: dict[str, PseudoSet]) -> Iterator[EpochRecord]:
+    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards."""
+    recipe, fabric = setup.recipe, setup.compute.fabric
+    optimizer = OPTIMIZERS[recipe.optimizer.name](
+        [p for p in setup.encoder.parameters() if p.requires_grad],
+        lr=recipe.optimizer.lr,
+        weight_decay=recipe.optimizer.weight_decay,
+    )
+    objective, optimizer = fabric.setup(InducedDistance(induced, recipe.objective.distance), optimizer)
+    fit, watch = setup.data.normals("fit").pixels, setup.data.normals("watch").pixels
+
+    def batches(epoch: int) -> Iterator[Tensor]:
+        size = recipe.optimizer.batch_size
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
+        chunks = np.split(order, range(size, len(fit), size))
+        for chunk in setup.terminal.track(chunks, f"epoch {epoch}", len(fit), size=len):
+            yield setup.compute.batch(fit[chunk])
+
+    def validate_now() -> Validation:
+        detector = _current(setup, induced, recipe.gaussian.final)
+        return validate(_score_with(setup, detector), watch, sets)
+
+    rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
+    warmup = round(recipe.schedule.warmup_epochs * math.ceil(len(fit) / recipe.optimizer.batch_size))
+    scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    return fine_tune(objective, optimizer, scheduler, fabric, batches, validate_now, rule)
+
+
+def _seal(
+    setup: Setup, partial: Path, induced: Detector, frozen_test: dict[str, Floats] | None, records: list[EpochRecord]
+) -> dict[str, Any]:
+    """Both final detectors are measured on the test split; the recipe decides which one is kept."""
+    recipe, test = setup.recipe, setup.data.test
+    score_name, final = recipe.gaussian.score, recipe.gaussian.final
+    numbers: dict[str, Any] = {}
+    for kind in ("induced", "refitted"):
+        detector = _current(setup, induced, kind)
+        calibration = score_images(detector, setup.data.normals("calibrate").pixels, setup.compute)
+        point = conformal(calibration[score_name], recipe.evaluation.false_positive_rate)
+        scores = _test_scores(setup, detector)
+        numbers[kind] = measure(test.records, scores, score_name, point) if scores else None
+        if kind != final:
+            continue
+        save_detector(detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)})
+        histograms = {"held-out normal": calibration[score_name]}
+        if scores:
+            table = prediction_table(test.records, scores, score_name, point)
+            table.to_csv(partial / "predictions.csv", index=False)
+            by_kind = table.groupby("kind", sort=False)["score"]
+            histograms |= {f"test: {kind}": values.to_numpy() for kind, values in by_kind}
+        score_figure(partial / "scores.png", histograms, point.threshold)
+        setup.terminal.say(str(point))
+        thresholds = asdict(point)
+    validations = [record.validation for record in records if record.validation]
+    forgetting_figure(partial / "forgetting.png", validations, records[-1].verdict)
+    return {
+        "frozen_test": measure(test.records, frozen_test, score_name) if frozen_test else None,
+        "test": numbers[final],
+        "test_by_gaussian": numbers,
+        "thresholds": thresholds,
+    }

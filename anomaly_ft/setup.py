@@ -1,0 +1,102 @@
+"""From a recipe to the objects a run works with; nothing is written here."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from lightning_fabric import seed_everything
+
+from anomaly_ft.data.dataset import Dataset, load_dataset
+from anomaly_ft.data.records import counts
+from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
+from anomaly_ft.model.encoder import Encoder, load_encoder
+from anomaly_ft.model.weights import resolve_source
+from anomaly_ft.recipe import Recipe
+from anomaly_ft.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run needs before anything is written."""
+
+    recipe: Recipe
+    data: Dataset
+    encoder: Encoder
+    compute: Compute
+    terminal: Terminal
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds that pass to a phase of the run."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def describe(self) -> list[str]:
+        """What will be trained on what, for people."""
+        recipe, split, encoder = self.recipe, self.data.split, self.encoder
+        test = counts(self.data.test.records)
+        trainable = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+        levels = ", ".join(f"{n} ({d})" for n, d in zip(encoder.levels, encoder.widths, strict=True))
+        return [
+            f"data     {recipe.data.root} ({self.data.layout} layout): {len(self.data.train)} normal images, "
+            f"{len(split.fit)} to fit, {len(split.watch)} to watch, {len(split.calibrate)} to calibrate",
+            f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
+            f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
+            f"{trainable / 1e6:.2f} million trainable parameters",
+            f"levels   {levels}",
+            f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, {torch.get_num_threads()} threads",
+        ]
+
+
+def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
+    """Read the data, load the encoder, choose the device; nothing is written.
+
+    Raises:
+        AnomalyFtError: whatever the recipe asks for that is not there.
+    """
+    started = time.perf_counter()
+    recipe = _resolve(recipe)
+    seed_everything(recipe.seed, verbose=False)
+    if recipe.runtime.threads:
+        torch.set_num_threads(recipe.runtime.threads)
+    encoder = load_encoder(
+        recipe.encoder.name,
+        recipe.encoder.weights,
+        levels=recipe.encoder.levels,
+        image_size=recipe.data.image_size,
+    )
+    encoder.train_only(recipe.encoder.train_blocks)
+    runtime = recipe.runtime.model_dump(exclude={"threads"})
+    compute = make_compute(**runtime)
+    data = load_dataset(
+        recipe.data.root,
+        image_size=recipe.data.image_size,
+        watch=recipe.data.watch_share,
+        calibrate=recipe.data.calibration_share,
+        seed=recipe.seed,
+        threads=torch.get_num_threads(),
+        progress=terminal.track,
+    )
+    for record, why in data.skipped:
+        terminal.say(f"skipped {record.path}: {why}")
+    if data.skipped:
+        terminal.say(f"skipped {len(data.skipped)} images that could not be read")
+    setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal)
+    setup.seconds["prepare"] = time.perf_counter() - started
+    return setup
+
+
+def _resolve(recipe: Recipe) -> Recipe:
+    """Every `auto` that depends on this machine replaced by what it stands for here."""
+    weights = resolve_source(recipe.encoder.name, recipe.encoder.weights)
+    precision = resolve_precision(recipe.runtime.device, recipe.runtime.precision)
+    return recipe.model_copy(
+        update={
+            "encoder": recipe.encoder.model_copy(update={"weights": weights}),
+            "runtime": recipe.runtime.model_copy(update={"precision": precision}),
+        }
+    )

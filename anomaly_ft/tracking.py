@@ -1,0 +1,159 @@
+"""Where a run is logged: MLflow, or nowhere.
+
+A tracker is a context manager: an exception marks the run FAILED, an interrupt KILLED. Trouble with
+the tracking server is reported once and never ends training; the run folder holds everything anyway.
+"""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import pandas as pd
+
+
+class Tracker(Protocol):
+    """What `run` tells a tracker. `run_id` is None where nothing is tracked."""
+
+    run_id: str | None
+
+    def params(self, params: Mapping[str, Any]) -> None: ...
+    def tags(self, tags: Mapping[str, str]) -> None: ...
+    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
+    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
+    def artifacts(self, folder: Path) -> None: ...
+
+
+class NullTracker:
+    """Logs nothing."""
+
+    run_id: str | None = None
+
+    def params(self, params: Mapping[str, Any]) -> None: ...
+    def tags(self, tags: Mapping[str, str]) -> None: ...
+    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
+    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
+    def artifacts(self, folder: Path) -> None: ...
+
+
+class MlflowTracker:
+    """One MLflow run. Metric names: `train/…`, `val/…`, `test/…`, `frozen/…`, `gain/…`, `best/…`; the step
+    is the epoch, 0 the pretrained encoder."""
+
+    def __init__(self, uri: str, experiment: str, name: str, *, artifacts: str | None = None) -> None:
+        """Args:
+        uri: tracking server or database.
+        experiment: MLflow experiment, made where it does not exist.
+        name: of the run.
+        artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
+        """
+        self.run_id: str | None = None
+        self._where = uri
+        self._experiment, self._name, self._artifacts = experiment, name, artifacts
+        self._working = True
+
+    def __enter__(self) -> Self:
+        self._try(self._start)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del error, trace
+        status = "FINISHED"
+        if kind is not None:
+            status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+        self._working = self.run_id is not None  # the last word is tried even after trouble
+        self._try(lambda: self._client.set_terminated(self._id, status))
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(key, str(value)) for key, value in params.items()]
+        self._try(lambda: self._client.log_batch(self._id, params=entities))
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(key, value) for key, value in tags.items()]
+        self._try(lambda: self._client.log_batch(self._id, tags=entities))
+
+    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Log the finite ones; a missing measurement is no point on a curve."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
+        entities = [Metric(key, value, now, step) for key, value in finite.items()]
+        self._try(lambda: self._client.log_batch(self._id, metrics=entities))
+
+    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
+        """Link the data, one row an image; MLflow computes the digest."""
+
+        def log() -> None:
+            import mlflow.data
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            made = mlflow.data.from_pandas(frame, source=source, name=name)
+            tag = InputTag("mlflow.data.context", "training")
+            self._client.log_inputs(self._id, [DatasetInput(Dataset(**made.to_dict()), [tag])])
+
+        self._try(log)
+
+    def artifacts(self, folder: Path) -> None:
+        self._try(lambda: self._client.log_artifacts(self._id, str(folder)))
+
+    @property
+    def _id(self) -> str:
+        if self.run_id is None:
+            raise RuntimeError("no MLflow run was started")
+        return self.run_id
+
+    def _start(self) -> None:
+        import mlflow
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(self._where)
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is None:
+            experiment = self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
+        else:
+            experiment = found.experiment_id
+        self.run_id = self._client.create_run(experiment, run_name=self._name).info.run_id
+        self.tags({"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__})
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        """Do it, unless tracking has failed before; a failure is said once."""
+        if not self._working:
+            return
+        try:
+            action()
+        except Exception as cause:  # whatever the server, the database or the network raises
+            self._working = False
+            warnings.warn(
+                f"tracking: MLflow at {self._where} failed ({type(cause).__name__}: {cause}); "
+                "training goes on without it, the run folder will be complete",
+                stacklevel=2,
+            )
+
+
+def make_tracker(
+    *, enabled: bool, uri: str | None, experiment: str, name: str, output: Path
+) -> AbstractContextManager[Tracker]:
+    """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`."""
+    if not enabled:
+        return nullcontext(NullTracker())
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if chosen:
+        return MlflowTracker(chosen, experiment, name)
+    return MlflowTracker(store_of(output), experiment, name, artifacts=(output / "mlartifacts").resolve().as_uri())
+
+
+def store_of(output: Path) -> str:
+    """The address of the database in an output folder."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
