@@ -26,7 +26,9 @@ def forgetting_figure(path: Path, validations: Sequence[Validation], verdict: Ve
     axes.axvline(best, color="tab:green", linestyle="--", label=f"best epoch: {best}")
     axes.set_xlabel("epoch (0 = pretrained)")
     axes.set_ylabel("vicinal AUROC")
-    axes.set_title(f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}", fontsize=10)
+    axes.set_title(
+        f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}", fontsize=10
+    )
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)

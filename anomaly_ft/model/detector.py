@@ -162,7 +162,8 @@ def fit_detector(
     """
     sums = accumulate(_features(encoder, pixels, compute, settings))
     gaussians = [
-        fit(s, settings.shrinkage, name=f"level {level}") for s, level in zip(sums, encoder.levels, strict=False)
+        fit(s, settings.shrinkage, name=f"level {level}")
+        for s, level in zip(sums, encoder.levels, strict=False)
     ]
     dense = fit(sums[-1], settings.shrinkage, floor=settings.variance_floor, name="dense map")
     detector = Detector(encoder, settings, [*gaussians, dense]).to(compute.fabric.device)
@@ -195,7 +196,9 @@ def score_images(
     }
     for name, values in scores.items():
         if not np.isfinite(values).all():
-            raise DivergedError(f"{int((~np.isfinite(values)).sum())} of {len(values)} {name} scores are not finite")
+            raise DivergedError(
+                f"{int((~np.isfinite(values)).sum())} of {len(values)} {name} scores are not finite"
+            )
     return scores
 
 

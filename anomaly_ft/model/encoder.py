@@ -138,9 +138,7 @@ def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]
     for level in levels:
         known = known_levels(model) if isinstance(level, int) else modules
         if isinstance(level, int) and not -len(known) <= level < len(known):
-            raise EncoderError(
-                f"encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}"
-            )
+            raise EncoderError(f"encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}")
         name = known[level] if isinstance(level, int) else level
         if name not in known:
             raise EncoderError(

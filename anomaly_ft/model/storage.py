@@ -71,10 +71,14 @@ def load_detector(folder: Path) -> Detector:
         detector.location.copy_(tensors["location"])
         detector.spread.copy_(tensors["spread"])
     except (KeyError, TypeError, RuntimeError) as cause:
-        raise RunError(f"{folder}: detector.json and detector.safetensors do not fit together: {cause}") from cause
+        raise RunError(
+            f"{folder}: detector.json and detector.safetensors do not fit together: {cause}"
+        ) from cause
     return detector
 
 
 def _gaussian(tensors: dict[str, torch.Tensor], name: str) -> Gaussian:
-    mean, whitening = ("dense_mean", "dense_whitening") if name == "dense" else (f"mean{name}", f"whitening{name}")
+    mean, whitening = (
+        ("dense_mean", "dense_whitening") if name == "dense" else (f"mean{name}", f"whitening{name}")
+    )
     return Gaussian(tensors[mean], tensors[whitening], torch.zeros(()), 0)

@@ -167,5 +167,3 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
