@@ -172,7 +172,7 @@ def _open(path: Path, about: Path, count: int, size: int) -> tuple[Pixels, dict[
         facts: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         bad = {int(i): str(why) for i, why in facts["bad"].items()}
         sound = rows.shape == (count, size, size, 3) and [zlib.crc32(row) for row in rows] == facts["sums"]
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, EOFError, ValueError, KeyError, AttributeError):
         return None
     return (rows, bad) if sound else None
 

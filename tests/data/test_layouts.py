@@ -161,7 +161,7 @@ def test_kolektor_image_without_a_mask_has_no_label(tmp_path, paint):
 def test_kolektor_mask_that_cannot_be_read_is_named(tmp_path, paint):
     paint("a.png")
     (tmp_path / "a_GT.png").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="leaves its image without label: .*a_GT.png"):
+    with pytest.raises(DataError, match=r"leaves its image without label: .*a_GT\.png"):
         read_root(str(tmp_path))
 
 
@@ -189,7 +189,7 @@ def test_good_images_only_are_all_for_training(tmp_path, paint, names):
 def test_a_folder_called_bad_is_not_taken_for_good_images(tmp_path, paint):
     paint("a/0.png")
     paint("Bad/0.png")
-    with pytest.raises(DataError, match="Bad speaks against good images only(.|\n)*known layouts(.|\n)*mvtec"):
+    with pytest.raises(DataError, match=r"Bad speaks against good images only(.|\n)*known layouts(.|\n)*mvtec"):
         read_root(str(tmp_path))
     assert len(read_root(str(tmp_path), layout="plain").records) == 2
 
@@ -231,7 +231,7 @@ def test_no_such_folder_is_an_error(tmp_path):
 
 
 def test_an_unknown_layout_is_an_error_with_a_suggestion(tmp_path):
-    with pytest.raises(DataError, match="no layout 'mvtek' .did you mean 'mvtec'"):
+    with pytest.raises(DataError, match=r"no layout .mvtek. .did you mean .mvtec."):
         read_root(str(tmp_path), layout="mvtek")
 
 
