@@ -29,9 +29,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "encoder"
 
 
+def _found(name: str) -> object:
+    return object()
+
+
+def _found_nowhere(name: str) -> None:
+    return None
+
+
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", _found_nowhere)
 
 
 def assert_same_tensors(one: nn.Module, other: nn.Module) -> None:
@@ -53,7 +61,7 @@ def test_the_package_holds_imagenet_weights_and_not_others() -> None:
 
 
 def test_auto_is_an_installed_package_else_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", _found)
     assert resolve_source("tf_efficientnet_lite0", "auto") == "package"
     assert resolve_source("resnet18", "auto") == "hub"
     assert resolve_source("tf_efficientnet_lite0", "random") == "random"
