@@ -167,7 +167,11 @@ def test_a_pretrained_module_without_finite_scores_is_an_error() -> None:
 def test_an_epoch_without_batches_is_an_error() -> None:
     bench = Bench([0.80])
     with pytest.raises(ValueError, match="an epoch needs at least one batch"):
-        bench.run(Rule(1), lambda epoch: iter(()))
+        bench.run(Rule(1), _no_batches)
+
+
+def _no_batches(epoch: int) -> Iterator[Tensor]:
+    return iter(())
 
 
 def test_no_gradient_is_left_over() -> None:
