@@ -2,7 +2,6 @@
 
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import click
@@ -61,11 +60,11 @@ def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool,
     from anomaly_ft.recipe import read_recipe
 
     resolved = read_recipe(recipe, overrides)
-    _quieten_libraries()
     from anomaly_ft.run import train as run_train
     from anomaly_ft.setup import prepare
     from anomaly_ft.terminal import Terminal
 
+    _quieten_libraries()
     terminal = Terminal()
     setup = prepare(resolved, terminal)
     for line in setup.describe():
@@ -82,8 +81,9 @@ def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool,
 
 
 def _quieten_libraries() -> None:
-    """Libraries' chatter that a user can do nothing about."""
+    """Silence libraries' chatter that a user can do nothing about; called after they are imported."""
     import logging
+    import warnings
 
     for name in ("lightning_fabric", "timm", "alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)

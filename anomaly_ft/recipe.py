@@ -30,7 +30,7 @@ class Section(BaseModel):
 class Data(Section):
     root: str = Field(min_length=1)
     """Folder of images, or `demo:elpv-mono` / `demo:elpv-poly`."""
-    image_size: int = Field(224, ge=32, le=2048)
+    image_size: int = Field(default=224, ge=32, le=2048)
     """Height and width in pixels to which images are resized."""
     watch_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
@@ -53,9 +53,9 @@ class Data(Section):
 
 
 class Encoder(Section):
-    name: str = Field("tf_efficientnet_lite0", min_length=1)
+    name: str = Field(default="tf_efficientnet_lite0", min_length=1)
     """A timm model name."""
-    weights: str = Field("auto", min_length=1)
+    weights: str = Field(default="auto", min_length=1)
     """`auto` (an installed weights package, else the hub), `hub`, `package`, `random`,
     `local-dir:FOLDER`, or a .safetensors or .pth file."""
     levels: Literal["all"] | tuple[str | int, ...] = "all"
@@ -71,11 +71,11 @@ class GaussianSection(Section):
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
     """Levels of the dense map; `auto`: the last at stride 4, 8 and 16."""
-    grid: int = Field(14, ge=2, le=64)
+    grid: int = Field(default=14, ge=2, le=64)
     """Positions along each side of the dense map."""
-    smoothing: float = Field(0.5, ge=0, le=10)
+    smoothing: float = Field(default=0.5, ge=0, le=10)
     """Standard deviation, in grid positions, with which the dense map is smoothed."""
-    variance_floor: float = Field(0.01, ge=0, le=1)
+    variance_floor: float = Field(default=0.01, ge=0, le=1)
     """Variance added at every position of the dense map, as a share of the mean variance."""
     final: Literal["induced", "refitted"] = "refitted"
     """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
@@ -88,43 +88,45 @@ class Objective(Section):
 
 
 class Validation(Section):
-    augmentations: tuple[Augmentation, ...] = Field(("cutmix", "cutpaste", "scar", "cutout"), min_length=1)
+    augmentations: tuple[Augmentation, ...] = Field(
+        default=("cutmix", "cutpaste", "scar", "cutout"), min_length=1
+    )
     """How pseudo-anomalies are made from held-out normal images."""
     severity: Literal["calibrated"] | Annotated[float, Field(ge=0, le=1)] = "calibrated"
     """How strong they are: found for each augmentation at epoch 0, or one number for all."""
-    target_auroc: float = Field(0.8, gt=0.5, lt=1)
+    target_auroc: float = Field(default=0.8, gt=0.5, lt=1)
     """AUROC of the pretrained encoder to which each severity is calibrated."""
-    tolerance: float = Field(0.12, gt=0, lt=0.5)
+    tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target has no say in the verdict."""
 
 
 class Optimizer(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     """Learning rate."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Images in a training step."""
 
 
 class Schedule(Section):
-    max_epochs: int = Field(10, ge=0)
+    max_epochs: int = Field(default=10, ge=0)
     """Epochs at most; 0 measures the frozen encoder and trains nothing."""
-    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
-    patience: int = Field(3, ge=1)
+    patience: int = Field(default=3, ge=1)
     """Stop after so many validations without a new best."""
-    margin: float = Field(2.0, ge=0)
+    margin: float = Field(default=2.0, ge=0)
     """Standard errors below the best from which a fall counts as forgetting."""
-    gain: float = Field(0.0, ge=0)
+    gain: float = Field(default=0.0, ge=0)
     """Standard errors above the best from which a rise counts as a new best."""
 
 
 class Evaluation(Section):
-    false_positive_rate: float = Field(0.01, gt=0, lt=1)
+    false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of normal images that the threshold may reject."""
 
 
@@ -133,7 +135,7 @@ class Tracking(Section):
     """Log to MLflow."""
     uri: str | None = None
     """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
-    experiment: str = Field("anomaly_ft", min_length=1)
+    experiment: str = Field(default="anomaly_ft", min_length=1)
     """MLflow experiment."""
 
 
@@ -144,16 +146,16 @@ class Runtime(Section):
     """Of the encoder; `auto`: bf16 where it is fast. Statistics and distances stay float32 or better."""
     channels_last: bool = True
     """Memory format of convolutions; faster on most processors."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Images at a time wherever nothing is trained."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     """Processor threads; 0: as many as there are cores."""
 
 
 class Recipe(Section):
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Of the run and its folder."""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the split, the pseudo-anomalies and the order of training images."""
     data: Data
     encoder: Encoder = Encoder()
@@ -227,7 +229,7 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader  # noqa: S506
+        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         where = f"line {mark.line + 1}: " if mark else ""

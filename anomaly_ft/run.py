@@ -21,7 +21,14 @@ from anomaly_ft.finetune.forgetting import Rule
 from anomaly_ft.finetune.loop import EpochRecord, fine_tune
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.finetune.validation import PseudoSet, Validation, calibrate, fixed, validate
-from anomaly_ft.folder import append_json_line, finish_folder, finished_name, start_folder, write_json, write_text
+from anomaly_ft.folder import (
+    append_json_line,
+    finish_folder,
+    finished_name,
+    start_folder,
+    write_json,
+    write_text,
+)
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector, DetectorSettings, fit_detector, score_images, standardise
 from anomaly_ft.model.storage import save_detector
@@ -98,7 +105,7 @@ def _score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
 
 def _test_scores(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
     test = setup.data.test
-    return dict(score_images(detector, test.pixels, setup.compute)) if len(test) else None
+    return score_images(detector, test.pixels, setup.compute) if len(test) else None
 
 
 def _pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
@@ -152,7 +159,11 @@ def _epochs(setup: Setup, induced: Detector, sets: dict[str, PseudoSet]) -> Iter
 
 
 def _seal(
-    setup: Setup, partial: Path, induced: Detector, frozen_test: dict[str, Floats] | None, records: list[EpochRecord]
+    setup: Setup,
+    partial: Path,
+    induced: Detector,
+    frozen_test: dict[str, Floats] | None,
+    records: list[EpochRecord],
 ) -> dict[str, Any]:
     """Both final detectors are measured on the test split; the recipe decides which one is kept."""
     recipe, test = setup.recipe, setup.data.test
@@ -166,7 +177,9 @@ def _seal(
         numbers[kind] = measure(test.records, scores, score_name, point) if scores else None
         if kind != final:
             continue
-        save_detector(detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)})
+        save_detector(
+            detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)}
+        )
         histograms = {"held-out normal": calibration[score_name]}
         if scores:
             table = prediction_table(test.records, scores, score_name, point)

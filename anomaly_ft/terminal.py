@@ -43,7 +43,8 @@ class Terminal:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        with bars as progress:
             task = progress.add_task(description, total=total, rate="")
             for item in items:
                 yield item

@@ -99,7 +99,9 @@ class MlflowTracker:
             import mlflow.data
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            made = mlflow.data.from_pandas(frame, source=source, name=name)
+            with warnings.catch_warnings():  # hints about schemas and sources that say nothing here
+                warnings.simplefilter("ignore")
+                made = mlflow.data.from_pandas(frame, source=source, name=name)
             tag = InputTag("mlflow.data.context", "training")
             self._client.log_inputs(self._id, [DatasetInput(Dataset(**made.to_dict()), [tag])])
 
@@ -125,7 +127,9 @@ class MlflowTracker:
         else:
             experiment = found.experiment_id
         self.run_id = self._client.create_run(experiment, run_name=self._name).info.run_id
-        self.tags({"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__})
+        self.tags(
+            {"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__}
+        )
 
     def _try(self, action: Callable[[], Any]) -> None:
         """Do it, unless tracking has failed before; a failure is said once."""
@@ -151,7 +155,9 @@ def make_tracker(
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if chosen:
         return MlflowTracker(chosen, experiment, name)
-    return MlflowTracker(store_of(output), experiment, name, artifacts=(output / "mlartifacts").resolve().as_uri())
+    return MlflowTracker(
+        store_of(output), experiment, name, artifacts=(output / "mlartifacts").resolve().as_uri()
+    )
 
 
 def store_of(output: Path) -> str:
