@@ -75,7 +75,8 @@ def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool,
     summary = run_train(setup, output)
     terminal.results(summary)
     if as_json:
-        click.echo(json.dumps(summary))
+        written = Path(summary["folder"], "summary.json").read_text(encoding="utf-8")
+        click.echo(json.dumps(json.loads(written)))
     if summary["stop_reason"] == "diverged":
         sys.exit(DIVERGED)
 
@@ -85,6 +86,6 @@ def _quieten_libraries() -> None:
     import logging
     import warnings
 
-    for name in ("lightning_fabric", "timm", "alembic", "mlflow"):
+    for name in ("lightning_fabric", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")

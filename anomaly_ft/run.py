@@ -74,7 +74,7 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
-    return {**summary, "folder": str(finished)}
+    return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
 def _fit(setup: Setup) -> Detector:
