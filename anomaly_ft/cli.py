@@ -57,7 +57,7 @@ def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool,
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle -s optimizer.lr=3e-5
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle --dry-run
     """
-    from anomaly_ft.recipe import read_recipe
+    from anomaly_ft.recipe_file import read_recipe
 
     resolved = read_recipe(recipe, overrides)
     from anomaly_ft.run import train as run_train
