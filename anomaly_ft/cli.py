@@ -1,4 +1,7 @@
-"""The `anomaly-ft` command. Exit codes: 0 done, 1 a bug, 2 something the user can mend, 4 diverged."""
+"""The `anomaly-ft` command.
+
+Exit codes: 0 done, 1 a bug, 2 something the user can mend, 4 training diverged, 130 interrupted.
+"""
 
 import json
 import sys
@@ -21,6 +24,9 @@ class _Group(click.Group):
         except AnomalyFtError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; what was reached stands in the output folder's .partial folder", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
