@@ -1,8 +1,10 @@
-"""The `anomaly-ft` command. Exit codes: 0 done, 1 a bug, 2 something the user can mend, 4 diverged."""
+"""The `anomaly-ft` command.
+
+Exit codes: 0 done, 1 a bug, 2 something the user can mend, 4 training diverged, 130 interrupted.
+"""
 
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import click
@@ -22,6 +24,9 @@ class _Group(click.Group):
         except AnomalyFtError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; what was reached stands in the output folder's .partial folder", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -58,14 +63,14 @@ def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool,
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle -s optimizer.lr=3e-5
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle --dry-run
     """
-    from anomaly_ft.recipe import read_recipe
+    from anomaly_ft.recipe_file import read_recipe
 
     resolved = read_recipe(recipe, overrides)
-    _quieten_libraries()
     from anomaly_ft.run import train as run_train
     from anomaly_ft.setup import prepare
     from anomaly_ft.terminal import Terminal
 
+    _quieten_libraries()
     terminal = Terminal()
     setup = prepare(resolved, terminal)
     for line in setup.describe():
@@ -76,15 +81,17 @@ def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool,
     summary = run_train(setup, output)
     terminal.results(summary)
     if as_json:
-        click.echo(json.dumps(summary))
+        written = Path(summary["folder"], "summary.json").read_text(encoding="utf-8")
+        click.echo(json.dumps(json.loads(written)))
     if summary["stop_reason"] == "diverged":
         sys.exit(DIVERGED)
 
 
 def _quieten_libraries() -> None:
-    """Libraries' chatter that a user can do nothing about."""
+    """Silence libraries' chatter that a user can do nothing about; called after they are imported."""
     import logging
+    import warnings
 
-    for name in ("lightning_fabric", "timm", "alembic", "mlflow"):
+    for name in ("lightning_fabric", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")

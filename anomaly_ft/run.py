@@ -21,7 +21,14 @@ from anomaly_ft.finetune.forgetting import Rule
 from anomaly_ft.finetune.loop import EpochRecord, fine_tune
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.finetune.validation import PseudoSet, Validation, calibrate, fixed, validate
-from anomaly_ft.folder import append_json_line, finish_folder, finished_name, start_folder, write_json, write_text
+from anomaly_ft.folder import (
+    append_json_line,
+    finish_folder,
+    finished_name,
+    start_folder,
+    write_json,
+    write_text,
+)
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector, DetectorSettings, fit_detector, score_images, standardise
 from anomaly_ft.model.storage import save_detector
@@ -49,12 +56,12 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
     ) as tracker:
         bookkeeping.log_start(setup, tracker)
         with setup.phase("fit"):
-            frozen = _fit(setup)
-            frozen_test = _test_scores(setup, frozen)
+            frozen = fit(setup)
+            frozen_test = score_test(setup, frozen)
         with setup.phase("calibrate"):
-            sets = _pseudo_sets(setup, frozen)
+            sets = pseudo_sets(setup, frozen)
         records = []
-        for record in _epochs(setup, frozen, sets):
+        for record in epochs(setup, frozen, sets):
             records.append(record)
             setup.terminal.epoch(record, recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
@@ -67,10 +74,10 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
-    return {**summary, "folder": str(finished)}
+    return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
-def _fit(setup: Setup) -> Detector:
+def fit(setup: Setup) -> Detector:
     gaussian = setup.recipe.gaussian.model_dump(exclude={"final"})
     return fit_detector(
         setup.encoder,
@@ -84,7 +91,7 @@ def _fit(setup: Setup) -> Detector:
 def _current(setup: Setup, induced: Detector, final: str) -> Detector:
     """The detector that the encoder, as it is now, makes with induced or with refitted Gaussians."""
     if final == "refitted":
-        return _fit(setup)
+        return fit(setup)
     standardise(induced, setup.data.normals("watch").pixels, setup.compute)
     return induced
 
@@ -96,12 +103,12 @@ def _score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
     return score
 
 
-def _test_scores(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
+def score_test(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
     test = setup.data.test
-    return dict(score_images(detector, test.pixels, setup.compute)) if len(test) else None
+    return score_images(detector, test.pixels, setup.compute) if len(test) else None
 
 
-def _pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
+def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
     section, seed = setup.recipe.validation, setup.recipe.seed
     watch, score = setup.data.normals("watch"), _score_with(setup, frozen)
     if not isinstance(section.severity, str):
@@ -123,8 +130,20 @@ def _pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
     return sets
 
 
-def _epochs(setup: Setup, induced: Detector, sets: dict[str, PseudoSet]) -> Iterator[EpochRecord]:
-    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards."""
+def epochs(
+    setup: Setup,
+    induced: Detector,
+    sets: dict[str, PseudoSet],
+    observe: Callable[[Detector], None] = lambda detector: None,
+) -> Iterator[EpochRecord]:
+    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
+
+    Args:
+        setup: the run.
+        induced: detector of the pretrained encoder, whose Gaussians training pulls towards.
+        sets: pseudo-anomalies to validate with.
+        observe: is shown the detector of each validation; what it does has no say in anything.
+    """
     recipe, fabric = setup.recipe, setup.compute.fabric
     optimizer = OPTIMIZERS[recipe.optimizer.name](
         [p for p in setup.encoder.parameters() if p.requires_grad],
@@ -143,6 +162,7 @@ def _epochs(setup: Setup, induced: Detector, sets: dict[str, PseudoSet]) -> Iter
 
     def validate_now() -> Validation:
         detector = _current(setup, induced, recipe.gaussian.final)
+        observe(detector)
         return validate(_score_with(setup, detector), watch, sets)
 
     rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
@@ -152,7 +172,11 @@ def _epochs(setup: Setup, induced: Detector, sets: dict[str, PseudoSet]) -> Iter
 
 
 def _seal(
-    setup: Setup, partial: Path, induced: Detector, frozen_test: dict[str, Floats] | None, records: list[EpochRecord]
+    setup: Setup,
+    partial: Path,
+    induced: Detector,
+    frozen_test: dict[str, Floats] | None,
+    records: list[EpochRecord],
 ) -> dict[str, Any]:
     """Both final detectors are measured on the test split; the recipe decides which one is kept."""
     recipe, test = setup.recipe, setup.data.test
@@ -162,11 +186,13 @@ def _seal(
         detector = _current(setup, induced, kind)
         calibration = score_images(detector, setup.data.normals("calibrate").pixels, setup.compute)
         point = conformal(calibration[score_name], recipe.evaluation.false_positive_rate)
-        scores = _test_scores(setup, detector)
+        scores = score_test(setup, detector)
         numbers[kind] = measure(test.records, scores, score_name, point) if scores else None
         if kind != final:
             continue
-        save_detector(detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)})
+        save_detector(
+            detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)}
+        )
         histograms = {"held-out normal": calibration[score_name]}
         if scores:
             table = prediction_table(test.records, scores, score_name, point)

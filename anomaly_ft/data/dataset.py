@@ -1,6 +1,6 @@
 """A data root, read, decoded and split: what a run works on."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,7 +35,9 @@ class Dataset:
 
     def manifest(self) -> list[dict[str, Any]]:
         """A row for each image used: `image_path, label_index, split, mask_path`, paths as in the root."""
-        rows = [(part, self.train.records[i]) for part in PARTS for i in getattr(self.split, part)]
+        rows: list[tuple[str, Record]] = [
+            (part, self.train.records[i]) for part in PARTS for i in getattr(self.split, part)
+        ]
         rows += [("test", record) for record in self.test.records]
         return [
             {

@@ -79,5 +79,7 @@ def load_images(
                 pixels[len(good)] = loaded
                 good.append(record)
     if records and not good:
-        raise DataError(f"none of {len(records)} images could be read; first: {skipped[0][0].path}: {skipped[0][1]}")
+        raise DataError(
+            f"none of {len(records)} images could be read; first: {skipped[0][0].path}: {skipped[0][1]}"
+        )
     return Images(pixels[: len(good)], tuple(good), tuple(skipped))

@@ -44,9 +44,7 @@ def read_elpv(name: str) -> list[Record]:
     """
     found = importlib.util.find_spec("elpv_dataset")
     if found is None or found.origin is None:
-        raise DataError(
-            'data.root: the package elpv-dataset is not installed; pip install "anomaly-ft[demo]"'
-        )
+        raise DataError('data.root: the package elpv-dataset is not installed; pip install "anomaly-ft[demo]"')
     folder = Path(found.origin).parent / "data"
     module = name.removeprefix("demo:elpv-")
     rows = [line.split() for line in (folder / "labels.csv").read_text(encoding="ascii").splitlines()]

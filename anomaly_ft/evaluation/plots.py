@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from anomaly_ft.finetune.forgetting import Verdict
 from anomaly_ft.finetune.validation import Validation
@@ -26,8 +27,10 @@ def forgetting_figure(path: Path, validations: Sequence[Validation], verdict: Ve
     axes.axvline(best, color="tab:green", linestyle="--", label=f"best epoch: {best}")
     axes.set_xlabel("epoch (0 = pretrained)")
     axes.set_ylabel("vicinal AUROC")
-    axes.set_title(f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}", fontsize=10)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(
+        f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}", fontsize=10
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
@@ -38,7 +41,7 @@ def score_figure(path: Path, scores: Mapping[str, Floats], threshold: float) -> 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes: Axes = figure.subplots()
     everything = np.concatenate(list(scores.values()))
-    bins = np.histogram_bin_edges(np.clip(everything, None, np.quantile(everything, 0.99)), bins=40)
+    bins = np.histogram_bin_edges(np.clip(everything, None, np.quantile(everything, 0.99)), bins=40).tolist()
     for name, values in scores.items():
         label = f"{name} ({len(values)})"
         axes.hist(np.clip(values, None, bins[-1]), bins=bins, histtype="stepfilled", alpha=0.45, label=label)

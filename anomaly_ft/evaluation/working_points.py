@@ -27,7 +27,9 @@ class WorkingPoint:
     def __str__(self) -> str:
         said = f"threshold {self.threshold:.4g}: at most {self.promised_fpr:.2%} of normal images are rejected"
         if self.promised_fpr > self.wanted_fpr:
-            said += f" (the least that {self.images} held-out normals can promise; wanted {self.wanted_fpr:.2%})"
+            said += (
+                f" (the least that {self.images} held-out normals can promise; wanted {self.wanted_fpr:.2%})"
+            )
         return said
 
 

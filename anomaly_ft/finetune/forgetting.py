@@ -60,7 +60,7 @@ def judge(history: Sequence[Validation], rule: Rule, *, diverged: bool = False) 
             far above where it began.
 
     Raises:
-        ValueError: an empty history, or an AUROC that is not a number: a fault that must not pass for a verdict.
+        ValueError: an empty history or an AUROC that is not a number, neither of which is a verdict.
     """
     if not history or any(math.isnan(validation.auroc) for validation in history):
         raise ValueError("a verdict needs at least one validation, and AUROCs that are numbers")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from anomaly_ft.errors import DivergedError
+from anomaly_ft.errors import DivergedError, GaussianError
 from anomaly_ft.finetune.forgetting import Rule, Verdict, judge
 from anomaly_ft.finetune.validation import Validation
 
@@ -114,7 +114,7 @@ def _validate_unless_diverged(
         return None
     try:
         return validate()
-    except DivergedError:
+    except (DivergedError, GaussianError):  # features that exploded or collapsed
         return None
 
 

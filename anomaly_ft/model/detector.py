@@ -86,7 +86,7 @@ class Detector(nn.Module):
         """Scores from feature maps, as `Encoder` gives them."""
         pooled = self.level_distances(pool(maps)).mean(1)
         dense_map = squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening).sqrt()
-        dense_map = self._smooth(dense_map.unflatten(1, (self.settings.grid, -1)))
+        dense_map = self._smooth(dense_map.view(-1, self.settings.grid, self.settings.grid))
         dense = dense_map.flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
         return Output(pooled, dense, parts.sum(1), dense_map)
@@ -162,7 +162,8 @@ def fit_detector(
     """
     sums = accumulate(_features(encoder, pixels, compute, settings))
     gaussians = [
-        fit(s, settings.shrinkage, name=f"level {level}") for s, level in zip(sums, encoder.levels, strict=False)
+        fit(s, settings.shrinkage, name=f"level {level}")
+        for s, level in zip(sums, encoder.levels, strict=False)
     ]
     dense = fit(sums[-1], settings.shrinkage, floor=settings.variance_floor, name="dense map")
     detector = Detector(encoder, settings, [*gaussians, dense]).to(compute.fabric.device)
@@ -180,7 +181,7 @@ def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Comput
 
 def score_images(
     detector: Detector, pixels: NDArray[np.uint8], compute: Compute
-) -> dict[ScoreName, NDArray[np.float64]]:
+) -> dict[str, NDArray[np.float64]]:
     """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous.
 
     Raises:
@@ -190,12 +191,14 @@ def score_images(
     for images in compute.batches(pixels):
         with torch.inference_mode(), compute.fabric.autocast():
             outputs.append(detector(images))
-    scores = {
+    scores: dict[str, NDArray[np.float64]] = {
         name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES
     }
     for name, values in scores.items():
         if not np.isfinite(values).all():
-            raise DivergedError(f"{int((~np.isfinite(values)).sum())} of {len(values)} {name} scores are not finite")
+            raise DivergedError(
+                f"{int((~np.isfinite(values)).sum())} of {len(values)} {name} scores are not finite"
+            )
     return scores
 
 

@@ -8,9 +8,9 @@ change weights, not statistics.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -35,6 +35,7 @@ class Encoder(nn.Module):
         config = timm.data.resolve_model_data_config(model)
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
+        self._forward: Callable[[Tensor], Tensor] = cast(Any, model).forward_features
         self._seen: dict[str, Tensor] = {}
         for level in self.levels:
             model.get_submodule(level).register_forward_hook(self._keep(level))
@@ -46,7 +47,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255."""
         self._seen.clear()
-        self.model.forward_features((images.float() - self.mean) / self.std)
+        self._forward((images.float() - self.mean) / self.std)
         maps = [self._to_grid(self._seen[level]) for level in self.levels]
         self._seen.clear()
         return maps
@@ -76,13 +77,13 @@ class Encoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
         size = (3, self.image_size, self.image_size)
-        plain = copy.deepcopy(self.model).to("cpu", memory_format=torch.contiguous_format)
+        plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
         save_for_hf(
             plain, str(folder), safe_serialization=True, data_config={"input_size": size, "crop_pct": 1.0}
         )
 
     def _keep(self, level: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self._seen[level] = output
 
         return hook
@@ -92,9 +93,10 @@ class Encoder(nn.Module):
         if output.dim() == 4:
             last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
             return output.permute(0, 3, 1, 2) if last else output
-        tokens = output[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        side = math.isqrt(tokens.shape[1])
-        return tokens.transpose(1, 2).unflatten(2, (side, -1))
+        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
+        tokens = output[:, prefix:].mT  # (n, d, positions)
+        side = math.isqrt(tokens.shape[2])
+        return tokens.reshape(*tokens.shape[:2], side, -1)
 
     @torch.no_grad()
     def _probe(self) -> list[torch.Size]:
@@ -138,9 +140,7 @@ def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]
     for level in levels:
         known = known_levels(model) if isinstance(level, int) else modules
         if isinstance(level, int) and not -len(known) <= level < len(known):
-            raise EncoderError(
-                f"encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}"
-            )
+            raise EncoderError(f"encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}")
         name = known[level] if isinstance(level, int) else level
         if name not in known:
             raise EncoderError(

@@ -35,8 +35,8 @@ def save_detector(detector: Detector, folder: Path, *, about: dict[str, Any]) ->
         "image_size": detector.encoder.image_size,
         "levels": list(detector.encoder.levels),
         "settings": asdict(detector.settings),
-        "units": "scores are Mahalanobis distances (fused: a sum of two standard scores); higher = more anomalous",
-        "input": "RGB, squashed to image_size x image_size, values 0..255; the encoder's config has mean and std",
+        "units": "Mahalanobis distances (fused: a sum of two standard scores), higher = more anomalous",
+        "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",
         **about,
     }
     (folder / "detector.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -71,10 +71,14 @@ def load_detector(folder: Path) -> Detector:
         detector.location.copy_(tensors["location"])
         detector.spread.copy_(tensors["spread"])
     except (KeyError, TypeError, RuntimeError) as cause:
-        raise RunError(f"{folder}: detector.json and detector.safetensors do not fit together: {cause}") from cause
+        raise RunError(
+            f"{folder}: detector.json and detector.safetensors do not fit together: {cause}"
+        ) from cause
     return detector
 
 
 def _gaussian(tensors: dict[str, torch.Tensor], name: str) -> Gaussian:
-    mean, whitening = ("dense_mean", "dense_whitening") if name == "dense" else (f"mean{name}", f"whitening{name}")
+    mean, whitening = (
+        ("dense_mean", "dense_whitening") if name == "dense" else (f"mean{name}", f"whitening{name}")
+    )
     return Gaussian(tensors[mean], tensors[whitening], torch.zeros(()), 0)
