@@ -4,6 +4,7 @@ Every default of the toolkit stands here and nowhere else. `recipe_file` reads i
 and `cli` know it, everything else takes plain arguments.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal["mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti"]
+
+# YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
+EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML in which a text that looks like such a number is quoted."""
+
+
+_Dumper.add_implicit_resolver(*EXPONENT)
 
 
 class Section(BaseModel):
@@ -166,7 +177,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults filled in; `read_recipe` of it gives an equal object."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its dotted key."""
