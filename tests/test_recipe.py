@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from anomaly_ft.errors import RecipeError
-from anomaly_ft.recipe import Recipe, read_recipe
+from anomaly_ft.recipe import Recipe
+from anomaly_ft.recipe_file import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 
