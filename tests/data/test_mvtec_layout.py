@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from anomaly_ft.data.layouts import read_layout
+from anomaly_ft.data.records import Record
+from anomaly_ft.errors import DataError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_the_folders_say_what_an_image_is(tmp_path: Path) -> None:
+    touch(tmp_path, "train/good/b.png", "train/good/a.JPG", "train/good/notes.txt")
+    touch(
+        tmp_path, "test/good/1.png", "test/hole/1.png", "test/hole/2.png", "test/hole/3.png", "test/readme.md"
+    )
+    touch(tmp_path, "ground_truth/hole/1_mask.png", "ground_truth/hole/2.png")
+    layout, records = read_layout(str(tmp_path))
+    assert layout == "mvtec"
+    masks = {"test/hole/1.png": "ground_truth/hole/1_mask.png", "test/hole/2.png": "ground_truth/hole/2.png"}
+    assert records == [
+        Record(tmp_path / name, name, split, kind, tmp_path / masks[name] if name in masks else None, masks.get(name, ""))
+        for name, split, kind in [
+            ("train/good/a.JPG", "train", "good"),
+            ("train/good/b.png", "train", "good"),
+            ("test/good/1.png", "test", "good"),
+            ("test/hole/1.png", "test", "hole"),
+            ("test/hole/2.png", "test", "hole"),
+            ("test/hole/3.png", "test", "hole"),
+        ]
+    ]  # fmt: skip
+    assert [record.anomalous for record in records] == [False, False, False, True, True, True]
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.root: folder does not exist: .*nowhere"):
+        read_layout(str(tmp_path / "nowhere"))
+
+
+def test_a_train_folder_without_images_is_an_error_that_names_the_known_endings(tmp_path: Path) -> None:
+    touch(tmp_path, "train/good/readme.md")
+    with pytest.raises(DataError, match=r"no images in .*good; known endings: \.bmp, \.jpeg"):
+        read_layout(str(tmp_path))
+
+
+def test_the_real_sets_have_the_counts_of_their_readme(real_data: Path) -> None:
+    for name, counts in {
+        "mtd": (761, 191, 392),
+        "mvtec_bottle": (209, 20, 63),
+        "mvtec_screw": (320, 41, 119),
+    }.items():
+        _, records = read_layout(str(real_data / name))
+        train = sum(record.split == "train" for record in records)
+        anomalous = sum(record.anomalous for record in records)
+        assert (train, len(records) - train - anomalous, anomalous) == counts, name
+        if name != "mvtec_screw":
+            assert sum(record.mask is not None for record in records) == anomalous
