@@ -23,7 +23,7 @@ def test_the_folders_say_what_an_image_is(tmp_path: Path) -> None:
     assert layout == "mvtec"
     masks = {"test/hole/1.png": "ground_truth/hole/1_mask.png", "test/hole/2.png": "ground_truth/hole/2.png"}
     assert records == [
-        Record(tmp_path / name, name, split, kind, tmp_path / masks[name] if name in masks else None, masks.get(name, ""))
+        Record(tmp_path / name, name, split, kind, masks.get(name) and tmp_path / masks[name], masks.get(name, ""))
         for name, split, kind in [
             ("train/good/a.JPG", "train", "good"),
             ("train/good/b.png", "train", "good"),
