@@ -123,12 +123,12 @@ def test_trouble_on_the_way_is_said_once_and_the_end_is_still_marked(
     def broken(*args: object, **kwargs: object) -> None:
         raise ConnectionError("gone")
 
-    with pytest.warns(UserWarning, match=r"failed \(ConnectionError: gone\)") as said, tracker:
+    with tracker:
         monkeypatch.setattr(tracker._client, "log_batch", broken)
-        tracker.metrics({"a": 1.0})
-        tracker.metrics({"b": 1.0})
+        with pytest.warns(UserWarning, match=r"failed \(ConnectionError: gone\)"):
+            tracker.metrics({"a": 1.0})
+        tracker.metrics({"b": 1.0})  # a second warning would be an error
         tracker.tags({"c": "d"})
-    assert len(said) == 1
     assert logged(tracker).info.status == "FINISHED"
 
 

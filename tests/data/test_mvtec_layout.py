@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from anomaly_ft.data.layouts import read_layout
-from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
 
@@ -21,18 +20,19 @@ def test_the_folders_say_what_an_image_is(tmp_path: Path) -> None:
     touch(tmp_path, "ground_truth/hole/1_mask.png", "ground_truth/hole/2.png")
     layout, records = read_layout(str(tmp_path))
     assert layout == "mvtec"
-    masks = {"test/hole/1.png": "ground_truth/hole/1_mask.png", "test/hole/2.png": "ground_truth/hole/2.png"}
-    assert records == [
-        Record(tmp_path / name, name, split, kind, masks.get(name) and tmp_path / masks[name], masks.get(name, ""))
-        for name, split, kind in [
-            ("train/good/a.JPG", "train", "good"),
-            ("train/good/b.png", "train", "good"),
-            ("test/good/1.png", "test", "good"),
-            ("test/hole/1.png", "test", "hole"),
-            ("test/hole/2.png", "test", "hole"),
-            ("test/hole/3.png", "test", "hole"),
-        ]
-    ]  # fmt: skip
+    assert [(r.name, r.split, r.kind, r.mask_name) for r in records] == [
+        ("train/good/a.JPG", "train", "good", ""),
+        ("train/good/b.png", "train", "good", ""),
+        ("test/good/1.png", "test", "good", ""),
+        ("test/hole/1.png", "test", "hole", "ground_truth/hole/1_mask.png"),
+        ("test/hole/2.png", "test", "hole", "ground_truth/hole/2.png"),
+        ("test/hole/3.png", "test", "hole", ""),
+    ]
+    assert all(record.path == tmp_path / record.name for record in records)
+    assert [record.mask for record in records if record.mask] == [
+        tmp_path / "ground_truth/hole/1_mask.png",
+        tmp_path / "ground_truth/hole/2.png",
+    ]
     assert [record.anomalous for record in records] == [False, False, False, True, True, True]
 
 
