@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_ft.data.layouts import read_layout
+from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.errors import DataError
 
 
@@ -18,7 +18,8 @@ def test_the_folders_say_what_an_image_is(tmp_path: Path) -> None:
         tmp_path, "test/good/1.png", "test/hole/1.png", "test/hole/2.png", "test/hole/3.png", "test/readme.md"
     )
     touch(tmp_path, "ground_truth/hole/1_mask.png", "ground_truth/hole/2.png")
-    layout, records = read_layout(str(tmp_path))
+    reading = read_root(str(tmp_path))
+    layout, records = reading.layout, reading.records
     assert layout == "mvtec"
     assert [(r.name, r.split, r.kind, r.mask_name) for r in records] == [
         ("train/good/a.JPG", "train", "good", ""),
@@ -38,13 +39,13 @@ def test_the_folders_say_what_an_image_is(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.root: folder does not exist: .*nowhere"):
-        read_layout(str(tmp_path / "nowhere"))
+        read_root(str(tmp_path / "nowhere"))
 
 
 def test_a_train_folder_without_images_is_an_error_that_names_the_known_endings(tmp_path: Path) -> None:
     touch(tmp_path, "train/good/readme.md")
-    with pytest.raises(DataError, match=r"no images in .*good; known endings: \.bmp, \.jpeg"):
-        read_layout(str(tmp_path))
+    with pytest.raises(DataError, match=r"no normal images to train with in .*; endings known are \.bmp, \.jpeg"):
+        read_root(str(tmp_path))
 
 
 def test_the_real_sets_have_the_counts_of_their_readme(real_data: Path) -> None:
@@ -53,7 +54,8 @@ def test_the_real_sets_have_the_counts_of_their_readme(real_data: Path) -> None:
         "mvtec_bottle": (209, 20, 63),
         "mvtec_screw": (320, 41, 119),
     }.items():
-        _, records = read_layout(str(real_data / name))
+        reading = read_root(str(real_data / name))
+        _, records = reading.layout, reading.records
         train = sum(record.split == "train" for record in records)
         anomalous = sum(record.anomalous for record in records)
         assert (train, len(records) - train - anomalous, anomalous) == counts, name
