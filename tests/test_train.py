@@ -35,8 +35,8 @@ runtime: {{device: cpu, precision: fp32, threads: 1}}
 tracking: {{mlflow: false}}
 """
 FILES = {
-    "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png", "scores.png",
-    "detector.json", "detector.safetensors", "encoder/config.json", "encoder/model.safetensors",
+    "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
+    "scores.png", "detector.json", "detector.safetensors", "encoder/config.json", "encoder/model.safetensors",
 }  # fmt: skip
 
 
@@ -112,8 +112,8 @@ def test_json_is_the_summary_and_the_last_line_of_stdout(finished: tuple[Path, c
 def test_the_summary_holds_what_the_design_promises(finished: tuple[Path, click.testing.Result]) -> None:
     summary = json.loads((finished[0] / "summary.json").read_text())
     assert summary.keys() >= {
-        "name", "seed", "encoder", "data", "baseline", "best_epoch", "stop_reason", "epochs", "test", "frozen_test",
-        "thresholds", "seconds", "images_per_second", "versions", "mlflow_run_id",
+        "name", "seed", "encoder", "data", "baseline", "best_epoch", "stop_reason", "epochs", "test",
+        "frozen_test", "thresholds", "seconds", "images_per_second", "versions", "mlflow_run_id",
     }  # fmt: skip
     counts = {"fit": 14, "watch": 5, "calibrate": 5, "test_normal": 6, "test_anomalous": 4}
     assert summary["data"].items() >= counts.items()
@@ -363,8 +363,8 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
         ("encoder.name=test_resnet", "gaussian.final=induced", "gaussian.score=pooled"),
         ("gaussian.score=dense", "gaussian.shrinkage=0.5", "gaussian.smoothing=0", "optimizer.name=sgd"),
         ("objective.distance=squared_mahalanobis", "validation.severity=0.4", "optimizer.name=adamw"),
-        ("validation.augmentations=[mixup, confetti]", "encoder.train_blocks=[blocks.3]", "encoder.levels=[0, 4]",
-         "gaussian.dense_levels=[0]"),
+        ("validation.augmentations=[mixup, confetti]", "encoder.train_blocks=[blocks.3]",
+         "encoder.levels=[0, 4]", "gaussian.dense_levels=[0]"),
         ("runtime.precision=bf16", "runtime.channels_last=false", "runtime.batch_size=5"),
     ],
     ids=lambda settings: settings[0],
