@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from lightning_fabric import seed_everything
 
+from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import Dataset, Options, load_dataset
 from anomaly_ft.data.records import counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
@@ -27,6 +28,7 @@ class Setup:
     compute: Compute
     terminal: Terminal
     seconds: dict[str, float] = field(default_factory=dict)
+    augment: Augment = lambda pixels, *_: pixels  # what training images go through
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -88,7 +90,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:
         terminal.say(f"skipped {len(data.skipped)} images that could not be read")
-    setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal)
+    augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
+    setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal, augment=augment)
     setup.seconds["prepare"] = time.perf_counter() - started
     return setup
 

@@ -152,8 +152,9 @@ def test_sixteen_bit_colour_is_scaled_and_refuses_a_range(tmp_path):
 
 def broken(folder):
     """One file for each way of being unreadable."""
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(folder / "whole.png")
-    Image.open(folder / "whole.png").save(folder / "whole.jpg")
+    whole = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    whole.save(folder / "whole.png")
+    whole.save(folder / "whole.jpg")
     for name in ("whole.png", "whole.jpg"):
         data = (folder / name).read_bytes()
         (folder / f"truncated{name[-4:]}").write_bytes(data[: len(data) // 2])
