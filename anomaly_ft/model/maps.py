@@ -91,7 +91,9 @@ def examine_batch(detector: Detector, images: Tensor, compute: Compute) -> Exami
         output = detector.score(maps)
         distances = detector.level_distances(pool(maps))
         contribution = contribution_map(detector, maps)
-    scores = {name: getattr(output, name).double().cpu().numpy() for name in SCORES}
+    scores: dict[str, NDArray[np.float64]] = {
+        name: getattr(output, name).double().cpu().numpy() for name in SCORES
+    }
     for name, values in scores.items():
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
