@@ -16,6 +16,7 @@ from anomaly_ft.model.maps import Map
 Pixels = NDArray[np.uint8]
 COLOURS = "inferno"
 TRUTH, LIMIT = (0, 255, 140), (255, 255, 255)  # outline of the ground truth, of the threshold
+FIRST_COLOUR = 0.3  # of the colour map: its dark end would look like a shadow on the part
 OPACITY = 0.7
 JPEG_QUALITY = 82
 
@@ -47,8 +48,8 @@ def scale_of(maps: Map, normal: NDArray[np.bool_]) -> ColourScale:
 def overlay(image: Pixels, values: Map, scale: ColourScale) -> Pixels:
     """The map `(h, w)` in colour over the image `(h, w, 3)`, the clearer the lower its value."""
     position = scale.position(values)
-    colours = mpl.colormaps[COLOURS](position)[..., :3] * 255
-    opacity = OPACITY * np.sqrt(position)[..., None]
+    colours = mpl.colormaps[COLOURS](FIRST_COLOUR + (1 - FIRST_COLOUR) * position)[..., :3] * 255
+    opacity = OPACITY * np.minimum(2 * position, 1)[..., None]
     return np.asarray(np.rint((1 - opacity) * image + opacity * colours), dtype=np.uint8)
 
 
@@ -78,5 +79,5 @@ def picture_uri(image: Pixels) -> str:
 
 def scale_picture(width: int = 256, height: int = 12) -> Pixels:
     """The colours from the scale's low end to its high end, `(height, width, 3)`."""
-    strip = mpl.colormaps[COLOURS](np.linspace(0, 1, width))[None, :, :3] * 255
+    strip = mpl.colormaps[COLOURS](np.linspace(FIRST_COLOUR, 1, width))[None, :, :3] * 255
     return np.repeat(np.rint(strip).astype(np.uint8), height, axis=0)

@@ -29,6 +29,7 @@ def forgetting_figure(validations: Sequence[Validation], verdict: Verdict) -> Fi
     axes.plot(epochs, watched, color="black", linewidth=2.2, marker="o", label="watched (mean)")
     best = verdict.best_epoch
     axes.axvline(best, color="tab:green", linestyle="--", label=f"best epoch: {best}")
+    axes.set_xlim(-0.3, len(validations) - 0.7)
     axes.set_xlabel("epoch (0 = pretrained)")
     axes.set_ylabel("vicinal AUROC")
     axes.set_title(

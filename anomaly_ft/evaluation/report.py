@@ -118,7 +118,7 @@ def _figures(material: Material) -> dict[str, str]:
     if kinds:
         normal = [kind for kind in kinds if kind in (HELD_OUT, "good")]
         figures["scores"] = figure_uri(score_figure(kinds, material.threshold, normal))
-    if material.validations and material.verdict:
+    if len(material.validations) > 1 and material.verdict:
         figures["forgetting"] = figure_uri(forgetting_figure(material.validations, material.verdict))
     if found:
         labels = np.array([record.anomalous for record in found.records])

@@ -114,3 +114,11 @@ def test_a_position_above_the_map_threshold_carries_the_image_over_the_score_thr
         assert (found.dense[i].max() > at) == (found.scores["fused"][i] > threshold)
     assert map_threshold(detector, "dense", threshold, 0.0) == threshold
     assert map_threshold(detector, "pooled", threshold, 0.0) is None
+
+
+def test_bf16_reaches_the_encoder_and_not_the_distances(detector: Detector, pixels: np.ndarray) -> None:
+    half = make_compute(device="cpu", precision="bf16", batch_size=5)
+    found = examine(detector, pixels, half)
+    for values in (found.dense, found.contribution, found.distances):
+        rounded = torch.from_numpy(np.asarray(values, np.float32)).bfloat16().float().numpy()
+        assert np.mean(rounded != values.astype(np.float32)) > 0.9
