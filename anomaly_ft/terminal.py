@@ -33,9 +33,10 @@ class Terminal:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def track(
-        self, items: Iterable[T], description: str, total: int, size: Callable[[T], int] = lambda item: 1
+        self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int] = lambda item: 1
     ) -> Iterator[T]:
-        """Pass items on under a progress bar that counts `size(item)` images, with speed and time left."""
+        """Pass items on under a progress bar that counts `size(item)` images, with speed and, where the
+        total is known, the time left."""
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=28),
@@ -77,8 +78,25 @@ class Terminal:
             self._compare(summary["name"], summary["score"], frozen, tuned)
         self.say(story(summary))
         self.say(f"run folder  {summary['folder']}")
+        self.say(f"report      {summary['folder']}/report.html")
         if summary["mlflow_run_id"]:
             self.say(f"compare     mlflow ui --backend-store-uri {summary['mlflow_uri']}")
+
+    def evaluation(self, summary: Mapping[str, Any]) -> None:
+        """The table of an evaluation, each number with its 95 % interval."""
+        table = Table(title=f"{summary['run']}: {summary['data']['root']}", title_justify="left")
+        table.add_column("")
+        for heading in ("value", "95 % interval"):
+            table.add_column(heading, justify="right")
+        for key, value in summary["test"].items():
+            ends = summary["test_intervals"].get(key)
+            if value is not None:
+                table.add_row(key, _number(value), f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "")
+        self.console.print(table)
+        for row in summary["test_attention"]:
+            if row["elsewhere"]:
+                self.say(f"{row['kind']}: the detector looks elsewhere than at the defect, see the report")
+        self.say(f"report      {summary['folder']}/report.html")
 
     def _compare(
         self, name: str, score: str, frozen: Mapping[str, float | None], tuned: Mapping[str, float | None]

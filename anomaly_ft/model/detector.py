@@ -108,7 +108,8 @@ class Detector(nn.Module):
         if sigma == 0:
             return dense_map
         side = 2 * math.ceil(3 * sigma) + 1
-        return cast(Tensor, gaussian_blur(dense_map[:, None], [side, side], [sigma, sigma])[:, 0])
+        with torch.autocast(dense_map.device.type, enabled=False):  # else the blur rounds distances to bf16
+            return cast(Tensor, gaussian_blur(dense_map[:, None], [side, side], [sigma, sigma])[:, 0])
 
 
 def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
