@@ -11,7 +11,7 @@ import numpy as np
 from anomaly_ft import __version__
 from anomaly_ft.bookkeeping import LIBRARIES
 from anomaly_ft.data.images import Images, load_images
-from anomaly_ft.data.layouts import read_layout
+from anomaly_ft.data.dataset import read_records
 from anomaly_ft.deploy.loading import LoadedRun, load_run
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.assess import Assessment, assess
@@ -74,12 +74,12 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
 
 
 def _labelled(root: str, run: LoadedRun, terminal: Terminal) -> tuple[str, Images]:
-    layout, records = read_layout(root)
-    test = [record for record in records if record.split == "test"]
+    reading = read_records(root)
+    test = [record for record in reading.records if record.split == "test"]
     if not test:
         raise DataError(f"--data {root}: there are no labelled test images to measure on")
     seen = terminal.track(test, "reading test images", len(test))
-    return layout, load_images(test, run.detector.encoder.image_size, progress=seen)
+    return reading.layout, load_images(test, run.detector.encoder.image_size, progress=seen)
 
 
 def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:

@@ -166,11 +166,11 @@ class Schedule(Section):
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
     patience: int = Field(default=3, ge=1)
-    """Stop after so many validations without a new best."""
+    """Stop after so many validations in a row that are not kept."""
+    tolerance: float = Field(default=1.0, ge=0)
+    """The last epoch less than so many standard errors below the highest is kept; 0: the highest."""
     margin: float = Field(default=2.0, ge=0)
-    """Standard errors below the best from which a fall counts as forgetting."""
-    gain: float = Field(default=0.0, ge=0)
-    """Standard errors above the best from which a rise counts as a new best."""
+    """Standard errors below the highest from which a fall counts as forgetting."""
 
 
 class Evaluation(Section):
