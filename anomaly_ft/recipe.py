@@ -4,6 +4,7 @@ Every default of the toolkit stands here and nowhere else. `recipe_file` reads i
 and `cli` know it, everything else takes plain arguments.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,6 +129,12 @@ class GaussianSection(Section):
     final: Literal["induced", "refitted"] = "refitted"
     """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
     fine-tuned encoder. Vicinal validation judges with the same."""
+
+    @model_validator(mode="after")
+    def _smooth_within_the_grid(self) -> "GaussianSection":
+        if math.ceil(3 * self.smoothing) >= self.grid:  # the blur reaches so far, mirrored at the border
+            raise ValueError(f"smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions")
+        return self
 
 
 class Objective(Section):

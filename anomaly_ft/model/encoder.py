@@ -48,6 +48,9 @@ class Encoder(nn.Module):
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255."""
         self._seen.clear()
         self._forward((images.float() - self.mean) / self.std)
+        unseen = [level for level in self.levels if level not in self._seen]
+        if unseen:
+            raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
         maps = [self._to_grid(self._seen[level]) for level in self.levels]
         self._seen.clear()
         return maps
@@ -61,7 +64,7 @@ class Encoder(nn.Module):
         """Let only the parameters below the named modules train; returns how many numbers that is.
 
         Raises:
-            EncoderError: a name that is no module of the model.
+            EncoderError: a name that is no module of the model, or modules without parameters.
         """
         names = [name for name, _ in self.model.named_modules() if name]
         for block in () if blocks == "all" else blocks:
@@ -72,7 +75,10 @@ class Encoder(nn.Module):
                 )
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad = blocks == "all" or any(name.startswith(f"{b}.") for b in blocks)
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if not count:
+            raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
+        return count
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
