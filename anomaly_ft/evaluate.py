@@ -10,8 +10,8 @@ import numpy as np
 
 from anomaly_ft import __version__
 from anomaly_ft.bookkeeping import LIBRARIES
-from anomaly_ft.data.images import Images, load_images
 from anomaly_ft.data.dataset import read_records
+from anomaly_ft.data.images import Images, load_images
 from anomaly_ft.deploy.loading import LoadedRun, load_run
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.assess import Assessment, assess

@@ -102,11 +102,22 @@ class Encoder(nn.Module):
         prefix: int = getattr(self.model, "num_prefix_tokens", 0)
         tokens = output[:, prefix:].mT  # (n, d, positions)
         side = math.isqrt(tokens.shape[2])
+        if side**2 != tokens.shape[2]:
+            raise EncoderError(
+                f"encoder.levels: {tokens.shape[2]} positions make no square grid; a level gives patch "
+                f"tokens after {prefix} prefix tokens, or a map with channels"
+            )
         return tokens.reshape(*tokens.shape[:2], side, -1)
 
     @torch.no_grad()
     def _probe(self) -> list[torch.Size]:
-        return [level.shape for level in self(torch.zeros(1, 3, self.image_size, self.image_size))]
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        try:
+            return [level.shape for level in self(blank)]
+        except (AssertionError, RuntimeError) as cause:
+            raise EncoderError(
+                f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
+            ) from cause
 
 
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:
