@@ -69,6 +69,7 @@ def summarise(
             "severities": {name: pseudo.severity for name, pseudo in sets.items()},
             "informative": [name for name, pseudo in sets.items() if pseudo.informative],
         },
+        "vicinal_auroc": [record.validation.auroc if record.validation else None for record in records],
         "best_epoch": verdict.best_epoch,
         "stop_reason": verdict.reason,
         "epochs": len(records) - 1,

@@ -1,13 +1,104 @@
-"""Numbers about scores: pure, arrays in, numbers out. Higher scores mean more anomalous throughout."""
+"""Numbers about scores: pure, arrays in, numbers out. Higher scores mean more anomalous throughout.
+
+Images and pixels share one core: a `Curve` counts what stands at or above each threshold, and every
+measure reads it. Leading axes of a curve are resamples, so that a bootstrap is one call. Pixels are
+counted into bins as they come; memory does not grow with their number.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+from scipy import ndimage
+from scipy.stats import norm, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly_ft.errors import DivergedError
 
 Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+RESAMPLES = 2000  # the ends of a 95 % interval then rest on 50 resamples each
+AT_ONCE = 4_000_000  # numbers of a curve held at a time while resampling
+PRO_LIMIT = 0.3  # false positive rate up to which Bergmann et al. integrate the region overlap
+BIN_BITS = 12  # of a float32's 23 mantissa bits dropped by a bin: thresholds 0.05 % apart
+BINS = 2 ** (32 - BIN_BITS)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How many anomalous (`caught`) and normal (`rejected`) members score at or above each threshold.
+
+    Both `(..., k)`, thresholds falling, the first above every score, equal scores taken together.
+    Counts may be weighted; the last of each is all there is.
+    """
+
+    caught: Floats
+    rejected: Floats
+
+    @property
+    def true_positive_rate(self) -> Floats:
+        return _share(self.caught)
+
+    @property
+    def false_positive_rate(self) -> Floats:
+        return _share(self.rejected)
+
+    def auroc(self) -> Floats:
+        """Area under the ROC curve, ties half."""
+        return np.asarray(np.trapezoid(self.true_positive_rate, self.false_positive_rate, axis=-1))
+
+    def average_precision(self) -> Floats:
+        """Sum of precisions weighted by the recall that each threshold adds; no interpolation."""
+        steps = np.diff(self.true_positive_rate, axis=-1)
+        return np.asarray((steps * self._precision()[..., 1:]).sum(-1))
+
+    def f1_max(self) -> Floats:
+        """The best harmonic mean of precision and recall that any threshold reaches."""
+        everything = self.caught[..., -1:]
+        return np.asarray((2 * self.caught / (self.caught + self.rejected + everything)).max(-1))
+
+    def tpr_at_fpr(self, rate: float) -> Floats:
+        """Share of anomalous members above the lowest threshold that rejects at most `rate` of the
+        normal ones; a threshold that some score reaches, nothing is interpolated."""
+        allowed = self.false_positive_rate <= rate + 1e-12
+        return np.asarray(np.where(allowed, self.true_positive_rate, 0.0).max(-1))
+
+    def area_up_to(self, limit: float) -> Floats:
+        """Area under the ROC curve left of the false positive rate `limit`, divided by it; in [0, 1].
+
+        Linear between thresholds, also where the limit cuts the curve. Without leading axes.
+        """
+        rate, caught = self.false_positive_rate, self.true_positive_rate
+        inside = rate < limit
+        rates = np.append(rate[inside], limit)
+        return np.asarray(
+            np.trapezoid(np.append(caught[inside], np.interp(limit, rate, caught)), rates) / limit
+        )
+
+    def _precision(self) -> Floats:
+        called = self.caught + self.rejected
+        return np.divide(self.caught, called, out=np.zeros_like(called), where=called > 0)
+
+
+def curve(anomalous: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> Curve:
+    """The curve of scores `(n,)`; with `weights (..., n)` one for each row of weights.
+
+    Raises:
+        DivergedError: scores that are not finite.
+        ValueError: only one of the two kinds is present.
+    """
+    labels, values = _two_kinds(anomalous), _finite(scores)
+    order = np.argsort(-values, kind="stable")
+    last_of_equals = np.append(np.diff(values[order]) != 0, True)
+    counted = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    counted, sorted_labels = counted[..., order], labels[order]
+
+    def above(members: NDArray[np.bool_]) -> Floats:
+        totals = np.cumsum(counted * members, axis=-1)[..., last_of_equals]
+        return np.concatenate([np.zeros((*totals.shape[:-1], 1)), totals], axis=-1)
+
+    return Curve(above(sorted_labels), above(~sorted_labels))
 
 
 def image_auroc(anomalous: ArrayLike, scores: ArrayLike) -> float:
@@ -25,6 +116,118 @@ def image_ap(anomalous: ArrayLike, scores: ArrayLike) -> float:
     return float(average_precision_score(_two_kinds(anomalous), _finite(scores)))
 
 
+def image_numbers(found: Curve) -> dict[str, Floats]:
+    """Every number about a split of images, by name, each with the curve's leading axes."""
+    return {
+        "image_auroc": found.auroc(),
+        "image_ap": found.average_precision(),
+        "image_f1_max": found.f1_max(),
+        "image_tpr_at_1pct_fpr": found.tpr_at_fpr(0.01),
+        "image_tpr_at_5pct_fpr": found.tpr_at_fpr(0.05),
+    }
+
+
+def resampled_numbers(
+    anomalous: ArrayLike, scores: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, Floats]:
+    """`image_numbers` of bootstrap resamples, each `(resamples,)`.
+
+    Stratified: as many normal and as many anomalous images are drawn, with replacement, as there are.
+    Equal labels and an equal seed draw the same images, so that two detectors can be compared in pairs.
+
+    Raises:
+        DivergedError, ValueError: as `curve` does.
+    """
+    labels, values = _two_kinds(anomalous), _finite(scores)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, min(resamples, AT_ONCE // len(labels)))
+    parts: list[dict[str, Floats]] = []
+    for start in range(0, resamples, chunk):
+        weights = np.empty((min(chunk, resamples - start), len(labels)))
+        for members in (labels, ~labels):
+            count = int(members.sum())
+            weights[:, members] = rng.multinomial(count, np.full(count, 1 / count), size=len(weights))
+        parts.append(image_numbers(curve(labels, values, weights)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def percentile_intervals(resampled: Mapping[str, Floats], level: float = 0.95) -> dict[str, Interval]:
+    """The middle `level` of each row of resamples (Efron's percentile interval)."""
+    tail = (1 - level) / 2
+    return {
+        name: (float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail)))
+        for name, values in resampled.items()
+    }
+
+
+def wilson_interval(hits: int, count: int, level: float = 0.95) -> Interval:
+    """Interval of a share of which `hits` of `count` were seen; Wilson, JASA 22 (1927).
+
+    Raises:
+        ValueError: nothing was counted, or more hits than that.
+    """
+    if count < 1 or not 0 <= hits <= count:
+        raise ValueError(f"expected 0 <= hits <= count and count > 0, got {hits} of {count}")
+    z = float(norm.ppf((1 + level) / 2))
+    share = hits / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    low = 0.0 if hits == 0 else float(centre - half)
+    return low, 1.0 if hits == count else float(centre + half)
+
+
+@dataclass
+class PixelCounts:
+    """Pixels counted by score as images pass by, for pixel AUROC, AP and AUPRO.
+
+    A bin is a float32's sign, exponent and leading mantissa bits: any range of scores fits, thresholds
+    lie 0.05 % apart, and memory is three arrays of a million numbers whatever is counted. Pixels that
+    share a bin count as ties.
+    """
+
+    regions: int = 0
+    _anomalous: Floats = field(default_factory=lambda: np.zeros(BINS))
+    _normal: Floats = field(default_factory=lambda: np.zeros(BINS))
+    _region_share: Floats = field(default_factory=lambda: np.zeros(BINS))
+
+    def add(self, scores: ArrayLike, mask: NDArray[np.bool_] | None) -> None:
+        """Count one image's map `(h, w)`; `mask (h, w)` says where it is anomalous, None: nowhere.
+
+        Raises:
+            DivergedError: scores that are not finite.
+            ValueError: map and mask of different sizes.
+        """
+        bins = _bins(_finite(scores))
+        if mask is None:
+            self._normal += np.bincount(bins.ravel(), minlength=BINS)
+            return
+        if mask.shape != bins.shape:
+            raise ValueError(f"the map has {bins.shape} pixels, the mask {mask.shape}")
+        self._normal += np.bincount(bins[~mask], minlength=BINS)
+        self._anomalous += np.bincount(bins[mask], minlength=BINS)
+        labels, found = ndimage.label(mask, structure=np.ones((3, 3)))  # pixels that touch at a corner too
+        inside = labels[mask]
+        sizes = np.bincount(inside, minlength=found + 1)
+        self._region_share += np.bincount(bins[mask], weights=1 / sizes[inside], minlength=BINS)
+        self.regions += found
+
+    def numbers(self) -> dict[str, float | None]:
+        """`pixel_auroc`, `pixel_ap` and `pixel_aupro`; None where a kind of pixel was never seen.
+
+        AUPRO: the overlap of anomalous regions (connected with 8 neighbours), each counting the same
+        whatever its size, over the false positive rate up to 0.3 (Bergmann et al., CVPR 2019).
+        """
+        if not self._anomalous.any() or not self._normal.any():
+            return {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
+        pixels = Curve(_above(self._anomalous), _above(self._normal))
+        overlap = Curve(_above(self._region_share), _above(self._normal))
+        return {
+            "pixel_auroc": float(pixels.auroc()),
+            "pixel_ap": float(pixels.average_precision()),
+            "pixel_aupro": float(overlap.area_up_to(PRO_LIMIT)),
+        }
+
+
 def placements(normal: ArrayLike, anomalous: ArrayLike) -> tuple[Floats, Floats]:
     """For each normal score the share of anomalous ones above it, and for each anomalous score the
     share of normal ones below it, ties half: `(n,)` and `(m,)`. The mean of either is the AUROC.
@@ -35,6 +238,23 @@ def placements(normal: ArrayLike, anomalous: ArrayLike) -> tuple[Floats, Floats]
     ranks = rankdata(np.concatenate([low, high]))
     n, m = len(low), len(high)
     return 1 - (ranks[:n] - rankdata(low)) / m, (ranks[n:] - rankdata(high)) / n
+
+
+def _share(counts: Floats) -> Floats:
+    return counts / counts[..., -1:]
+
+
+def _above(counts: Floats) -> Floats:
+    """Counts of bins, lowest score first, to counts at or above each threshold, falling."""
+    return np.append(0.0, np.cumsum(counts[::-1]))
+
+
+def _bins(scores: Floats) -> NDArray[np.int64]:
+    """Bin of each score, in [0, BINS), rising with it: the bits of a float order as the floats do once
+    those of negative ones are inverted and the others' sign bit is set."""
+    bits = np.ascontiguousarray(scores + 0.0, dtype=np.float32).view(np.uint32)
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    return (ordered >> BIN_BITS).astype(np.int64)
 
 
 def _finite(scores: ArrayLike) -> Floats:

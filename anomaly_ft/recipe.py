@@ -1,22 +1,30 @@
-"""The recipe: YAML and command-line overrides to one frozen, validated object.
+"""The recipe: every setting of a run, its default and what it may be. Frozen once read.
 
-Every default of the toolkit stands here and nowhere else. Mistakes are collected and reported
-together. Known to `run` and `cli` alone; everything else takes plain arguments.
+Every default of the toolkit stands here and nowhere else. `recipe_file` reads it; only `setup`, `run`
+and `cli` know it, everything else takes plain arguments.
 """
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from anomaly_ft.errors import RecipeError, did_you_mean
-
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal["mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti"]
+
+# YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
+EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML in which a text that looks like such a number is quoted."""
+
+
+_Dumper.add_implicit_resolver(*EXPONENT)
 
 
 class Section(BaseModel):
@@ -37,7 +45,7 @@ class Data(Section):
     group_by: str = ""
     """Regular expression with one (group) on an image's path, or a column of the manifest: images of a
     group are never on both sides of a split."""
-    image_size: int = Field(224, ge=32, le=2048)
+    image_size: int = Field(default=224, ge=32, le=2048)
     """Height and width in pixels to which images are resized."""
     resize: Literal["squash", "shortest-crop", "letterbox"] = "squash"
     """Images that are not square: squashed, cut to their middle, or put whole on black."""
@@ -94,9 +102,9 @@ class Data(Section):
 
 
 class Encoder(Section):
-    name: str = Field("tf_efficientnet_lite0", min_length=1)
+    name: str = Field(default="tf_efficientnet_lite0", min_length=1)
     """A timm model name."""
-    weights: str = Field("auto", min_length=1)
+    weights: str = Field(default="auto", min_length=1)
     """`auto` (an installed weights package, else the hub), `hub`, `package`, `random`,
     `local-dir:FOLDER`, or a .safetensors or .pth file."""
     levels: Literal["all"] | tuple[str | int, ...] = "all"
@@ -112,15 +120,21 @@ class GaussianSection(Section):
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
     """Levels of the dense map; `auto`: the last at stride 4, 8 and 16."""
-    grid: int = Field(14, ge=2, le=64)
+    grid: int = Field(default=14, ge=2, le=64)
     """Positions along each side of the dense map."""
-    smoothing: float = Field(0.5, ge=0, le=10)
+    smoothing: float = Field(default=0.5, ge=0, le=10)
     """Standard deviation, in grid positions, with which the dense map is smoothed."""
-    variance_floor: float = Field(0.01, ge=0, le=1)
+    variance_floor: float = Field(default=0.01, ge=0, le=1)
     """Variance added at every position of the dense map, as a share of the mean variance."""
     final: Literal["induced", "refitted"] = "refitted"
     """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
     fine-tuned encoder. Vicinal validation judges with the same."""
+
+    @model_validator(mode="after")
+    def _smooth_within_the_grid(self) -> "GaussianSection":
+        if math.ceil(3 * self.smoothing) >= self.grid:  # the blur reaches so far, mirrored at the border
+            raise ValueError(f"smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions")
+        return self
 
 
 class Objective(Section):
@@ -129,43 +143,45 @@ class Objective(Section):
 
 
 class Validation(Section):
-    augmentations: tuple[Augmentation, ...] = Field(("cutmix", "cutpaste", "scar", "cutout"), min_length=1)
+    augmentations: tuple[Augmentation, ...] = Field(
+        default=("cutmix", "cutpaste", "scar", "cutout"), min_length=1
+    )
     """How pseudo-anomalies are made from held-out normal images."""
     severity: Literal["calibrated"] | Annotated[float, Field(ge=0, le=1)] = "calibrated"
     """How strong they are: found for each augmentation at epoch 0, or one number for all."""
-    target_auroc: float = Field(0.8, gt=0.5, lt=1)
+    target_auroc: float = Field(default=0.8, gt=0.5, lt=1)
     """AUROC of the pretrained encoder to which each severity is calibrated."""
-    tolerance: float = Field(0.12, gt=0, lt=0.5)
+    tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target has no say in the verdict."""
 
 
 class Optimizer(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(default=1e-4, gt=0)
     """Learning rate."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Images in a training step."""
 
 
 class Schedule(Section):
-    max_epochs: int = Field(10, ge=0)
+    max_epochs: int = Field(default=10, ge=0)
     """Epochs at most; 0 measures the frozen encoder and trains nothing."""
-    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
-    patience: int = Field(3, ge=1)
-    """Stop after so many validations without a new best."""
-    margin: float = Field(2.0, ge=0)
-    """Standard errors below the best from which a fall counts as forgetting."""
-    gain: float = Field(0.0, ge=0)
-    """Standard errors above the best from which a rise counts as a new best."""
+    patience: int = Field(default=3, ge=1)
+    """Stop after so many validations in a row that are not kept."""
+    tolerance: float = Field(default=1.0, ge=0)
+    """The last epoch less than so many standard errors below the highest is kept; 0: the highest."""
+    margin: float = Field(default=2.0, ge=0)
+    """Standard errors below the highest from which a fall counts as forgetting."""
 
 
 class Evaluation(Section):
-    false_positive_rate: float = Field(0.01, gt=0, lt=1)
+    false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of normal images that the threshold may reject."""
 
 
@@ -174,7 +190,7 @@ class Tracking(Section):
     """Log to MLflow."""
     uri: str | None = None
     """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
-    experiment: str = Field("anomaly_ft", min_length=1)
+    experiment: str = Field(default="anomaly_ft", min_length=1)
     """MLflow experiment."""
 
 
@@ -185,9 +201,9 @@ class Runtime(Section):
     """Of the encoder; `auto`: bf16 where it is fast. Statistics and distances stay float32 or better."""
     channels_last: bool = True
     """Memory format of convolutions; faster on most processors."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Images at a time wherever nothing is trained."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     """Processor threads; 0: as many as there are cores."""
     cache: Literal["auto", "memory", "disk", "none"] = "auto"
     """Where decoded images are kept; `auto`: memory up to cache_gib, else the disk if it has room."""
@@ -198,9 +214,9 @@ class Runtime(Section):
 
 
 class Recipe(Section):
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Of the run and its folder."""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the split, the pseudo-anomalies and the order of training images."""
     data: Data
     encoder: Encoder = Encoder()
@@ -215,127 +231,11 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults filled in; `read_recipe` of it gives an equal object."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its dotted key."""
         return dict(_flatten(self.model_dump(mode="json")))
-
-
-def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool = True) -> Recipe:
-    """Read a recipe file and apply overrides such as `optimizer.lr=1e-4`.
-
-    Args:
-        path: the YAML file.
-        overrides: `KEY=VALUE` with a dotted key; the value is read as YAML.
-        check_root: whether a `data.root` that does not exist on this machine is a mistake.
-
-    Raises:
-        RecipeError: everything that is wrong with it, at once.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(str(path), ["file does not exist"]) from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise RecipeError(str(path), [f"cannot be read as text: {cause}"]) from cause
-    tree = _parse(text, str(path))
-    if not isinstance(tree, dict):
-        kind = "nothing" if tree is None else f"a {type(tree).__name__}"
-        raise RecipeError(str(path), [f"expected sections with settings, such as 'data:', got {kind}"])
-    for override in overrides:
-        _override(tree, override, str(path))
-    try:
-        return Recipe.model_validate(_tuples(tree), context={"check_root": check_root})
-    except pydantic.ValidationError as cause:
-        raise RecipeError(str(path), list(_word(cause))) from None
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error."""
-
-
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a text", node.start_mark)
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
-    return loader.construct_mapping(node, deep=True)
-
-
-# YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def _parse(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader  # noqa: S506
-    except yaml.MarkedYAMLError as cause:
-        mark = cause.problem_mark or cause.context_mark
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise RecipeError(source, [f"{where}not valid YAML: {cause.problem or cause.context}"]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as cause:
-        raise RecipeError(source, [f"not valid YAML: {cause}"]) from None
-
-
-def _override(tree: dict[str, Any], override: str, source: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise RecipeError(source, [f"override {override!r}: expected KEY=VALUE, such as optimizer.lr=1e-4"])
-    *sections, last = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise RecipeError(source, [f"override {override!r}: {section} is not a section"])
-    tree[last] = _parse(text, f"override {override!r}")
-
-
-def _tuples(value: Any) -> Any:
-    """YAML knows lists only, the frozen recipe holds tuples."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _word(error: pydantic.ValidationError) -> Iterator[str]:
-    """One line for each mistaken key: `section.key: expected this or that, got value`."""
-    by_key: dict[str, list[Any]] = {}
-    known: dict[str, Iterable[str]] = {}
-    for mistake in error.errors():
-        key, fields = _locate(mistake["loc"])
-        by_key.setdefault(key, []).append(mistake)
-        known[key] = fields
-    for key, mistakes in by_key.items():
-        kind, message = mistakes[0]["type"], mistakes[0]["msg"]
-        if kind == "extra_forbidden":
-            yield f"{key}: unknown key{did_you_mean(key.rpartition('.')[2], known[key])}"
-        elif kind == "missing":
-            yield f"{key}: is required"
-        elif kind == "value_error":
-            yield f"{key}: {message.removeprefix('Value error, ')}"
-        else:
-            wanted = dict.fromkeys(m["msg"].removeprefix("Input should be ") for m in mistakes)
-            got = repr(mistakes[0]["input"])
-            yield f"{key}: expected {' or '.join(wanted)}, got {got if len(got) < 80 else got[:77] + '...'}"
-
-
-def _locate(location: Sequence[str | int]) -> tuple[str, Iterable[str]]:
-    """The dotted key of a mistake and the keys known beside it. What follows a setting's own key
-    (branches of a union, positions in a list) says nothing to a reader and is dropped."""
-    section: type[BaseModel] = Recipe
-    keys: list[str] = []
-    for part in location:
-        keys.append(str(part))
-        field = section.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            break
-        section = field.annotation
-    return ".".join(keys) or "recipe", section.model_fields
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 
 from anomaly_ft import bookkeeping
+from anomaly_ft.data.records import Record
 from anomaly_ft.data.vicinal import Pixels
-from anomaly_ft.evaluation.measure import measure, prediction_table
+from anomaly_ft.evaluation.assess import Assessment, assess
+from anomaly_ft.evaluation.localisation import localise
+from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
-from anomaly_ft.evaluation.working_points import conformal
+from anomaly_ft.evaluation.report import Material, score_kinds, write_report
+from anomaly_ft.evaluation.working_points import chi_square, conformal
 from anomaly_ft.finetune.forgetting import Rule
 from anomaly_ft.finetune.loop import EpochRecord, fine_tune
 from anomaly_ft.finetune.objective import InducedDistance
@@ -31,6 +35,7 @@ from anomaly_ft.folder import (
 )
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector, DetectorSettings, fit_detector, score_images, standardise
+from anomaly_ft.model.maps import Examined, examine
 from anomaly_ft.model.storage import save_detector
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import make_tracker
@@ -56,12 +61,12 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
     ) as tracker:
         bookkeeping.log_start(setup, tracker)
         with setup.phase("fit"):
-            frozen = _fit(setup)
-            frozen_test = _test_scores(setup, frozen)
+            frozen = fit(setup)
+            frozen_test = _examine_test(setup, frozen)
         with setup.phase("calibrate"):
-            sets = _pseudo_sets(setup, frozen)
+            sets = pseudo_sets(setup, frozen)
         records = []
-        for record in _epochs(setup, frozen, sets):
+        for record in epochs(setup, frozen, sets):
             records.append(record)
             setup.terminal.epoch(record, recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
@@ -69,15 +74,16 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 setup.encoder.save(partial / "encoder")
         with setup.phase("seal"):
-            summary = _seal(setup, partial, frozen, frozen_test, records)
-        summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | summary
+            sealed, material = _seal(setup, partial, frozen, frozen_test, records)
+        summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | sealed
+        write_report(partial / "report.html", summary, material)
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
-    return {**summary, "folder": str(finished)}
+    return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
-def _fit(setup: Setup) -> Detector:
+def fit(setup: Setup) -> Detector:
     gaussian = setup.recipe.gaussian.model_dump(exclude={"final"})
     return fit_detector(
         setup.encoder,
@@ -91,7 +97,7 @@ def _fit(setup: Setup) -> Detector:
 def _current(setup: Setup, induced: Detector, final: str) -> Detector:
     """The detector that the encoder, as it is now, makes with induced or with refitted Gaussians."""
     if final == "refitted":
-        return _fit(setup)
+        return fit(setup)
     standardise(induced, setup.data.normals("watch").pixels, setup.compute)
     return induced
 
@@ -103,12 +109,17 @@ def _score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
     return score
 
 
-def _test_scores(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
+def score_test(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
     test = setup.data.test
-    return dict(score_images(detector, test.pixels, setup.compute)) if len(test) else None
+    return score_images(detector, test.pixels, setup.compute) if len(test) else None
 
 
-def _pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
+def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
+    test = setup.data.test
+    return examine(detector, test.pixels, setup.compute) if len(test) else None
+
+
+def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
     section, seed = setup.recipe.validation, setup.recipe.seed
     watch, score = setup.data.normals("watch"), _score_with(setup, frozen)
     if not isinstance(section.severity, str):
@@ -130,8 +141,20 @@ def _pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
     return sets
 
 
-def _epochs(setup: Setup, induced: Detector, sets: dict[str, PseudoSet]) -> Iterator[EpochRecord]:
-    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards."""
+def epochs(
+    setup: Setup,
+    induced: Detector,
+    sets: dict[str, PseudoSet],
+    observe: Callable[[Detector], None] = lambda detector: None,
+) -> Iterator[EpochRecord]:
+    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
+
+    Args:
+        setup: the run.
+        induced: detector of the pretrained encoder, whose Gaussians training pulls towards.
+        sets: pseudo-anomalies to validate with.
+        observe: is shown the detector of each validation; what it does has no say in anything.
+    """
     recipe, fabric = setup.recipe, setup.compute.fabric
     optimizer = OPTIMIZERS[recipe.optimizer.name](
         [p for p in setup.encoder.parameters() if p.requires_grad],
@@ -150,6 +173,7 @@ def _epochs(setup: Setup, induced: Detector, sets: dict[str, PseudoSet]) -> Iter
 
     def validate_now() -> Validation:
         detector = _current(setup, induced, recipe.gaussian.final)
+        observe(detector)
         return validate(_score_with(setup, detector), watch, sets)
 
     rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
@@ -162,38 +186,71 @@ def _seal(
     setup: Setup,
     partial: Path,
     induced: Detector,
-    frozen_test: dict[str, Floats] | None,
+    frozen: Examined | None,
     records: list[EpochRecord],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Material]:
     """Both final detectors are measured on the test split; the recipe decides which one is kept."""
     recipe, test = setup.recipe, setup.data.test
     score_name, final = recipe.gaussian.score, recipe.gaussian.final
+    rate = recipe.evaluation.false_positive_rate
     numbers: dict[str, Any] = {}
     for kind in ("induced", "refitted"):
         detector = _current(setup, induced, kind)
-        calibration = score_images(detector, setup.data.normals("calibrate").pixels, setup.compute)
-        point = conformal(calibration[score_name], recipe.evaluation.false_positive_rate)
-        scores = _test_scores(setup, detector)
-        numbers[kind] = measure(test.records, scores, score_name, point) if scores else None
+        calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
+        point = conformal(calibration.scores[score_name], rate)
+        tested = _examine_test(setup, detector)
+        numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
         if kind != final:
             continue
         save_detector(
             detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)}
         )
-        histograms = {"held-out normal": calibration[score_name]}
-        if scores:
-            table = prediction_table(test.records, scores, score_name, point)
+        found = assess(test.records, tested, score_name, point) if tested else None
+        if found:
+            table = prediction_table(test.records, found.examined.scores, score_name, point)
             table.to_csv(partial / "predictions.csv", index=False)
-            by_kind = table.groupby("kind", sort=False)["score"]
-            histograms |= {f"test: {kind}": values.to_numpy() for kind, values in by_kind}
-        score_figure(partial / "scores.png", histograms, point.threshold)
         setup.terminal.say(str(point))
+        encoder, held_out = detector.encoder, calibration
         thresholds = asdict(point)
-    validations = [record.validation for record in records if record.validation]
-    forgetting_figure(partial / "forgetting.png", validations, records[-1].verdict)
-    return {
-        "frozen_test": measure(test.records, frozen_test, score_name) if frozen_test else None,
-        "test": numbers[final],
+    sealed = {
+        "folder_name": finished_name(partial),
+        **_compare(test.records, frozen, found, score_name),
         "test_by_gaussian": numbers,
         "thresholds": thresholds,
+        "chi_square": [asdict(p) for p in chi_square(encoder.levels, encoder.widths, rate, held_out.distances)],
     }
+    material = Material(
+        recipe=recipe.to_yaml(),
+        assessment=found,
+        threshold=thresholds["threshold"],
+        held_out=held_out.scores[score_name],
+        frozen=frozen.scores[score_name] if frozen else None,
+        validations=[record.validation for record in records if record.validation],
+        verdict=records[-1].verdict,
+    )
+    _draw(partial, material)
+    return sealed, material
+
+
+def _compare(
+    records: Sequence[Record], frozen: Examined | None, found: Assessment | None, score: str
+) -> dict[str, Any]:
+    """Test numbers of the final and of the pretrained encoder's detector, and of the change between them."""
+    if frozen is None or found is None:
+        return {"frozen_test": None, "test": None}
+    before = measure(records, frozen.scores, score)
+    return {
+        "frozen_test": before | localise(records, frozen.dense, frozen.contribution).numbers,
+        "frozen_test_intervals": intervals(records, frozen.scores[score]),
+        "gain_intervals": gain_intervals(records, frozen.scores[score], found.scores),
+        **found.summary(),
+    }
+
+
+def _draw(partial: Path, material: Material) -> None:
+    """The figures as files of their own, for those who write about a run."""
+    kinds = score_kinds(material.held_out, material.assessment)
+    score_figure(kinds, material.threshold, list(kinds)[:2]).savefig(partial / "scores.png", dpi=110)
+    if material.verdict:
+        figure = forgetting_figure(material.validations, material.verdict)
+        figure.savefig(partial / "forgetting.png", dpi=110)

@@ -51,7 +51,8 @@ class Setup:
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
             f"{trainable / 1e6:.2f} million trainable parameters",
             f"levels   {levels}",
-            f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, {torch.get_num_threads()} threads",
+            f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "
+            f"{torch.get_num_threads()} threads",
         ]
 
 

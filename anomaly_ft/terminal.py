@@ -33,9 +33,10 @@ class Terminal:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def track(
-        self, items: Iterable[T], description: str, total: int, size: Callable[[T], int] = lambda item: 1
+        self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int] = lambda item: 1
     ) -> Iterator[T]:
-        """Pass items on under a progress bar that counts `size(item)` images, with speed and time left."""
+        """Pass items on under a progress bar that counts `size(item)` images, with speed and, where the
+        total is known, the time left."""
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=28),
@@ -44,7 +45,8 @@ class Terminal:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        with bars as progress:
             task = progress.add_task(description, total=total, rate="")
             for item in items:
                 yield item
@@ -68,25 +70,77 @@ class Terminal:
         self.say("  ".join(parts))
 
     def results(self, summary: Mapping[str, Any]) -> None:
-        """The final table: frozen against fine-tuned on the test split."""
+        """The final table, frozen against fine-tuned on the test split, and what happened."""
         frozen, tuned = summary["frozen_test"], summary["test"]
         if frozen is None or tuned is None:
             self.say("No test split was found, so there is no test number.")
-            return
-        table = Table(title=f"{summary['name']}: test split", title_justify="left")
+        else:
+            self._compare(summary["name"], summary["score"], frozen, tuned)
+        self.say(story(summary))
+        self.say(f"run folder  {summary['folder']}")
+        self.say(f"report      {summary['folder']}/report.html")
+        if summary["mlflow_run_id"]:
+            self.say(f"compare     mlflow ui --backend-store-uri {summary['mlflow_uri']}")
+
+    def evaluation(self, summary: Mapping[str, Any]) -> None:
+        """The table of an evaluation, each number with its 95 % interval."""
+        table = Table(title=f"{summary['run']}: {summary['data']['root']}", title_justify="left")
+        table.add_column("")
+        for heading in ("value", "95 % interval"):
+            table.add_column(heading, justify="right")
+        for key, value in summary["test"].items():
+            ends = summary["test_intervals"].get(key)
+            if value is not None:
+                table.add_row(key, _number(value), f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "")
+        self.console.print(table)
+        for row in summary["test_attention"]:
+            if row["elsewhere"]:
+                self.say(f"{row['kind']}: the detector looks elsewhere than at the defect, see the report")
+        self.say(f"report      {summary['folder']}/report.html")
+
+    def _compare(
+        self, name: str, score: str, frozen: Mapping[str, float | None], tuned: Mapping[str, float | None]
+    ) -> None:
+        table = Table(title=f"{name}: test split", title_justify="left")
         table.add_column("")
         for heading in ("frozen", "fine-tuned", "gain"):
             table.add_column(heading, justify="right")
-        labels = {"image_auroc": f"image AUROC ({summary['score']})", "image_ap": "image average precision"}
+        labels = {"image_ap": f"average precision, {score} score"}
         labels |= {f"{name}_image_auroc": f"image AUROC, {name} score" for name in ("pooled", "dense", "fused")}
         for key, label in labels.items():
             before, after = frozen[key], tuned[key]
             gain = None if before is None or after is None else after - before
-            table.add_row(label, _number(before), _number(after), _number(gain, "+.4f"))
+            style = "bold" if key == f"{score}_image_auroc" else ""
+            table.add_row(label, _number(before), _number(after), _number(gain, "+.4f"), style=style)
         self.console.print(table)
         for key, label in (("false_positive_rate", "normal"), ("true_positive_rate", "anomalous")):
-            if tuned[key] is not None:
-                self.say(f"At the threshold {tuned[key]:.1%} of the {label} test images are rejected.")
+            share = tuned[key]
+            if share is not None:
+                self.say(f"At the threshold {share:.1%} of the {label} test images are rejected.")
+
+
+def story(summary: Mapping[str, Any]) -> str:
+    """What happened to the encoder, in one sentence and one sparkline of the vicinal AUROC.
+
+    >>> print(story({"vicinal_auroc": [0.8, 0.84, 0.82], "best_epoch": 0, "stop_reason": "no_progress"}))
+    Nothing was gained after epoch 0: the pretrained encoder is kept, fine-tuning did not help.  ▁█▄
+    """
+    curve = [value for value in summary["vicinal_auroc"] if value is not None]
+    best, reason = summary["best_epoch"], summary["stop_reason"]
+    last = len(summary["vicinal_auroc"]) - 1
+    why = {
+        "forgetting": f"Forgetting set in after epoch {best}",
+        "no_progress": f"Nothing was gained after epoch {best}",
+        "max_epochs": f"All {last} epochs were trained, epoch {best} was best",
+        "diverged": f"Training diverged in epoch {last}",
+    }[reason]
+    kept = "the pretrained encoder is kept, fine-tuning did not help"
+    if best:
+        kept = (
+            f"that epoch's encoder is kept, its vicinal AUROC is {curve[best]:.4f} (pretrained {curve[0]:.4f})"
+        )
+    low, span = min(curve), (max(curve) - min(curve)) or 1.0
+    return f"{why}: {kept}.  " + "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in curve)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

@@ -4,6 +4,7 @@ A tracker is a context manager: an exception marks the run FAILED, an interrupt 
 the tracking server is reported once and never ends training; the run folder holds everything anyway.
 """
 
+import logging
 import math
 import os
 import time
@@ -18,9 +19,10 @@ import pandas as pd
 
 
 class Tracker(Protocol):
-    """What `run` tells a tracker. `run_id` is None where nothing is tracked."""
+    """What `run` tells a tracker. `run_id` and `uri` are None where nothing is tracked."""
 
     run_id: str | None
+    uri: str | None
 
     def params(self, params: Mapping[str, Any]) -> None: ...
     def tags(self, tags: Mapping[str, str]) -> None: ...
@@ -33,6 +35,7 @@ class NullTracker:
     """Logs nothing."""
 
     run_id: str | None = None
+    uri: str | None = None
 
     def params(self, params: Mapping[str, Any]) -> None: ...
     def tags(self, tags: Mapping[str, str]) -> None: ...
@@ -53,7 +56,7 @@ class MlflowTracker:
         artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
         """
         self.run_id: str | None = None
-        self._where = uri
+        self.uri: str | None = uri
         self._experiment, self._name, self._artifacts = experiment, name, artifacts
         self._working = True
 
@@ -99,7 +102,9 @@ class MlflowTracker:
             import mlflow.data
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            made = mlflow.data.from_pandas(frame, source=source, name=name)
+            with warnings.catch_warnings():  # hints about schemas and sources that say nothing here
+                warnings.simplefilter("ignore")
+                made = mlflow.data.from_pandas(frame, source=source, name=name)
             tag = InputTag("mlflow.data.context", "training")
             self._client.log_inputs(self._id, [DatasetInput(Dataset(**made.to_dict()), [tag])])
 
@@ -118,7 +123,9 @@ class MlflowTracker:
         import mlflow
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient(self._where)
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        self._client = MlflowClient(self.uri)
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
             experiment = self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
@@ -138,7 +145,7 @@ class MlflowTracker:
         except Exception as cause:  # whatever the server, the database or the network raises
             self._working = False
             warnings.warn(
-                f"tracking: MLflow at {self._where} failed ({type(cause).__name__}: {cause}); "
+                f"tracking: MLflow at {self.uri} failed ({type(cause).__name__}: {cause}); "
                 "training goes on without it, the run folder will be complete",
                 stacklevel=2,
             )

@@ -1,14 +1,69 @@
-"""Where the real images are: $ANOMALY_FT_DATA, else beside the project. Tests that need them are skipped."""
+"""What several test files need: real images where there are any, made ones, one MLflow database."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+REAL_DATA = Path(os.environ.get("ANOMALY_FT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors: more threads cost more than they bring, and equal runs need an equal number."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def data_root() -> Path:
-    root = Path(os.environ.get("ANOMALY_FT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not root.is_dir():
-        pytest.skip(f"no real images in {root}; set ANOMALY_FT_DATA")
+def real_data() -> Path:
+    """The folder of real images; see CONTRIBUTING for what it holds."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real images at {REAL_DATA}; set ANOMALY_FT_DATA")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of one MLflow database for all tests: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+def textures(count: int, size: int, seed: int) -> np.ndarray:
+    """Smooth random colour textures, uint8 `(count, size, size, 3)`."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(60, 200, (count, 8, 8, 3), dtype=np.uint8)
+    bilinear = Image.Resampling.BILINEAR
+    smooth = [np.asarray(Image.fromarray(c).resize((size, size), bilinear)) for c in coarse]
+    return np.stack(smooth) + rng.integers(0, 20, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def mvtec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as MVTec AD lays it out: 24 normal images, 6 normal and 4 anomalous ones to test with."""
+    root = tmp_path_factory.mktemp("textures")
+    write_images(root / "train" / "good", textures(24, 64, seed=1))
+    write_images(root / "test" / "good", textures(6, 64, seed=2))
+    wrong = textures(4, 64, seed=3)
+    wrong[:, 20:40, 20:40] = 255
+    write_images(root / "test" / "hole", wrong)
+    masks = np.zeros((4, 64, 64), np.uint8)
+    masks[:, 20:40, 20:40] = 255
+    write_images(root / "ground_truth" / "hole", masks, name="{:03d}_mask.png")
     return root
+
+
+def write_images(folder: Path, images: np.ndarray, name: str = "{:03d}.png") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / name.format(i))
+
+
+@pytest.fixture(scope="session")
+def make_textures() -> Callable[[int, int, int], np.ndarray]:
+    """`textures(count, size, seed)`, for tests that need arrays and no files."""
+    return textures

@@ -157,9 +157,12 @@ def refuse_leaks(records: Sequence[Record]) -> None:
 
 
 def refuse_bad(skipped: Sequence[tuple[Record, str]], total: int, on_error: str, max_bad_share: float) -> None:
-    """Raise a DataError that lists the unreadable files, when there are more than may be skipped."""
+    """Raise a DataError that lists the unreadable files, when there are more than may be skipped.
+
+    One is always skipped, however few images there are, unless nothing may be.
+    """
     allowed = 0.0 if on_error == "fail" else max_bad_share
-    if len(skipped) > allowed * total:
+    if len(skipped) > max(allowed * total, 1 if on_error == "skip" else 0):
         lines = [f"{record.path}: {why}" for record, why in skipped]
         advice = "set data.on_error to skip" if on_error == "fail" else "raise data.max_bad_share"
         raise DataError(

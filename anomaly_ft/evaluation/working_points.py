@@ -2,16 +2,20 @@
 
 Split conformal prediction (Vovk et al., 2005): among n + 1 exchangeable normal images the new one is
 equally likely to take each rank, so a threshold at the k-th smallest of n held-out scores is exceeded
-with probability at most 1 - k / (n + 1).
+with probability at most 1 - k / (n + 1). Beside it stands the threshold that holds if features are
+Gaussian, and what either did to normal images that had no part in it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import beta, chi2
 
 from anomaly_ft.errors import DivergedError
+from anomaly_ft.metrics import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,15 @@ class WorkingPoint:
     wanted_fpr: float
     promised_fpr: float
     images: int
+
+    def likely_at_most(self, confidence: float = 0.95) -> float:
+        """The rate that this one threshold, set on these images, stays below with the given confidence.
+
+        The promise is an average over calibration sets; for continuous scores the rate of one of them
+        follows a beta distribution (Vovk, ACML 2012).
+        """
+        rank = round((1 - self.promised_fpr) * (self.images + 1))
+        return float(beta.ppf(confidence, self.images + 1 - rank, rank))
 
     def __str__(self) -> str:
         said = f"threshold {self.threshold:.4g}: at most {self.promised_fpr:.2%} of normal images are rejected"
@@ -49,4 +62,82 @@ def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:
     if not np.isfinite(values).all():
         raise DivergedError("a threshold needs finite scores")
     rank = min(n, math.ceil((1 - false_positive_rate) * (n + 1) - 1e-9))
-    return WorkingPoint(float(values[rank - 1]), false_positive_rate, 1 - rank / (n + 1), n)
+    return WorkingPoint(float(values[rank - 1]), false_positive_rate, (n + 1 - rank) / (n + 1), n)
+
+
+@dataclass(frozen=True)
+class Realised:
+    """How many of `images` normal images a threshold rejected, and the 95 % Wilson interval of the rate."""
+
+    rejected: int
+    images: int
+    rate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        interval = f"95 % interval {self.low:.1%} to {self.high:.1%}"
+        return f"{self.rejected} of {self.images} ({self.rate:.1%}; {interval})"
+
+
+@dataclass(frozen=True)
+class ChiSquarePoint:
+    """A distance that a Gaussian of `dimensions` dimensions exceeds with probability `wanted_fpr`.
+
+    `held_out` is what became of that among held-out normal images: features are not Gaussian, and a
+    covariance estimated from few images is not the true one.
+    """
+
+    level: str
+    dimensions: int
+    threshold: float
+    wanted_fpr: float
+    held_out: Realised | None = None
+
+
+def realised(threshold: float, scores: ArrayLike) -> Realised | None:
+    """What a threshold does to normal images with these scores `(n,)`; None where there are none."""
+    values = np.asarray(scores, dtype=np.float64)
+    if not len(values):
+        return None
+    rejected = int((values > threshold).sum())
+    low, high = wilson_interval(rejected, len(values))
+    return Realised(rejected, len(values), rejected / len(values), low, high)
+
+
+def chi_square(
+    levels: Sequence[str],
+    dimensions: Sequence[int],
+    false_positive_rate: float,
+    held_out: ArrayLike | None = None,
+) -> list[ChiSquarePoint]:
+    """Thresholds on each level's distance (not squared), and last one on the pooled score.
+
+    Squared Mahalanobis distances of a Gaussian follow a chi-square distribution (Rippel et al., IEEE TIM
+    70, 2021). The pooled score, a mean of distances, has no such law; the mean of the thresholds is its
+    quantile if all levels rise and fall together, and too high, that is cautious, otherwise.
+
+    Args:
+        levels: names.
+        dimensions: of each level's features.
+        false_positive_rate: wanted, in (0, 1).
+        held_out: distances `(n, levels)` of normal images not used for fitting.
+
+    Raises:
+        ValueError: a rate outside (0, 1).
+    """
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"expected a rate in (0, 1), got {false_positive_rate}")
+    quantiles = np.sqrt(chi2.ppf(1 - false_positive_rate, np.asarray(dimensions)))
+    distances = np.empty((0, len(levels))) if held_out is None else np.asarray(held_out, dtype=np.float64)
+    columns = [*distances.T, distances.mean(1)]
+    return [
+        ChiSquarePoint(name, size, float(quantile), false_positive_rate, realised(quantile, column))
+        for name, size, quantile, column in zip(
+            [*levels, "pooled"],
+            [*dimensions, sum(dimensions)],
+            [*quantiles, quantiles.mean()],
+            columns,
+            strict=True,
+        )
+    ]

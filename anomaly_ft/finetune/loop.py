@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from anomaly_ft.errors import DivergedError
+from anomaly_ft.errors import DivergedError, GaussianError
 from anomaly_ft.finetune.forgetting import Rule, Verdict, judge
 from anomaly_ft.finetune.validation import Validation
 
@@ -68,7 +68,7 @@ def fine_tune(
         started = time.perf_counter()
         loss, images, opening = _train_epoch(objective, optimizer, scheduler, fabric, batches(epoch))
         trained = time.perf_counter()
-        first_loss = min(first_loss, opening)
+        first_loss = opening if epoch == 1 else first_loss
         validation = _validate_unless_diverged(validate, loss, first_loss)
         if validation is not None:
             history.append(validation)
@@ -114,7 +114,7 @@ def _validate_unless_diverged(
         return None
     try:
         return validate()
-    except DivergedError:
+    except (DivergedError, GaussianError):  # features that exploded or collapsed
         return None
 
 

@@ -86,7 +86,7 @@ class Detector(nn.Module):
         """Scores from feature maps, as `Encoder` gives them."""
         pooled = self.level_distances(pool(maps)).mean(1)
         dense_map = squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening).sqrt()
-        dense_map = self._smooth(dense_map.unflatten(1, (self.settings.grid, -1)))
+        dense_map = self._smooth(dense_map.view(-1, self.settings.grid, self.settings.grid))
         dense = dense_map.flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
         return Output(pooled, dense, parts.sum(1), dense_map)
@@ -108,7 +108,8 @@ class Detector(nn.Module):
         if sigma == 0:
             return dense_map
         side = 2 * math.ceil(3 * sigma) + 1
-        return cast(Tensor, gaussian_blur(dense_map[:, None], [side, side], [sigma, sigma])[:, 0])
+        with torch.autocast(dense_map.device.type, enabled=False):  # else the blur rounds distances to bf16
+            return cast(Tensor, gaussian_blur(dense_map[:, None], [side, side], [sigma, sigma])[:, 0])
 
 
 def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
@@ -118,6 +119,8 @@ def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal[
     and three quarters of their depth.
     """
     if levels != "auto":
+        if not levels:
+            raise EncoderError("gaussian.dense_levels: expected one or more levels, got none")
         for level in levels:
             if level not in (*encoder.levels, *range(len(encoder.levels))):
                 raise EncoderError(
@@ -181,7 +184,7 @@ def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Comput
 
 def score_images(
     detector: Detector, pixels: NDArray[np.uint8], compute: Compute
-) -> dict[ScoreName, NDArray[np.float64]]:
+) -> dict[str, NDArray[np.float64]]:
     """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous.
 
     Raises:
@@ -191,7 +194,7 @@ def score_images(
     for images in compute.batches(pixels):
         with torch.inference_mode(), compute.fabric.autocast():
             outputs.append(detector(images))
-    scores = {
+    scores: dict[str, NDArray[np.float64]] = {
         name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES
     }
     for name, values in scores.items():

@@ -8,9 +8,9 @@ change weights, not statistics.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -35,6 +35,7 @@ class Encoder(nn.Module):
         config = timm.data.resolve_model_data_config(model)
         self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
+        self._forward: Callable[[Tensor], Tensor] = cast(Any, model).forward_features
         self._seen: dict[str, Tensor] = {}
         for level in self.levels:
             model.get_submodule(level).register_forward_hook(self._keep(level))
@@ -46,7 +47,10 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255."""
         self._seen.clear()
-        self.model.forward_features((images.float() - self.mean) / self.std)
+        self._forward((images.float() - self.mean) / self.std)
+        unseen = [level for level in self.levels if level not in self._seen]
+        if unseen:
+            raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
         maps = [self._to_grid(self._seen[level]) for level in self.levels]
         self._seen.clear()
         return maps
@@ -60,7 +64,7 @@ class Encoder(nn.Module):
         """Let only the parameters below the named modules train; returns how many numbers that is.
 
         Raises:
-            EncoderError: a name that is no module of the model.
+            EncoderError: a name that is no module of the model, or modules without parameters.
         """
         names = [name for name, _ in self.model.named_modules() if name]
         for block in () if blocks == "all" else blocks:
@@ -71,18 +75,21 @@ class Encoder(nn.Module):
                 )
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad = blocks == "all" or any(name.startswith(f"{b}.") for b in blocks)
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if not count:
+            raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
+        return count
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
         size = (3, self.image_size, self.image_size)
-        plain = copy.deepcopy(self.model).to("cpu", memory_format=torch.contiguous_format)
+        plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
         save_for_hf(
             plain, str(folder), safe_serialization=True, data_config={"input_size": size, "crop_pct": 1.0}
         )
 
     def _keep(self, level: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self._seen[level] = output
 
         return hook
@@ -92,13 +99,25 @@ class Encoder(nn.Module):
         if output.dim() == 4:
             last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
             return output.permute(0, 3, 1, 2) if last else output
-        tokens = output[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        side = math.isqrt(tokens.shape[1])
-        return tokens.transpose(1, 2).unflatten(2, (side, -1))
+        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
+        tokens = output[:, prefix:].mT  # (n, d, positions)
+        side = math.isqrt(tokens.shape[2])
+        if side**2 != tokens.shape[2]:
+            raise EncoderError(
+                f"encoder.levels: {tokens.shape[2]} positions make no square grid; a level gives patch "
+                f"tokens after {prefix} prefix tokens, or a map with channels"
+            )
+        return tokens.reshape(*tokens.shape[:2], side, -1)
 
     @torch.no_grad()
     def _probe(self) -> list[torch.Size]:
-        return [level.shape for level in self(torch.zeros(1, 3, self.image_size, self.image_size))]
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        try:
+            return [level.shape for level in self(blank)]
+        except (AssertionError, RuntimeError) as cause:
+            raise EncoderError(
+                f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
+            ) from cause
 
 
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:

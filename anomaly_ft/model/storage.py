@@ -35,8 +35,8 @@ def save_detector(detector: Detector, folder: Path, *, about: dict[str, Any]) ->
         "image_size": detector.encoder.image_size,
         "levels": list(detector.encoder.levels),
         "settings": asdict(detector.settings),
-        "units": "scores are Mahalanobis distances (fused: a sum of two standard scores); higher = more anomalous",
-        "input": "RGB, squashed to image_size x image_size, values 0..255; the encoder's config has mean and std",
+        "units": "Mahalanobis distances (fused: a sum of two standard scores), higher = more anomalous",
+        "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",
         **about,
     }
     (folder / "detector.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -48,11 +48,12 @@ def load_detector(folder: Path) -> Detector:
     Raises:
         RunError: files that are missing, damaged, or of a format this version does not know.
     """
+    for name in ("detector.json", "detector.safetensors"):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder} is not a finished run: {name} is missing")
     try:
         description = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "detector.safetensors")
-    except FileNotFoundError as cause:
-        raise RunError(f"{folder} is not a finished run: {Path(cause.filename).name} is missing") from None
     except (OSError, ValueError, SafetensorError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
     if not isinstance(description, dict) or description.get("format") != FORMAT:

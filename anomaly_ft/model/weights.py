@@ -61,18 +61,27 @@ def load_pretrained(name: str, weights: str, image_size: int) -> nn.Module:
 
 
 def _create(name: str, image_size: int, *, pretrained: bool = False) -> nn.Module:
-    architecture = name.split(".")[0]
+    architecture = name.split(".", maxsplit=1)[0]
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
         raise EncoderError(f"encoder.name: timm {timm.__version__} has no model {name!r}{hint}")
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as cause:
+        raise EncoderError(f"encoder.name: timm {timm.__version__}: {cause}") from cause
     fixed = bool(config and config.fixed_input_size)
     size: dict[str, Any] = {"img_size": image_size} if fixed else {}
-    return timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    except AssertionError as cause:
+        raise EncoderError(
+            f"data.image_size: {name} takes no images of {image_size} pixels: {cause}"
+        ) from cause
+    return model
 
 
 def _from_hub(name: str, image_size: int) -> nn.Module:
-    package = PACKAGES.get(name.split(".")[0])
+    package = PACKAGES.get(name.split(".", maxsplit=1)[0])
     try:
         return _create(name, image_size, pretrained=True)
     except EncoderError:
@@ -115,19 +124,18 @@ def _from_folder(name: str, folder: Path, image_size: int) -> nn.Module:
     if not config.is_file():
         raise EncoderError(f"encoder.weights: no config.json in {folder}, expected a timm model folder")
     try:
-        architecture = json.loads(config.read_text(encoding="utf-8"))["architecture"]
+        described = json.loads(config.read_text(encoding="utf-8"))
+        architecture = described["architecture"]
     except (ValueError, KeyError, TypeError) as cause:
         raise EncoderError(f"encoder.weights: {config} is not the config of a timm model") from cause
-    if architecture != name.split(".")[0]:
+    if architecture != name.split(".", maxsplit=1)[0]:
         raise EncoderError(
             f"encoder.weights: {folder} holds a {architecture!r}, but encoder.name is {name!r}; "
             f"set encoder.name: {architecture}"
         )
     model = _create(name, image_size)
-    model.pretrained_cfg = {
-        **model.pretrained_cfg,
-        **json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {}),
-    }
+    pretrained: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    pretrained.update(described.get("pretrained_cfg", {}))  # mean and std belong to the weights
     _load_file_into(model, folder / "model.safetensors")
     return model
 
@@ -153,7 +161,7 @@ def _load_file_into(model: nn.Module, path: Path) -> None:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # damaged files raise anything from OSError to UnpicklingError
         raise EncoderError(

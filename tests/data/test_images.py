@@ -192,17 +192,27 @@ def test_nothing_readable_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])
 def test_more_bad_files_than_allowed_are_an_error_with_the_list(tmp_path, paint, cache):
-    for i in range(19):
+    for i in range(18):
         paint(f"set/{i:02}.png")
-    (tmp_path / "set" / "bad.png").write_bytes(b"")
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / "set" / name).write_bytes(b"")
     where = {"cache": cache, "cache_dir": str(tmp_path / "cache")}
     with pytest.raises(
-        DataError, match=r"1 of 20 images cannot be read, more than the 1.0%(.|\n)*bad\.png: .*empty"
+        DataError, match=r"2 of 20 images cannot be read, more than the 1.0%(.|\n)*bad\.png: .*empty"
     ):
         load_dataset(str(tmp_path / "set"), **SHARES, options=Options(**where))
-    data = load_dataset(str(tmp_path / "set"), **SHARES, options=Options(max_bad_share=0.05, **where))
-    assert [(r.name, why) for r, why in data.skipped] == [("bad.png", "ValueError: the file is empty")]
-    assert len(data.train) == 19
+    data = load_dataset(str(tmp_path / "set"), **SHARES, options=Options(max_bad_share=0.1, **where))
+    empty = "ValueError: the file is empty"
+    assert [(r.name, why) for r, why in data.skipped] == [("bad.png", empty), ("worse.png", empty)]
+    assert len(data.train) == 18
+
+
+def test_a_single_bad_file_is_skipped_however_few_images_there_are(tmp_path, paint):
+    for i in range(19):
+        paint(f"{i:02}.png")
+    (tmp_path / "bad.png").write_bytes(b"")
+    data = load_dataset(str(tmp_path), **SHARES, options=Options(cache="memory"))
+    assert [record.name for record, _ in data.skipped] == ["bad.png"]
 
 
 def test_on_error_fail_refuses_the_first_bad_file(tmp_path, paint):
@@ -266,6 +276,6 @@ def test_masks_stay_yes_or_no_when_resized():
     assert not small[:, 4:].any()
 
 
-def test_real_images_decode(data_root):
-    records = read_root(str(data_root / "mvtec_bottle")).records[:4]
+def test_real_images_decode(real_data):
+    records = read_root(str(real_data / "mvtec_bottle")).records[:4]
     assert load_images(records, 32).pixels.shape == (4, 32, 32, 3)

@@ -264,8 +264,8 @@ def test_the_recipe_knows_the_same_layouts():
 @pytest.mark.parametrize(
     ("name", "train", "test"), [("mtd", 761, 583), ("mvtec_bottle", 209, 83), ("mvtec_screw", 320, 160)]
 )
-def test_real_sets_are_read_with_all_their_masks(data_root, name, train, test):
-    reading = read_root(str(data_root / name))
+def test_real_sets_are_read_with_all_their_masks(real_data, name, train, test):
+    reading = read_root(str(real_data / name))
     assert reading.layout == "mvtec"
     assert [sum(r.split == s for r in reading.records) for s in ("train", "test")] == [train, test]
     assert all(r.mask for r in reading.records if r.anomalous)

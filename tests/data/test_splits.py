@@ -122,8 +122,8 @@ def test_a_copied_train_image_in_test_is_refused_by_name(tmp_path, paint):
     assert len(load_dataset(root, **SHARES, options=Options(allow_leak=True)).test) == 2
 
 
-def test_a_copied_real_train_image_in_test_is_refused(tmp_path, data_root):
-    bottle = data_root / "mvtec_bottle"
+def test_a_copied_real_train_image_in_test_is_refused(tmp_path, real_data):
+    bottle = real_data / "mvtec_bottle"
     for i, path in enumerate(sorted((bottle / "train/good").iterdir())[:10]):
         target = tmp_path / "train/good" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)

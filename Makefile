@@ -1,0 +1,31 @@
+# Set-up in two commands: `make quickstart` fine-tunes an encoder on solar cells, `make test` runs the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: .venv/demo
+	$(BIN)/anomaly-ft train recipes/quickstart.yaml
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+bench: .venv/demo
+	@ls benchmarks/*.py
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# one marker file for each extra; remade when the requirements change
+.venv/%: setup.cfg pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@

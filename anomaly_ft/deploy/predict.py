@@ -1,0 +1,292 @@
+"""Scores for images as they come: paths in, rows out, in the order of the paths, a batch at a time.
+
+Decoding runs ahead of the encoder by a few batches; memory does not grow with the number of images.
+An image that cannot be read becomes a row that says why.
+"""
+
+import csv
+import glob
+import io
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anomaly_ft.data.images import SUFFIXES, read_image
+from anomaly_ft.deploy.loading import LoadedRun
+from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.evaluation.pictures import LIMIT, ColourScale, outlined, overlay
+from anomaly_ft.model.detector import SCORES
+from anomaly_ft.model.maps import Map, examine_batch, map_threshold, upsample
+
+Pixels = NDArray[np.uint8]
+Decode = Callable[[Path], Pixels]
+Format = Literal["csv", "jsonl"]
+Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
+COLUMNS = ("path", "score", "decision", *(f"{name}_score" for name in SCORES), "map", "error")
+WILDCARDS = frozenset("*?[")
+AHEAD = 2  # batches decoded while one is scored
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` that belongs to
+    the score that decides; or the reason why there are none."""
+
+    path: str
+    scores: dict[str, float]
+    score: float | None = None
+    anomalous: bool | None = None
+    map: Map | None = None
+    error: str = ""
+
+    def row(self, map_name: str = "") -> dict[str, str | float | None]:
+        """The columns that are written; None where there is nothing to say."""
+        decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
+        by_name = {f"{name}_score": self.scores.get(name) for name in SCORES}
+        return {
+            "path": self.path,
+            "score": self.score,
+            "decision": decision,
+            **by_name,
+            "map": map_name or None,
+            "error": self.error or None,
+        }
+
+
+def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
+    """Paths of images: files, folders with everything below, patterns, and `-` for the lines of `stdin`.
+
+    Lazy: lines are read as they are asked for. A file that does not exist is passed on, and becomes a
+    row with an error.
+
+    Raises:
+        DataError: a folder without images, or a pattern that matches nothing.
+    """
+    for argument in arguments:
+        path = Path(argument)
+        if argument == "-":
+            yield from (Path(line) for line in (raw.rstrip("\r\n") for raw in stdin) if line)
+        elif path.is_dir():
+            yield from _some(
+                _below(path), f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}"
+            )
+        elif WILDCARDS & set(argument) and not path.exists():
+            found = glob.glob(argument, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute ones
+            matches = (Path(match) for match in sorted(found))
+            yield from _some((p for p in matches if p.is_file()), f"nothing matches {argument}")
+        else:
+            yield path
+
+
+def squash(size: int) -> Decode:
+    """The decoder that training uses: resized to `size` x `size`, uint8 RGB `(size, size, 3)`."""
+
+    def decode(path: Path) -> Pixels:
+        return np.asarray(read_image(path).resize((size, size), Image.Resampling.BICUBIC))
+
+    return decode
+
+
+def predict(run: LoadedRun, paths: Iterable[Path], *, decode: Decode, threads: int = 1) -> Iterator[Prediction]:
+    """Score images in the order of their paths.
+
+    Args:
+        run: detector, threshold and how it computes.
+        paths: drawn from no further ahead than is decoded ahead.
+        decode: from a file to pixels of the detector's image size; may raise anything.
+        threads: so many files are decoded at a time.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    Image.init()  # not safe to leave to several threads
+    remaining = iter(paths)
+    size = run.compute.batch_size
+    waiting: deque[tuple[Path, Future[Pixels]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            for path in islice(remaining, (1 + AHEAD) * size - len(waiting)):
+                waiting.append((path, pool.submit(decode, path)))
+            if not waiting:
+                return
+            batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            yield from _score(run, [(path, _result(future)) for path, future in batch])
+
+
+@dataclass
+class Tally:
+    """How many images were seen, called anomalous, and could not be read."""
+
+    images: int = 0
+    anomalous: int = 0
+    errors: int = 0
+
+    def __str__(self) -> str:
+        said = f"{self.images} images, {self.anomalous} anomalous"
+        return said + (f", {self.errors} could not be read" if self.errors else "")
+
+
+def stream(
+    predictions: Iterable[Prediction],
+    out: TextIO,
+    form: Format,
+    draw: Callable[[Prediction, int], str] = lambda prediction, number: "",
+) -> Tally:
+    """Write a row for each prediction as soon as it is there; what was written is always complete rows.
+
+    Args:
+        predictions: as `predict` gives them.
+        out: where rows go.
+        form: of the rows.
+        draw: is shown each prediction and its number, from 0, and returns the name for its column `map`.
+    """
+    tally = Tally()
+    out.write(header(form))
+    for prediction in predictions:
+        out.write(render(prediction.row(draw(prediction, tally.images)), form))
+        out.flush()
+        tally.images += 1
+        tally.anomalous += bool(prediction.anomalous)
+        tally.errors += bool(prediction.error)
+    return tally
+
+
+def predict_to(
+    output: Path | None,
+    run: LoadedRun,
+    images: Sequence[str],
+    *,
+    stdin: Iterable[str],
+    form: Format,
+    maps: bool = False,
+    progress: Progress = lambda items, description, total: items,
+) -> Tally:
+    """Score what `images` names and write rows to `output/predictions.<form>`, or to stdout.
+
+    With `maps` each map goes to `output/maps`, see `write_maps`.
+
+    Raises:
+        DataError: nothing to score, or not a single file that can be read.
+        RunError: `output` cannot be written to.
+    """
+    known = "-" not in images  # else nobody knows how many are to come
+    paths: Iterable[Path] = expand(images, stdin)
+    if known:
+        paths = list(paths)
+    decode = squash(run.detector.encoder.image_size)
+    predictions = predict(run, paths, decode=decode, threads=min(8, os.cpu_count() or 1))
+    seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
+    if output is None:
+        tally = stream(seen, sys.stdout, form)
+    else:
+        scale = colour_scale(run)
+        folder = _make(output / "maps" if maps else output)
+
+        def draw(prediction: Prediction, number: int) -> str:
+            return write_maps(run, prediction, folder, number, scale) if maps else ""
+
+        with (output / f"predictions.{form}").open("w", encoding="utf-8", newline="") as file:
+            tally = stream(seen, file, form, draw)
+    if tally.errors == tally.images:
+        raise DataError(f"none of {tally.images} images could be read")
+    return tally
+
+
+def render(row: dict[str, str | float | None], form: Format) -> str:
+    """One complete line, its end included; floats as short as they can be without loss."""
+    if form == "jsonl":
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    buffer = io.StringIO()
+    values = ["" if row[name] is None else row[name] for name in COLUMNS]
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()
+
+
+def header(form: Format) -> str:
+    """What stands before the first row."""
+    return ",".join(COLUMNS) + "\n" if form == "csv" else ""
+
+
+def colour_scale(run: LoadedRun) -> ColourScale:
+    """One scale for all maps of a run: from the mean score of held-out normal images, where a map begins
+    to be suspicious, upwards by its own amount."""
+    usual = float(run.detector.location[0 if run.score == "pooled" else 1])
+    return ColourScale(usual / 2, 2 * usual)
+
+
+def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int, scale: ColourScale) -> str:
+    """Write `NUMBER-STEM.npy`, the map at the image's own size in score units, float32, and the same
+    drawn over the image as `NUMBER-STEM.png`; returns the name without ending, empty if there is no map.
+
+    The white outline encloses what alone would carry the image over the threshold; the pooled score, an
+    average over the image, has none.
+    """
+    if prediction.map is None:
+        return ""
+    path = Path(prediction.path)
+    image = np.asarray(read_image(path))
+    large = upsample(prediction.map, *image.shape[:2])
+    limit = map_threshold(run.detector, run.score, run.point.threshold, prediction.scores["pooled"])
+    drawn = overlay(image, large, scale)
+    if limit is not None:
+        drawn = outlined(drawn, large > limit, LIMIT)
+    name = f"{number:06d}-{path.stem}"
+    np.save(folder / f"{name}.npy", large)
+    Image.fromarray(drawn).save(folder / f"{name}.png")
+    return name
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise RunError(f"--output: cannot write to {folder} ({cause})") from cause
+    return folder
+
+
+def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]]) -> Iterator[Prediction]:
+    good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
+    examined = examine_batch(run.detector, run.compute.batch(np.stack(good)), run.compute) if good else None
+    position = 0
+    for path, pixels in decoded:
+        if isinstance(pixels, str) or examined is None:
+            yield Prediction(str(path), {}, error=str(pixels))
+            continue
+        scores = {name: float(values[position]) for name, values in examined.scores.items()}
+        maps = examined.contribution if run.score == "pooled" else examined.dense
+        score = scores[run.score]
+        yield Prediction(str(path), scores, score, score > run.point.threshold, maps[position])
+        position += 1
+
+
+def _result(future: "Future[Pixels]") -> Pixels | str:
+    try:
+        return future.result()
+    except FileNotFoundError:
+        return "file does not exist"
+    except Exception as cause:  # decoders raise nearly anything on damaged files
+        return f"{type(cause).__name__}: {cause}".splitlines()[0]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _some(paths: Iterator[Path], otherwise: str) -> Iterator[Path]:
+    """The paths; an error if there is not even one."""
+    first = next(paths, None)
+    if first is None:
+        raise DataError(otherwise)
+    yield first
+    yield from paths

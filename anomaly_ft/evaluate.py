@@ -1,0 +1,110 @@
+"""A finished run measured again, on any labelled images. The run folder is read and never written to."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_ft import __version__
+from anomaly_ft.bookkeeping import LIBRARIES
+from anomaly_ft.data.dataset import read_records
+from anomaly_ft.data.images import Images, load_images
+from anomaly_ft.deploy.loading import LoadedRun, load_run
+from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.evaluation.assess import Assessment, assess
+from anomaly_ft.evaluation.measure import prediction_table
+from anomaly_ft.evaluation.report import Material, write_report
+from anomaly_ft.evaluation.working_points import chi_square
+from anomaly_ft.folder import finish_folder, finished_name, start_folder, write_json, write_text
+from anomaly_ft.model.maps import examine
+from anomaly_ft.recipe import Recipe
+from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.terminal import Terminal
+
+
+def evaluate(
+    folder: Path, terminal: Terminal, *, root: str | None = None, output: Path | None = None
+) -> dict[str, Any]:
+    """Measure the detector of a run folder on the test images of `root`; returns the new summary.
+
+    Args:
+        folder: what `train` left.
+        terminal: for progress.
+        root: labelled images; unset: the data of the run itself.
+        output: where the new folder `<run>-evaluation-001` goes; unset: beside the run.
+
+    Raises:
+        RunError: a folder that is not a finished run.
+        DataError: no labelled images.
+    """
+    recipe, run = open_run(folder)
+    source = root or recipe.data.root
+    layout, images = _labelled(source, run, terminal)
+    examined = examine(run.detector, images.pixels, run.compute)
+    found = assess(images.records, examined, run.score, run.point)
+    partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
+    summary = {
+        **_summary(recipe, run, found),
+        "data": _describe(source, layout, images),
+        "folder_name": run.name,
+    }
+    write_text(partial / "recipe.yaml", recipe.to_yaml())
+    write_json(partial / "summary.json", summary)
+    table = prediction_table(found.records, examined.scores, run.score, run.point)
+    table.to_csv(partial / "predictions.csv", index=False)
+    material = Material(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
+    write_report(partial / "report.html", summary, material)
+    terminal.say(f"measured {len(images)} images of {source}; written to {finished_name(partial)}")
+    return {**summary, "folder": str(finish_folder(partial))}
+
+
+def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
+    """The resolved recipe of a run folder, and its detector computing as the recipe says.
+
+    Raises:
+        RunError: a folder that is not a finished run.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise RunError(f"{folder} is not a finished run: there is no recipe.yaml")
+    recipe = read_recipe(folder / "recipe.yaml", check_root=False)
+    return recipe, load_run(folder, **recipe.runtime.model_dump(exclude={"threads"}))
+
+
+def _labelled(root: str, run: LoadedRun, terminal: Terminal) -> tuple[str, Images]:
+    reading = read_records(root)
+    test = [record for record in reading.records if record.split == "test"]
+    if not test:
+        raise DataError(f"--data {root}: there are no labelled test images to measure on")
+    seen = terminal.track(test, "reading test images", len(test))
+    return reading.layout, load_images(test, run.detector.encoder.image_size, progress=seen)
+
+
+def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:
+    normal = np.array([not record.anomalous for record in found.records])
+    encoder, rate = run.detector.encoder, run.point.wanted_fpr
+    points = chi_square(encoder.levels, encoder.widths, rate, found.examined.distances[normal])
+    return {
+        "name": recipe.name,
+        "run": run.name,
+        "seed": recipe.seed,
+        "encoder": recipe.encoder.name,
+        "score": run.score,
+        **found.summary(),
+        "thresholds": asdict(run.point),
+        "chi_square": [asdict(point) for point in points],
+        "versions": {"anomaly_ft": __version__} | {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _describe(root: str, layout: str, images: Images) -> Mapping[str, Any]:
+    anomalous = sum(record.anomalous for record in images.records)
+    return {
+        "root": root,
+        "layout": layout,
+        "test_normal": len(images) - anomalous,
+        "test_anomalous": anomalous,
+        "skipped": [{"path": str(record.path), "why": why} for record, why in images.skipped],
+    }

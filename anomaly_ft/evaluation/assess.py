@@ -1,0 +1,53 @@
+"""One detector on one labelled split: everything that is measured, as one object for the summary and
+the report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from anomaly_ft.data.records import Record
+from anomaly_ft.evaluation.localisation import Localisation, localise
+from anomaly_ft.evaluation.measure import describe_point, intervals, measure, measure_kinds
+from anomaly_ft.evaluation.working_points import WorkingPoint
+from anomaly_ft.metrics import Floats
+from anomaly_ft.model.maps import Examined
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a detector said about labelled images, and how well its maps fit the masks."""
+
+    records: tuple[Record, ...]
+    examined: Examined
+    localisation: Localisation
+    chosen: str
+    point: WorkingPoint
+
+    @property
+    def scores(self) -> Floats:
+        """The score that decides, `(n,)`."""
+        return self.examined.scores[self.chosen]
+
+    def numbers(self) -> dict[str, float | None]:
+        """Image numbers, the shares that the threshold rejects, pixel numbers; flat, None where missing."""
+        image = measure(self.records, self.examined.scores, self.chosen, self.point)
+        return image | self.localisation.numbers
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds of a test: plain values under the keys `test`, `test_…`."""
+        found = asdict(self.localisation)
+        left_out = ("regions", "with_mask", "empty_masks", "without_mask", "unreadable_masks")
+        return {
+            "test": self.numbers(),
+            "test_intervals": intervals(self.records, self.scores),
+            "test_by_kind": measure_kinds(self.records, self.examined.scores, self.chosen, self.point),
+            "test_masks": {name: found[name] for name in left_out},
+            "test_attention": list(found["attention"]),
+            "test_threshold": describe_point(self.point, self.records, self.scores),
+        }
+
+
+def assess(records: Sequence[Record], examined: Examined, chosen: str, point: WorkingPoint) -> Assessment:
+    """Measure what was examined against labels and masks; reads the masks."""
+    found = localise(records, examined.dense, examined.contribution)
+    return Assessment(tuple(records), examined, found, chosen, point)

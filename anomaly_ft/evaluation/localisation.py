@@ -1,0 +1,140 @@
+"""Does the detector look where the defect is? Maps against masks, at the masks' own size.
+
+Images are taken one at a time, so memory does not grow with their number. An anomalous image without
+a mask, or with one that is damaged or marks nothing, does not say where its defect is: it is left out
+of the pixel numbers and counted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anomaly_ft.data.images import read_image
+from anomaly_ft.data.records import Record
+from anomaly_ft.metrics import PixelCounts, curve
+from anomaly_ft.model.maps import Map, upsample
+
+Mask = NDArray[np.bool_]
+COARSE = 128  # pixels along the longer side at which single images are compared
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Of one kind of anomaly, means over `images`: the share of contribution that lies inside the mask,
+    and the share of the image that the mask covers. `elsewhere`: no more inside than anywhere."""
+
+    kind: str
+    images: int
+    inside: float
+    area: float
+    elsewhere: bool
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Pixel numbers, prefixed with `contribution_` for that map, None where there are no masks; attention
+    by kind; pixel AUROC of the dense map for single images, by position in the records; what was left out."""
+
+    numbers: dict[str, float | None]
+    attention: tuple[Attention, ...]
+    by_image: dict[int, float]
+    regions: int
+    with_mask: int
+    empty_masks: int
+    without_mask: int
+    unreadable_masks: int
+
+
+def localise(records: Sequence[Record], dense: Map, contribution: Map) -> Localisation:
+    """Compare maps `(n, grid, grid)` with the records' masks; where there is no mask nothing is measured."""
+    if not any(record.mask for record in records):
+        anomalous = sum(record.anomalous for record in records)
+        return Localisation(_flat({}), (), {}, 0, 0, 0, anomalous, 0)
+    pixels = {"": PixelCounts(), "contribution_": PixelCounts()}
+    by_image: dict[int, float] = {}
+    shares: dict[str, list[tuple[float, float]]] = {}
+    left_out = {"without": 0, "unreadable": 0, "empty": 0}
+    for i, record in enumerate(records):
+        mask = _mask_of(record)
+        if isinstance(mask, str):
+            left_out[mask] += 1
+            continue
+        height, width = mask.shape if mask is not None else image_size(record.path)
+        large, split = upsample(dense[i], height, width), upsample(contribution[i], height, width)
+        pixels[""].add(large, mask)
+        pixels["contribution_"].add(split, mask)
+        if mask is not None and record.anomalous:
+            shares.setdefault(record.kind, []).append(attention_share(split, mask))
+            by_image.update(_coarse_auroc(i, large, mask))
+    return Localisation(
+        _flat({prefix: counts.numbers() for prefix, counts in pixels.items()}),
+        tuple(_attention(kind, pairs) for kind, pairs in shares.items()),
+        by_image,
+        pixels[""].regions,
+        sum(len(pairs) for pairs in shares.values()),
+        left_out["empty"],
+        left_out["without"],
+        left_out["unreadable"],
+    )
+
+
+def attention_share(contribution: Map, mask: Mask) -> tuple[float, float]:
+    """The share of what raises the score that lies inside the mask, and the mask's share of the image.
+
+    Negative contributions, places that look more normal than the average, are taken as none.
+    """
+    raising = np.maximum(contribution, 0)
+    total = float(raising.sum(dtype=np.float64))
+    inside = float(raising[mask].sum(dtype=np.float64)) / total if total else 0.0
+    return inside, float(mask.mean())
+
+
+def read_mask(path: Path) -> Mask:
+    """Where a mask image is anything but black, `(height, width)`."""
+    marked: Mask = np.any(np.asarray(read_image(path)), axis=2)
+    return marked
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an upright image, read from its header."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
+        width, height = image.size
+    return (width, height) if turned else (height, width)
+
+
+def _mask_of(record: Record) -> Mask | str | None:
+    """The mask, None for a normal image without one, or the reason why it cannot be used."""
+    if record.mask is None:
+        return "without" if record.anomalous else None
+    try:
+        mask = read_mask(record.mask)
+    except Exception:  # decoders raise nearly anything on damaged files
+        return "unreadable"
+    return "empty" if record.anomalous and not mask.any() else mask
+
+
+def _attention(kind: str, pairs: Iterable[tuple[float, float]]) -> Attention:
+    inside, area = np.array(list(pairs)).T
+    return Attention(
+        kind, len(inside), float(inside.mean()), float(area.mean()), bool(inside.mean() <= area.mean())
+    )
+
+
+def _coarse_auroc(i: int, large: Map, mask: Mask) -> dict[int, float]:
+    step = max(1, max(mask.shape) // COARSE)
+    few = mask[::step, ::step]
+    if few.all() or not few.any():
+        return {}
+    return {i: float(curve(few.ravel(), large[::step, ::step].ravel()).auroc())}
+
+
+def _flat(numbers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    names = ("pixel_auroc", "pixel_ap", "pixel_aupro")
+    return {
+        prefix + name: numbers.get(prefix, {}).get(name) for prefix in ("", "contribution_") for name in names
+    }

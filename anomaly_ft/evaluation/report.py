@@ -1,0 +1,196 @@
+"""`report.html`: one file that opens offline and is read by people who were not there.
+
+Numbers come from the summary as it is written to disk, so that page and file cannot disagree;
+pictures are read again from the images, scaled down.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from anomaly_ft.data.images import read_image
+from anomaly_ft.evaluation.assess import Assessment
+from anomaly_ft.evaluation.localisation import read_mask
+from anomaly_ft.evaluation.pictures import (
+    TRUTH,
+    ColourScale,
+    outlined,
+    overlay,
+    picture_uri,
+    scale_of,
+    scale_picture,
+    shrunk,
+)
+from anomaly_ft.evaluation.plots import figure_uri, forgetting_figure, roc_pr_figure, score_figure
+from anomaly_ft.finetune.forgetting import Verdict
+from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.metrics import Floats, curve
+from anomaly_ft.model.maps import upsample
+
+SIDE = 224  # pixels of a picture's longer side
+SHOWN = 6  # pictures in each gallery
+HELD_OUT = "held-out normal"
+MISSING = "-"
+
+LABELS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image average precision",
+    "image_f1_max": "image F1, best threshold",
+    "image_tpr_at_1pct_fpr": "anomalies found at 1 % false positives",
+    "image_tpr_at_5pct_fpr": "anomalies found at 5 % false positives",
+    "pooled_image_auroc": "image AUROC, pooled score",
+    "dense_image_auroc": "image AUROC, dense score",
+    "fused_image_auroc": "image AUROC, fused score",
+    "pixel_auroc": "pixel AUROC, dense map",
+    "pixel_ap": "pixel average precision, dense map",
+    "pixel_aupro": "pixel AUPRO (FPR ≤ 0.3), dense map",
+    "contribution_pixel_auroc": "pixel AUROC, contribution map",
+    "contribution_pixel_ap": "pixel average precision, contribution map",
+    "contribution_pixel_aupro": "pixel AUPRO (FPR ≤ 0.3), contribution map",
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report shows beyond the numbers of the summary.
+
+    Attributes:
+        recipe: the resolved recipe, YAML.
+        assessment: the detector on labelled images, where there are any.
+        threshold: the score above which an image is called anomalous.
+        held_out: scores of the normal images that set it, `(n,)`; empty where they are not at hand.
+        frozen: scores of the pretrained encoder's detector on the same labelled images.
+        validations: of each epoch, the pretrained encoder's first; empty where nothing was trained here.
+        verdict: why training ended.
+    """
+
+    recipe: str
+    assessment: Assessment | None
+    threshold: float
+    held_out: Floats
+    frozen: Floats | None = None
+    validations: Sequence[Validation] = ()
+    verdict: Verdict | None = None
+
+
+def write_report(path: Path, summary: Mapping[str, Any], material: Material) -> None:
+    """Write the page to `path`; pictures of images that cannot be read any more are left out."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "interval": interval}
+    page = environment.get_template("report.html.j2").render(
+        s=summary,
+        labels=LABELS,
+        recipe=material.recipe,
+        figures=_figures(material),
+        galleries=_galleries(material.assessment) if material.assessment else None,
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Fixed digits; a dash for what was not measured."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def interval(ends: Sequence[float] | None, sign: str = "") -> str:
+    """Both ends of an interval, or nothing."""
+    return f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}" if ends else ""
+
+
+def _figures(material: Material) -> dict[str, str]:
+    figures: dict[str, str] = {}
+    found = material.assessment
+    kinds = score_kinds(material.held_out, found)
+    if kinds:
+        normal = [kind for kind in kinds if kind in (HELD_OUT, "good")]
+        figures["scores"] = figure_uri(score_figure(kinds, material.threshold, normal))
+    if len(material.validations) > 1 and material.verdict:
+        figures["forgetting"] = figure_uri(forgetting_figure(material.validations, material.verdict))
+    if found:
+        labels = np.array([record.anomalous for record in found.records])
+        if labels.any() and not labels.all():
+            detectors = {} if material.frozen is None else {"frozen": material.frozen}
+            detectors["fine-tuned" if detectors else "detector"] = found.scores
+            curves = {name: curve(labels, scores) for name, scores in detectors.items()}
+            above = found.scores > found.point.threshold
+            precision = float(labels[above].mean()) if above.any() else 1.0
+            point = (float(above[~labels].mean()), float(above[labels].mean()), precision)
+            figures["roc_pr"] = figure_uri(roc_pr_figure(curves, point))
+    return figures
+
+
+def score_kinds(held_out: Floats, found: Assessment | None) -> dict[str, Floats]:
+    """Scores by kind of image for the histograms: held-out normals, then `good`, then the defect types."""
+    kinds: dict[str, Floats] = {HELD_OUT: held_out} if len(held_out) else {}
+    if found:
+        names = np.array([record.kind for record in found.records])
+        for kind in sorted(set(names.tolist()), key=lambda kind: (kind != "good", kind)):
+            kinds[kind] = found.scores[names == kind]
+    return kinds
+
+
+def _galleries(found: Assessment) -> dict[str, Any]:
+    """Which images to look at, drawn: the extremes, where mistakes and successes show."""
+    labels = np.array([record.anomalous for record in found.records])
+    missed = np.flatnonzero(labels & (found.scores <= found.point.threshold))
+    by_score = np.argsort(found.scores)
+    by_map = sorted(found.localisation.by_image, key=lambda i: -found.localisation.by_image[i])
+    scale = scale_of(found.examined.dense, ~labels)
+    split_scale = scale_of(found.examined.contribution, ~labels)
+    chosen = {
+        "suspicious": [i for i in by_score[::-1] if not labels[i]][:SHOWN],
+        "missed": [i for i in by_score if i in set(missed.tolist())][:SHOWN],
+        "best": by_map[:SHOWN],
+        "worst": by_map[max(SHOWN, len(by_map) - SHOWN) :][::-1],
+    }
+    drawn: dict[str, Any] = {
+        name: [card for i in places if (card := _card(found, int(i), scale, split_scale))]
+        for name, places in chosen.items()
+    }
+    drawn["missed_count"] = len(missed)
+    drawn["scales"] = [
+        {"name": name, "low": s.low, "high": s.high}
+        for name, s in (("dense map", scale), ("contribution map", split_scale))
+    ]
+    drawn["strip"] = picture_uri(scale_picture())
+    return drawn
+
+
+def _card(found: Assessment, i: int, scale: ColourScale, split_scale: ColourScale) -> dict[str, Any] | None:
+    record = found.records[i]
+    try:
+        image = shrunk(np.asarray(read_image(record.path)), SIDE)
+    except Exception:  # the file was there a moment ago; decoders raise nearly anything
+        return None
+    height, width = image.shape[:2]
+    pictures = [
+        image,
+        overlay(image, upsample(found.examined.dense[i], height, width), scale),
+        overlay(image, upsample(found.examined.contribution[i], height, width), split_scale),
+    ]
+    if i in found.localisation.by_image and record.mask:
+        mask = shrunk(np.repeat(read_mask(record.mask)[..., None], 3, axis=2).astype(np.uint8) * 255, SIDE)
+        if mask.shape == image.shape:
+            pictures = [outlined(picture, mask[..., 0] > 127, TRUTH) for picture in pictures]
+    return {
+        "name": record.name,
+        "kind": record.kind,
+        "score": float(found.scores[i]),
+        "above": bool(found.scores[i] > found.point.threshold),
+        "auroc": found.localisation.by_image.get(i),
+        "pictures": [picture_uri(picture) for picture in pictures],
+    }

@@ -1,0 +1,144 @@
+"""Where an image is anomalous: two maps in score units, and everything else of one forward pass.
+
+* dense map: the distance at every position, `Detector.forward` gives it; it localises.
+* contribution map: the pooled score split over positions without remainder; it explains.
+
+With mean pooling f = mean_ij f_ij, so (f - mu)^T P (f - mu) = mean_ij (f_ij - mu)^T P (f - mu): the
+terms of that mean are what each position contributes to a level's squared distance. Positions that
+pull the average back towards normal contribute less than nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ft.errors import DivergedError
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.detector import SCORES, Detector
+from anomaly_ft.model.encoder import pool
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All that a detector says about n images; distances, higher = more anomalous.
+
+    `scores` by name `(n,)`; `distances (n, levels)` of pooled features; `dense` and `contribution`
+    maps `(n, grid, grid)`: the dense score is the maximum of the one, the pooled score the mean of
+    the other.
+    """
+
+    scores: dict[str, NDArray[np.float64]]
+    distances: NDArray[np.float64]
+    dense: Map
+    contribution: Map
+
+
+def contributions(detector: Detector, maps: Sequence[Tensor]) -> list[Tensor]:
+    """What each position contributes to each level's squared distance: `(n, h_l, w_l)`, float32.
+
+    The mean over positions is the level's squared Mahalanobis distance; single values may be negative.
+    """
+    split = []
+    for i, (features, level) in enumerate(zip(pool(maps), maps, strict=True)):
+        mean, whitening = detector.get_buffer(f"mean_{i}"), detector.get_buffer(f"whitening_{i}")
+        with torch.autocast(features.device.type, enabled=False):
+            towards = (features.to(mean.dtype) - mean) @ whitening.mT @ whitening  # P (f - mu), (n, d)
+            at_mean = (towards @ mean)[:, None, None]
+            split.append(torch.einsum("ndhw,nd->nhw", level.to(mean.dtype), towards) - at_mean)
+    return split
+
+
+def contribution_map(detector: Detector, maps: Sequence[Tensor]) -> Tensor:
+    """The pooled score split over one grid, `(n, grid, grid)`; its mean is the pooled score.
+
+    Each level's contributions are divided by its distance, which leaves a map whose mean is the
+    distance, brought to the grid, and averaged over levels.
+    """
+    grid, total = detector.settings.grid, torch.zeros(())
+    distances = detector.level_distances(pool(maps))
+    for i, split in enumerate(contributions(detector, maps)):
+        level = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
+        total = total.to(level) + _to_grid(level, grid)
+    return total / len(maps)
+
+
+def examine(detector: Detector, pixels: NDArray[np.uint8], compute: Compute) -> Examined:
+    """Scores, distances and maps of uint8 images `(n, h, w, 3)`, each seen once by the encoder.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    parts = [examine_batch(detector, images, compute) for images in compute.batches(pixels)]
+    return Examined(
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in SCORES},
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.dense for part in parts]),
+        np.concatenate([part.contribution for part in parts]),
+    )
+
+
+def examine_batch(detector: Detector, images: Tensor, compute: Compute) -> Examined:
+    """`examine` for one batch `(n, 3, h, w)` in 0..255."""
+    with torch.inference_mode(), compute.fabric.autocast():
+        maps = detector.encoder(images)
+        output = detector.score(maps)
+        distances = detector.level_distances(pool(maps))
+        contribution = contribution_map(detector, maps)
+    scores: dict[str, NDArray[np.float64]] = {
+        name: getattr(output, name).double().cpu().numpy() for name in SCORES
+    }
+    for name, values in scores.items():
+        if not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).sum())
+            raise DivergedError(f"{bad} of {len(values)} {name} scores are not finite")
+    return Examined(
+        scores,
+        distances.double().cpu().numpy(),
+        output.map.float().cpu().numpy(),
+        contribution.float().cpu().numpy(),
+    )
+
+
+def upsample(small: Map, height: int, width: int) -> Map:
+    """A map `(grid, grid)` at an image's original size `(height, width)`: bilinear, values in score units
+    stay as they are. Images are squashed to a square before they are scored, so the grid covers them whole."""
+    image = torch.from_numpy(np.array(small, dtype=np.float32))[None, None]
+    large = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
+    return np.asarray(large[0, 0].numpy(), dtype=np.float32)
+
+
+def map_threshold(detector: Detector, score: str, threshold: float, pooled: float) -> float | None:
+    """The value of the dense map above which a position alone makes the image anomalous.
+
+    Args:
+        detector: whose fused score joins pooled and dense.
+        score: the score that decides.
+        threshold: the score above which an image is anomalous.
+        pooled: the image's pooled score, of which the fused one depends.
+
+    Returns:
+        None for the pooled score: no position alone decides.
+    """
+    if score == "dense":
+        return threshold
+    if score == "pooled":
+        return None
+    (at_pooled, at_dense), (by_pooled, by_dense) = detector.location.tolist(), detector.spread.tolist()
+    return float(at_dense + by_dense * (threshold - (pooled - at_pooled) / by_pooled))
+
+
+def _to_grid(level: Tensor, grid: int) -> Tensor:
+    """A level's map on the grid, with the mean it had, which resizing alone may change a little."""
+    single = level[:, None]
+    if level.shape[-1] >= grid:
+        resized = F.adaptive_avg_pool2d(single, grid)
+    else:
+        resized = F.interpolate(single, size=(grid, grid), mode="bilinear", align_corners=False)
+    return resized[:, 0] + (level.mean((1, 2)) - resized.mean((1, 2, 3)))[:, None, None]

@@ -1,0 +1,143 @@
+"""Does vicinal validation see forgetting, and is the fine-tuned encoder worth more than the frozen one?
+
+    python benchmarks/forgetting.py --output results
+    python benchmarks/forgetting.py --output results --sets screw,elpv-mono --seeds 1 -s optimizer.lr=3e-5
+
+Trains each set with each seed for all epochs, without stopping, and replays the recipe's verdict on the
+validations afterwards. Test images are scored beside every validation to show the truth; the verdict never
+sees them. `oracle` is the best epoch by test, shown for regret only. Sets: MTD, MVTec screw and bottle below
+$ANOMALY_FT_DATA (left out, saying so, where it is not set) and the ELPV cells of the extra `demo`.
+
+Writes `forgetting.csv` (one line an epoch, appended as it goes) and `forgetting.png`, prints a table.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from anomaly_ft.evaluation.measure import measure
+from anomaly_ft.finetune.forgetting import Rule, judge
+from anomaly_ft.model.detector import SCORES, Detector
+from anomaly_ft.recipe import Recipe
+from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.run import epochs, fit, pseudo_sets, score_test
+from anomaly_ft.setup import prepare
+from anomaly_ft.terminal import Terminal
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
+FOLDERS = {"mtd": "mtd", "screw": "mvtec_screw", "bottle": "mvtec_bottle"}
+DEMOS = {"elpv-mono": "demo:elpv-mono", "elpv-poly": "demo:elpv-poly"}
+NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]
+
+
+def trajectory(recipe: Recipe, rule: Rule, terminal: Terminal) -> list[dict[str, Any]]:
+    """One row for each epoch: what the verdict sees, and what is true."""
+    started = time.perf_counter()
+    setup = prepare(recipe, terminal)
+    test: list[dict[str, float | None]] = []
+
+    def observe(detector: Detector) -> None:
+        scores = score_test(setup, detector)
+        if scores is not None:
+            test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
+
+    frozen = fit(setup)
+    records = list(epochs(setup, frozen, pseudo_sets(setup, frozen), observe))
+    validations = [record.validation for record in records if record.validation]
+    verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
+    final = next((verdict for verdict in verdicts if verdict.stop), verdicts[-1])
+    minutes = (time.perf_counter() - started) / 60
+    return [
+        {
+            "epoch": i,
+            "train_loss": record.train_loss,
+            "vicinal_auroc": record.validation.auroc,
+            **{f"vicinal.{name}": value for name, value in record.validation.by_augmentation.items()},
+            **{f"test.{name}": truth[f"{name}_image_auroc"] for name in SCORES},
+            "chosen": final.best_epoch,
+            "reason": final.reason,
+            "minutes": minutes,
+        }
+        for i, (record, truth) in enumerate(zip(records, test, strict=False))
+        if record.validation
+    ]
+
+
+def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
+    """A line for each run: frozen, fine-tuned, gain, regret, and how well the watchdog ranks the epochs."""
+    lines = []
+    for (name, settings, seed), run in rows.groupby(["set", "settings", "seed"], sort=False):
+        truth, chosen = run[f"test.{score}"].to_numpy(), int(run["chosen"].iloc[0])
+        line = {"set": name, "settings": settings, "seed": seed}
+        for each in SCORES:
+            values = run[f"test.{each}"].to_numpy()
+            line |= {f"frozen {each}": values[0], f"gain {each}": values[chosen] - values[0]}
+        varied = np.ptp(run["vicinal_auroc"]) > 0 and np.ptp(truth) > 0
+        line |= {
+            "chosen": chosen,
+            "oracle": int(truth.argmax()),
+            "regret": truth.max() - truth[chosen],
+            "spearman": spearmanr(run["vicinal_auroc"], truth).statistic if varied else np.nan,
+            "reason": run["reason"].iloc[0],
+            "minutes": run["minutes"].iloc[0],
+        }
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def draw(rows: pd.DataFrame, score: str, path: Path) -> None:
+    """Vicinal against test AUROC over epochs, a panel for each set, a pair of lines for each run."""
+    names = list(rows["set"].unique())
+    figure = Figure(figsize=(4 * len(names), 3.6), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        twin = axes.twinx()
+        for _, run in rows[rows["set"] == name].groupby(["settings", "seed"]):
+            axes.plot(run["epoch"], run["vicinal_auroc"], color="tab:blue", alpha=0.7)
+            twin.plot(run["epoch"], run[f"test.{score}"], color="tab:orange", alpha=0.7)
+            axes.axvline(run["chosen"].iloc[0], color="tab:green", linestyle=":")
+        axes.set(title=name, xlabel="epoch (0 = pretrained)")
+        axes.set_ylabel("vicinal AUROC", color="tab:blue")
+        twin.set_ylabel(f"test AUROC, {score} score", color="tab:orange")
+    figure.savefig(path, dpi=110)
+
+
+@click.command()
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for CSV and figure.")
+@click.option("--sets", default="mtd,screw,bottle,elpv-mono,elpv-poly", show_default=True)
+@click.option("--seeds", default=3, show_default=True, help="Seeds 0, 1, … for each set.")
+@click.option("-s", "settings", multiple=True, metavar="KEY=VALUE", help="A setting other than the default.")
+def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
+    """Run the grid and print the table."""
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    output.mkdir(parents=True, exist_ok=True)
+    terminal, table = Terminal(), output / "forgetting.csv"
+    data = os.environ.get("ANOMALY_FT_DATA")
+    roots = DEMOS | ({name: f"{data}/{folder}" for name, folder in FOLDERS.items()} if data else {})
+    for name in sets.split(","):
+        if name not in roots:
+            terminal.say(f"{name} is left out: ANOMALY_FT_DATA is not set")
+            continue
+        for seed in range(seeds):
+            chosen = [f"data.root={roots[name]}", f"seed={seed}", "tracking.mlflow=false", *settings]
+            rule = Rule(**read_recipe(RECIPE, chosen).schedule.model_dump(exclude={"warmup_epochs"}))
+            recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
+            rows = trajectory(recipe, rule, terminal)
+            frame = pd.DataFrame(rows).assign(set=name, seed=seed, settings=" ".join(settings) or "default")
+            frame = pd.concat([pd.read_csv(table), frame]) if table.exists() else frame
+            frame.to_csv(table, index=False)
+            terminal.say(summarise(frame, recipe.gaussian.score).tail(1).to_string(index=False))
+    everything = pd.read_csv(table)
+    draw(everything, recipe.gaussian.score, output / "forgetting.png")
+    print(summarise(everything, recipe.gaussian.score).to_string(index=False, float_format="%.4f"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Maps of a small encoder with random weights, against plain loops and their own laws."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_ft.errors import DivergedError
+from anomaly_ft.model.compute import Compute, make_compute
+from anomaly_ft.model.detector import SCORES, Detector, DetectorSettings, fit_detector, score_images
+from anomaly_ft.model.encoder import load_encoder, pool
+from anomaly_ft.model.maps import contribution_map, contributions, examine, map_threshold, upsample
+
+
+@pytest.fixture(scope="module")
+def compute() -> Compute:
+    return make_compute(device="cpu", precision="fp32", batch_size=4)
+
+
+@pytest.fixture(scope="module", params=[4, 7])
+def detector(request: pytest.FixtureRequest, compute: Compute, make_textures: Callable) -> Detector:
+    torch.manual_seed(0)
+    encoder = load_encoder("resnet10t", "random", image_size=64, levels=["layer1", "layer2", "layer3"])
+    settings = DetectorSettings(grid=request.param)
+    return fit_detector(encoder, make_textures(20, 64, 1), make_textures(6, 64, 2), compute, settings)
+
+
+@pytest.fixture
+def pixels(make_textures: Callable) -> np.ndarray:
+    wrong = make_textures(5, 64, 3)
+    wrong[2:, 10:30, 10:30] = 255
+    return wrong
+
+
+def feature_maps(detector: Detector, pixels: np.ndarray) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return detector.encoder(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def test_contributions_average_to_each_levels_squared_distance(detector: Detector, pixels: np.ndarray) -> None:
+    maps = feature_maps(detector, pixels)
+    squared = detector.level_distances(pool(maps)) ** 2
+    for i, split in enumerate(contributions(detector, maps)):
+        assert split.shape == (5, *maps[i].shape[2:])
+        torch.testing.assert_close(split.mean((1, 2)), squared[:, i], rtol=1e-5, atol=0)
+
+
+def test_a_contribution_is_the_formula_at_one_position(detector: Detector, pixels: np.ndarray) -> None:
+    maps = feature_maps(detector, pixels)
+    split = contributions(detector, maps)[1][3].numpy()
+    level = maps[1][3].double().numpy()
+    mean, whitening = (detector.get_buffer(f"{n}_1").double().numpy() for n in ("mean", "whitening"))
+    precision = whitening.T @ whitening
+    away = level.reshape(len(mean), -1).mean(1) - mean
+    for i, j in ((0, 0), (2, 5), (7, 7)):
+        assert split[i, j] == pytest.approx((level[:, i, j] - mean) @ precision @ away, rel=1e-3, abs=1e-3)
+
+
+def test_the_contribution_map_averages_to_the_pooled_score(detector: Detector, pixels: np.ndarray) -> None:
+    maps = feature_maps(detector, pixels)
+    whole = contribution_map(detector, maps)
+    assert whole.shape == (5, detector.settings.grid, detector.settings.grid)
+    torch.testing.assert_close(whole.mean((1, 2)), detector.score(maps).pooled, rtol=1e-5, atol=0)
+
+
+def test_examining_gives_the_scores_of_the_detector_whatever_the_batch(
+    detector: Detector, compute: Compute, pixels: np.ndarray
+) -> None:
+    found, plain = examine(detector, pixels, compute), score_images(detector, pixels, compute)
+    for name in SCORES:
+        np.testing.assert_allclose(found.scores[name], plain[name], rtol=1e-6)
+    np.testing.assert_allclose(found.distances.mean(1), found.scores["pooled"], rtol=1e-5)
+    np.testing.assert_allclose(found.dense.max((1, 2)), found.scores["dense"], rtol=1e-6)
+    alone = [examine(detector, pixels[i : i + 1], compute) for i in reversed(range(5))]
+    np.testing.assert_allclose(
+        np.concatenate([part.contribution for part in alone[::-1]]), found.contribution, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_wrong_place_is_where_the_dense_map_is_high(
+    detector: Detector, compute: Compute, pixels: np.ndarray
+) -> None:
+    large = upsample(examine(detector, pixels, compute).dense[3], 64, 64)
+    assert large[10:30, 10:30].mean() > 1.5 * large[40:, 40:].mean()
+
+
+def test_a_score_that_is_not_finite_has_diverged(
+    detector: Detector, compute: Compute, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(detector._buffers, "location", torch.full((2,), torch.nan))
+    with pytest.raises(DivergedError, match="4 of 4 fused scores are not finite"):
+        examine(detector, pixels, compute)
+
+
+def test_upsampling_keeps_score_units_and_takes_any_size() -> None:
+    small = np.arange(9, dtype=np.float32).reshape(3, 3)
+    large = upsample(small, 30, 60)
+    assert large.shape == (30, 60)
+    assert large.dtype == np.float32
+    assert (large.min(), large.max()) == (0, 8)
+    assert large.mean() == pytest.approx(small.mean(), abs=1e-4)
+    np.testing.assert_array_equal(upsample(small, 3, 3), small)
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.5, 4.0])
+def test_a_position_above_the_map_threshold_carries_the_image_over_the_score_threshold(
+    detector: Detector, compute: Compute, pixels: np.ndarray, threshold: float
+) -> None:
+    found = examine(detector, pixels, compute)
+    for i, pooled in enumerate(found.scores["pooled"]):
+        at = map_threshold(detector, "fused", threshold, pooled)
+        assert at is not None
+        assert (found.dense[i].max() > at) == (found.scores["fused"][i] > threshold)
+    assert map_threshold(detector, "dense", threshold, 0.0) == threshold
+    assert map_threshold(detector, "pooled", threshold, 0.0) is None
+
+
+def test_bf16_reaches_the_encoder_and_not_the_distances(detector: Detector, pixels: np.ndarray) -> None:
+    half = make_compute(device="cpu", precision="bf16", batch_size=5)
+    found = examine(detector, pixels, half)
+    for values in (found.dense, found.contribution, found.distances):
+        rounded = torch.from_numpy(np.asarray(values, np.float32)).bfloat16().float().numpy()
+        assert np.mean(rounded != values.astype(np.float32)) > 0.9
