@@ -219,17 +219,16 @@ def header(form: Format) -> str:
 
 
 def colour_scale(run: LoadedRun) -> ColourScale:
-    """One scale for all maps of a run: from the mean score of held-out normal images, where a map begins
-    to be suspicious, upwards by its own amount."""
+    """One scale for all maps of a run, in multiples of the mean score of held-out normal images."""
     usual = float(run.detector.location[0 if run.score == "pooled" else 1])
-    return ColourScale(usual / 2, 2 * usual)
+    return ColourScale(usual / 2, 4 * usual)
 
 
 def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int, scale: ColourScale) -> str:
     """Write `NUMBER-STEM.npy`, the map at the image's own size in score units, float32, and the same
     drawn over the image as `NUMBER-STEM.png`; returns the name without ending, empty if there is no map.
 
-    The white outline encloses what alone would carry the image over the threshold; the pooled score, an
+    The white outline encloses what would make an otherwise usual image anomalous; the pooled score, an
     average over the image, has none.
     """
     if prediction.map is None:
@@ -237,7 +236,7 @@ def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int
     path = Path(prediction.path)
     image = np.asarray(read_image(path))
     large = upsample(prediction.map, *image.shape[:2])
-    limit = map_threshold(run.detector, run.score, run.point.threshold, prediction.scores["pooled"])
+    limit = map_threshold(run.detector, run.score, run.point.threshold)
     drawn = overlay(image, large, scale)
     if limit is not None:
         drawn = outlined(drawn, large > limit, LIMIT)

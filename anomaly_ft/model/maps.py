@@ -114,24 +114,23 @@ def upsample(small: Map, height: int, width: int) -> Map:
     return np.asarray(large[0, 0].numpy(), dtype=np.float32)
 
 
-def map_threshold(detector: Detector, score: str, threshold: float, pooled: float) -> float | None:
-    """The value of the dense map above which a position alone makes the image anomalous.
+def map_threshold(detector: Detector, score: str, threshold: float) -> float | None:
+    """The value of the dense map above which a place makes an otherwise usual image anomalous; one value
+    for all images, so that outlines can be compared.
 
     Args:
         detector: whose fused score joins pooled and dense.
         score: the score that decides.
         threshold: the score above which an image is anomalous.
-        pooled: the image's pooled score, of which the fused one depends.
 
     Returns:
-        None for the pooled score: no position alone decides.
+        None for the pooled score, an average in which no place decides alone.
     """
-    if score == "dense":
-        return threshold
     if score == "pooled":
         return None
-    (at_pooled, at_dense), (by_pooled, by_dense) = detector.location.tolist(), detector.spread.tolist()
-    return float(at_dense + by_dense * (threshold - (pooled - at_pooled) / by_pooled))
+    if score == "dense":
+        return threshold
+    return float(detector.location[1] + detector.spread[1] * threshold)  # pooled as usual: adds nothing
 
 
 def _to_grid(level: Tensor, grid: int) -> Tensor:

@@ -104,16 +104,17 @@ def test_upsampling_keeps_score_units_and_takes_any_size() -> None:
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.5, 4.0])
-def test_a_position_above_the_map_threshold_carries_the_image_over_the_score_threshold(
+def test_a_place_above_the_map_threshold_makes_a_usual_image_anomalous(
     detector: Detector, compute: Compute, pixels: np.ndarray, threshold: float
 ) -> None:
     found = examine(detector, pixels, compute)
-    for i, pooled in enumerate(found.scores["pooled"]):
-        at = map_threshold(detector, "fused", threshold, pooled)
-        assert at is not None
-        assert (found.dense[i].max() > at) == (found.scores["fused"][i] > threshold)
-    assert map_threshold(detector, "dense", threshold, 0.0) == threshold
-    assert map_threshold(detector, "pooled", threshold, 0.0) is None
+    at = map_threshold(detector, "fused", threshold)
+    assert at is not None
+    usual = float(detector.location[0])
+    as_if_usual = found.scores["fused"] - (found.scores["pooled"] - usual) / float(detector.spread[0])
+    np.testing.assert_array_equal(found.dense.max((1, 2)) > at, as_if_usual > threshold)
+    assert map_threshold(detector, "dense", threshold) == threshold
+    assert map_threshold(detector, "pooled", threshold) is None
 
 
 def test_bf16_reaches_the_encoder_and_not_the_distances(detector: Detector, pixels: np.ndarray) -> None:
