@@ -4,6 +4,7 @@ Every default of the toolkit stands here and nowhere else. `recipe_file` reads i
 and `cli` know it, everything else takes plain arguments.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal["mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti"]
+
+# YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
+EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML in which a text that looks like such a number is quoted."""
+
+
+_Dumper.add_implicit_resolver(*EXPONENT)
 
 
 class Section(BaseModel):
@@ -25,19 +36,60 @@ class Section(BaseModel):
 
 class Data(Section):
     root: str = Field(min_length=1)
-    """Folder of images, or `demo:elpv-mono` / `demo:elpv-poly`."""
+    """Folder of images, a manifest (.csv, .parquet), or `demo:elpv-mono` / `demo:elpv-poly`."""
+    layout: Literal["auto", "mvtec", "visa", "mtd", "kolektor", "folders", "plain", "manifest"] = "auto"
+    """How the images are laid out; `auto` finds out and says so."""
+    manifest: str = ""
+    """A manifest with paths below `root`, such as the split.csv of an earlier run, to split alike."""
+    group_by: str = ""
+    """Regular expression with one (group) on an image's path, or a column of the manifest: images of a
+    group are never on both sides of a split."""
     image_size: int = Field(default=224, ge=32, le=2048)
     """Height and width in pixels to which images are resized."""
+    resize: Literal["squash", "shortest-crop", "letterbox"] = "squash"
+    """Images that are not square: squashed, cut to their middle, or put whole on black."""
+    range: tuple[float, float] | None = None
+    """Values of black and white in images of more than 8 bits, such as [0, 4095]; unset: [0, 65535]."""
+    on_error: Literal["skip", "fail"] = "skip"
+    """What to do about an image that cannot be read."""
+    max_bad_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of unreadable images up to which they are skipped."""
+    allow_leak: bool = False
+    """Whether the same image, or group, may be in train and in test."""
+    augment: tuple[dict[str, dict[str, Any]], ...] = ()
+    """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]."""
     watch_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
     calibration_share: Share = 0.15
     """Share of the normal training images held back to set the decision threshold."""
 
+    @field_validator("manifest")
+    @classmethod
+    def _is_file(cls, manifest: str, info: ValidationInfo) -> str:
+        checked = manifest and info.context and info.context["check_root"]
+        if checked and not Path(manifest).expanduser().is_file():
+            raise ValueError(f"file does not exist: {manifest}")
+        return manifest
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
+        if limits and limits[0] >= limits[1]:
+            raise ValueError(f"expected [black, white] with black < white, got {list(limits)}")
+        return limits
+
+    @field_validator("augment")
+    @classmethod
+    def _one_each(cls, augment: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        if any(len(step) != 1 for step in augment):
+            raise ValueError("expected one {name: settings} for each transform")
+        return augment
+
     @field_validator("root")
     @classmethod
     def _exists(cls, root: str, info: ValidationInfo) -> str:
         checked = info.context and info.context["check_root"]
-        if checked and not root.startswith("demo:") and not Path(root).expanduser().is_dir():
+        if checked and not root.startswith("demo:") and not Path(root).expanduser().exists():
             raise ValueError(f"folder does not exist: {root}")
         return root
 
@@ -146,6 +198,12 @@ class Runtime(Section):
     """Images at a time wherever nothing is trained."""
     threads: int = Field(default=0, ge=0)
     """Processor threads; 0: as many as there are cores."""
+    cache: Literal["auto", "memory", "disk", "none"] = "auto"
+    """Where decoded images are kept; `auto`: memory up to cache_gib, else the disk if it has room."""
+    cache_gib: float = Field(default=4.0, ge=0)
+    """Memory that decoded images may take."""
+    cache_dir: str = ""
+    """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
 
 
 class Recipe(Section):
@@ -166,7 +224,7 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults filled in; `read_recipe` of it gives an equal object."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its dotted key."""

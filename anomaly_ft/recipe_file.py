@@ -1,6 +1,5 @@
 """A YAML file and command-line overrides to a validated `Recipe`, or all mistakes in it at once."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from anomaly_ft.errors import RecipeError, did_you_mean
-from anomaly_ft.recipe import Recipe, Section
+from anomaly_ft.recipe import EXPONENT, Recipe, Section
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool = True) -> Recipe:
@@ -56,10 +55,7 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
     return loader.construct_mapping(node, deep=True)
 
 
-# YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_UniqueKeyLoader.add_implicit_resolver(*EXPONENT)
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from lightning_fabric import seed_everything
 
-from anomaly_ft.data.dataset import Dataset, load_dataset
+from anomaly_ft.data.augment import Augment, make_augment
+from anomaly_ft.data.dataset import Dataset, Options, load_dataset
 from anomaly_ft.data.records import counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder import Encoder, load_encoder
@@ -27,6 +28,7 @@ class Setup:
     compute: Compute
     terminal: Terminal
     seconds: dict[str, float] = field(default_factory=dict)
+    augment: Augment = lambda pixels, *_: pixels  # what training images go through
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -42,7 +44,8 @@ class Setup:
         trainable = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
         levels = ", ".join(f"{n} ({d})" for n, d in zip(encoder.levels, encoder.widths, strict=True))
         return [
-            f"data     {recipe.data.root} ({self.data.layout} layout): {len(self.data.train)} normal images, "
+            f"data     {recipe.data.root} ({self.data.layout} layout: {self.data.why}): "
+            f"{len(self.data.train)} normal images, "
             f"{len(split.fit)} to fit, {len(split.watch)} to watch, {len(split.calibrate)} to calibrate",
             f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
@@ -71,7 +74,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         image_size=recipe.data.image_size,
     )
     encoder.train_only(recipe.encoder.train_blocks)
-    runtime = recipe.runtime.model_dump(exclude={"threads"})
+    runtime = recipe.runtime.model_dump(exclude={"threads", "cache", "cache_gib", "cache_dir"})
     compute = make_compute(**runtime)
     data = load_dataset(
         recipe.data.root,
@@ -81,14 +84,33 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         seed=recipe.seed,
         threads=torch.get_num_threads(),
         progress=terminal.track,
+        options=_data_options(recipe),
     )
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:
         terminal.say(f"skipped {len(data.skipped)} images that could not be read")
-    setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal)
+    augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
+    setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal, augment=augment)
     setup.seconds["prepare"] = time.perf_counter() - started
     return setup
+
+
+def _data_options(recipe: Recipe) -> Options:
+    data, runtime = recipe.data, recipe.runtime
+    return Options(
+        layout=data.layout,
+        manifest=data.manifest,
+        group_by=data.group_by,
+        resize=data.resize,
+        value_range=data.range,
+        on_error=data.on_error,
+        max_bad_share=data.max_bad_share,
+        allow_leak=data.allow_leak,
+        cache=runtime.cache,
+        cache_gib=runtime.cache_gib,
+        cache_dir=runtime.cache_dir,
+    )
 
 
 def _resolve(recipe: Recipe) -> Recipe:

@@ -4,7 +4,7 @@ Everything goes to stderr; stdout is for results that a program reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from anomaly_ft.finetune.loop import EpochRecord
+if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
+    from anomaly_ft.finetune.loop import EpochRecord
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Terminal:
                 speed = progress.tasks[0].speed
                 progress.update(task, rate=f"{speed:.0f} img/s" if speed else "")
 
-    def epoch(self, record: EpochRecord, score: str) -> None:
+    def epoch(self, record: "EpochRecord", score: str) -> None:
         """One line for each epoch: loss, vicinal AUROC, speed, and what the verdict makes of it."""
         validation, verdict = record.validation, record.verdict
         parts = [f"epoch {record.epoch:>3}" if record.epoch else "epoch   0 (pretrained)"]

@@ -1,17 +1,38 @@
 """A data root, read, decoded and split: what a run works on."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from anomaly_ft.data.images import Images, load_images
-from anomaly_ft.data.layouts import read_layout
-from anomaly_ft.data.records import Record
-from anomaly_ft.data.splits import Split, split_normals
+from anomaly_ft.data.cache import Kind, choose_cache, default_folder, load_cached
+from anomaly_ft.data.duplicates import leaks
+from anomaly_ft.data.images import Decoder, Images, Resize
+from anomaly_ft.data.layouts.detect import Reading, read_root
+from anomaly_ft.data.records import PARTS, Part, Record
+from anomaly_ft.data.rows import view
+from anomaly_ft.data.splits import Split, group, hold_out, shared_groups, split_normals
+from anomaly_ft.errors import DataError
 
-Part = Literal["fit", "watch", "calibrate"]
-PARTS: tuple[Part, ...] = ("fit", "watch", "calibrate")
 Progress = Callable[[Iterable[Record], str, int], Iterable[Record]]  # items, description, total
+SHOWN = 10  # files named in one message
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a root is read; each field is the setting of the same name in the recipe."""
+
+    layout: str = "auto"
+    manifest: str = ""
+    group_by: str = ""
+    resize: Resize = "squash"
+    value_range: tuple[float, float] | None = None
+    on_error: Literal["skip", "fail"] = "skip"
+    max_bad_share: float = 0.01
+    allow_leak: bool = False
+    cache: Kind | Literal["auto"] = "auto"
+    cache_gib: float = 4.0
+    cache_dir: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,11 +43,13 @@ class Dataset:
     train: Images
     test: Images  # empty where the root has no test split
     split: Split
+    why: str = ""  # it was taken for this layout
+    cache: Kind = "memory"
 
     def normals(self, part: Part) -> Images:
-        """The normal training images that serve one purpose."""
+        """The normal training images that serve one purpose; their pixels are fetched when asked for."""
         chosen = list(getattr(self.split, part))
-        return Images(self.train.pixels[chosen], tuple(self.train.records[i] for i in chosen))
+        return Images(view(self.train.pixels, chosen), tuple(self.train.records[i] for i in chosen))
 
     @property
     def skipped(self) -> tuple[tuple[Record, str], ...]:
@@ -34,7 +57,8 @@ class Dataset:
         return self.train.skipped + self.test.skipped
 
     def manifest(self) -> list[dict[str, Any]]:
-        """A row for each image used: `image_path, label_index, split, mask_path`, paths as in the root."""
+        """A row for each image used: `image_path, label_index, split, mask_path`, paths as in the root, and
+        its kind. Given back as `data.manifest` it makes the same split again."""
         rows: list[tuple[str, Record]] = [
             (part, self.train.records[i]) for part in PARTS for i in getattr(self.split, part)
         ]
@@ -45,9 +69,37 @@ class Dataset:
                 "label_index": int(record.anomalous),
                 "split": part,
                 "mask_path": record.mask_name,
+                "kind": record.kind,
             }
             for part, record in rows
         ]
+
+
+def _silent(items: Iterable[Record], description: str, total: int) -> Iterable[Record]:
+    del description, total
+    return items
+
+
+def read_records(
+    root: str, *, layout: str = "auto", manifest: str = "", group_by: str = "", allow_leak: bool = False
+) -> Reading:
+    """The images below a root, each in train or in test; no image is decoded.
+
+    Raises:
+        DataError: see `read_root`; also groups on both sides of a split that was given, unless allowed.
+    """
+    reading = read_root(root, layout=layout, manifest_path=manifest, group_by=group_by)
+    records: Sequence[Record] = reading.records
+    if group_by and not any(record.group for record in records):
+        records = group(records, group_by)
+    placed = hold_out(records)
+    shared = [] if allow_leak else shared_groups(placed)
+    if shared:
+        raise DataError(
+            f"data.group_by: {len(shared)} groups stand in train and in test as {root} splits them: "
+            f"{', '.join(shared[:SHOWN])}; split by groups, or set data.allow_leak to true"
+        )
+    return replace(reading, records=tuple(placed))
 
 
 def load_dataset(
@@ -58,20 +110,67 @@ def load_dataset(
     calibrate: float,
     seed: int,
     threads: int = 1,
-    progress: Progress = lambda items, description, total: items,
+    progress: Progress = _silent,
+    options: Options | None = None,
 ) -> Dataset:
     """Read everything below `root`; unreadable files are set aside, see `Dataset.skipped`.
 
     Raises:
-        DataError: nothing usable, an unknown layout, or too few normal images for the shares.
+        DataError: nothing usable, a layout that is not known, too many unreadable files, images in train
+            and in test alike, or too few normal images for the shares.
     """
-    layout, records = read_layout(root)
+    how = options or Options()
+    reading = read_records(
+        root,
+        layout=how.layout,
+        manifest=how.manifest,
+        group_by=how.group_by,
+        allow_leak=how.allow_leak,
+    )
+    if not how.allow_leak:
+        refuse_leaks(reading.records)
+    decoder = Decoder(image_size, how.resize, how.value_range)
+    folder = Path(how.cache_dir).expanduser() if how.cache_dir else default_folder()
+    kind = choose_cache(how.cache, 3 * image_size**2 * len(reading.records), how.cache_gib, folder)
 
     def load(part: str) -> Images:
-        wanted = [record for record in records if record.split == part]
+        wanted = [record for record in reading.records if record.split == part]
         seen = progress(wanted, f"reading {part} images", len(wanted))
-        return load_images(wanted, image_size, threads=threads, progress=seen)
+        return load_cached(wanted, decoder, kind, folder=folder, threads=threads, progress=seen)
 
-    train = load("train")
+    train, test = load("train"), load("test")
+    refuse_bad(train.skipped + test.skipped, len(reading.records), how.on_error, how.max_bad_share)
     split = split_normals(train.records, watch=watch, calibrate=calibrate, seed=seed)
-    return Dataset(layout, train, load("test"), split)
+    return Dataset(reading.layout, train, test, split, reading.why, kind)
+
+
+def refuse_leaks(records: Sequence[Record]) -> None:
+    """Raise a DataError that lists files which are in train and, byte by byte the same, in test."""
+    found = leaks(records)
+    if found:
+        lines = [" = ".join(f"{r.name} ({r.split})" for r in same) for same in found]
+        raise DataError(
+            f"data: {len(found)} images are in train and in test alike, so test numbers would flatter:\n  "
+            + "\n  ".join(_some(lines))
+            + "\nremove one of each, or set data.allow_leak to true"
+        )
+
+
+def refuse_bad(skipped: Sequence[tuple[Record, str]], total: int, on_error: str, max_bad_share: float) -> None:
+    """Raise a DataError that lists the unreadable files, when there are more than may be skipped.
+
+    One is always skipped, however few images there are, unless nothing may be.
+    """
+    allowed = 0.0 if on_error == "fail" else max_bad_share
+    if len(skipped) > max(allowed * total, 1 if on_error == "skip" else 0):
+        lines = [f"{record.path}: {why}" for record, why in skipped]
+        advice = "set data.on_error to skip" if on_error == "fail" else "raise data.max_bad_share"
+        raise DataError(
+            f"data: {len(skipped)} of {total} images cannot be read, more than the {allowed:.1%} allowed:\n  "
+            + "\n  ".join(_some(lines))
+            + f"\nmend or remove them, or {advice}"
+        )
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    return [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]

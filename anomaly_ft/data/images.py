@@ -1,25 +1,37 @@
-"""Image files to arrays: `(height, width, 3)` uint8 RGB, whatever the file holds."""
+"""Image files to arrays: `(height, width, 3)` uint8 RGB, whatever the file holds; masks to booleans.
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+Left out on purpose: colour management (ICC profiles are ignored) and all frames but the first.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# On damaged files decoders raise nearly anything, from OSError to struct.error; one bad file must
+# never end the reading of ten thousand
+UNREADABLE = Exception
+DEEP_MAX = 65535  # of 16-bit images; 32-bit integers are taken for 16-bit ones unless they are larger
+
+Pixels = NDArray[np.uint8]
+Resize = Literal["squash", "shortest-crop", "letterbox"]
 
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded images of one size in memory, the records they came from, and what could not be read."""
+    """Decoded images of one size, the records they came from, and what could not be read."""
 
-    pixels: NDArray[np.uint8]  # (n, size, size, 3)
+    pixels: Pixels  # (n, size, size, 3), an array or `Rows` that index like one
     records: tuple[Record, ...]
     skipped: tuple[tuple[Record, str], ...] = ()
 
@@ -27,59 +39,160 @@ class Images:
         return len(self.records)
 
 
-def read_image(path: Path) -> Image.Image:
-    """The image as 8-bit RGB, upright. 16-bit values are scaled by 1/257, never clipped.
+@dataclass(frozen=True)
+class Decoder:
+    """From a file to pixels `(size, size, 3)`: everything that decides what they are."""
+
+    size: int
+    resize: Resize = "squash"
+    value_range: tuple[float, float] | None = None
+
+    def __call__(self, path: Path) -> Pixels:
+        """Raises whatever `read_image` raises."""
+        return np.asarray(resize_image(read_image(path, self.value_range), self.size, self.resize))
+
+
+def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Image.Image:
+    """The image as 8-bit RGB, upright, see-through parts on white.
+
+    More than 8 bits are scaled, never clipped: from 0..65535, or from `value_range` where a camera uses
+    less of it. Colour of 16 bits is scaled from 0..65535 always.
 
     Raises:
-        OSError, ValueError, Image.DecompressionBombError: what Pillow raises for a damaged file.
+        ValueError: values outside of the range, floating-point values without a range, an empty file.
+        OSError, SyntaxError, Image.DecompressionBombError and more: Pillow, for a damaged file.
     """
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    with Image.open(path) as image:
+        deep_colour = len(image.getbands()) > 1 and ";16" in str(image.tile)
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if deep_colour and value_range:
+        raise ValueError("16-bit colour together with data.range: only its upper 8 bits can be read")
+    if upright.mode == "F" or upright.mode.startswith("I"):  # I;16 and its like, 32-bit I
+        return Image.fromarray(_scale(np.asarray(upright), upright.mode, value_range)).convert("RGB")
+    if upright.has_transparency_data:
+        seen = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return upright.convert("RGB")
+
+
+def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool = False) -> Image.Image:
+    """A square image: squashed, its middle (shortest side fits), or all of it on black (longest side fits)."""
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
+    if policy == "squash":
+        return image.resize((size, size), method)
+    width, height = image.size
+    scale = size / (min(width, height) if policy == "shortest-crop" else max(width, height))
+    wide, tall = max(1, round(scale * width)), max(1, round(scale * height))
+    resized = image.resize((wide, tall), method)
+    if policy == "shortest-crop":
+        left, top = (wide - size) // 2, (tall - size) // 2
+        return resized.crop((left, top, left + size, top + size))
+    square = Image.new(image.mode, (size, size))
+    square.paste(resized, ((size - wide) // 2, (size - tall) // 2))
+    return square
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Where a mask is anything but zero, `(height, width)`, upright; see-through or not does not matter."""
     with Image.open(path) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # I;16 and the 32-bit mode into which Pillow reads 16-bit PNGs
-        values = np.asarray(upright).astype(np.float64)
-        return Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)).convert("RGB")
-    return upright.convert("RGB")
+    if len(upright.getbands()) > 1 or upright.mode == "P":
+        upright = upright.convert("RGB")
+    values: NDArray[np.bool_] = np.asarray(upright) != 0
+    return np.any(values, axis=2) if values.ndim == 3 else values
+
+
+def resize_mask(mask: NDArray[np.bool_], size: int, policy: Resize) -> NDArray[np.bool_]:
+    """The mask as the image's resizing moves it, `(size, size)`, by nearest neighbour."""
+    image = Image.fromarray(mask.astype(np.uint8))
+    resized: NDArray[np.bool_] = np.asarray(resize_image(image, size, policy, nearest=True)) != 0
+    return resized
+
+
+def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1) -> Iterator[Pixels | str]:
+    """For each record in order its pixels, or in words why there are none. A few are decoded ahead."""
+
+    def decode(record: Record) -> Pixels | str:
+        try:
+            return decoder(record.path)
+        except UNREADABLE as cause:
+            return why_unreadable(cause)
+
+    Image.init()  # not safe to leave to several threads
+    waiting: deque[Future[Pixels | str]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for record in records:
+            waiting.append(pool.submit(decode, record))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def why_unreadable(cause: BaseException) -> str:
+    """One line for people about a file that could not be decoded."""
+    if isinstance(cause, UnidentifiedImageError):
+        return "not an image, or of a kind that cannot be read"
+    return (f"{type(cause).__name__}: {cause}".splitlines() or [""])[0]
 
 
 def load_images(
     records: Sequence[Record],
     size: int,
     *,
+    resize: Resize = "squash",
+    value_range: tuple[float, float] | None = None,
     threads: int = 1,
     progress: Iterable[Record] | None = None,
 ) -> Images:
-    """Decode all records, each resized ("squashed") to `size` x `size`; unreadable files are set aside.
+    """Decode all records into memory, each resized to `size` x `size`; unreadable files are set aside.
 
     Args:
         records: what to read.
         size: height and width in pixels.
+        resize: what happens to images that are not square.
+        value_range: black and white of images with more than 8 bits; unset: 0 and 65535.
         threads: so many files are decoded at a time.
         progress: the records once more, drawn from as each one is done.
 
     Raises:
         DataError: not a single file could be read.
     """
-
-    def load(record: Record) -> NDArray[np.uint8] | str:
-        try:
-            image = read_image(record.path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as cause:
-            return f"{type(cause).__name__}: {cause}".splitlines()[0]
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-
     pixels = np.empty((len(records), size, size, 3), np.uint8)
     good: list[Record] = []
     skipped: list[tuple[Record, str]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for record, loaded in zip(progress or records, pool.map(load, records), strict=True):
-            if isinstance(loaded, str):
-                skipped.append((record, loaded))
-            else:
-                pixels[len(good)] = loaded
-                good.append(record)
+    decoded = decode_all(records, Decoder(size, resize, value_range), threads=threads)
+    for record, loaded in zip(progress or records, decoded, strict=True):
+        if isinstance(loaded, str):
+            skipped.append((record, loaded))
+        else:
+            pixels[len(good)] = loaded
+            good.append(record)
+    refuse_if_none(records, good, skipped)
+    return Images(pixels[: len(good)], tuple(good), tuple(skipped))
+
+
+def refuse_if_none(
+    records: Sequence[Record], good: Sequence[Record], skipped: Sequence[tuple[Record, str]]
+) -> None:
+    """Raise a DataError when there were files and not one of them could be read."""
     if records and not good:
         raise DataError(
             f"none of {len(records)} images could be read; first: {skipped[0][0].path}: {skipped[0][1]}"
         )
-    return Images(pixels[: len(good)], tuple(good), tuple(skipped))
+
+
+def _scale(values: NDArray[np.generic], mode: str, value_range: tuple[float, float] | None) -> Pixels:
+    """More than 8 bits to 0..255, refusing values outside of the range instead of clipping them."""
+    low, high = float(values.min()), float(values.max())
+    if value_range is None and mode == "F":
+        raise ValueError(f"floating-point values {low:g} to {high:g}: which is white? set data.range")
+    bottom, top = value_range or (0, DEEP_MAX)
+    if not (bottom <= low and high <= top):
+        raise ValueError(f"values {low:g} to {high:g} reach beyond {bottom:g} to {top:g}; set data.range")
+    scaled: Pixels = np.rint((values.astype(np.float64) - bottom) * (255 / (top - bottom))).astype(np.uint8)
+    return scaled

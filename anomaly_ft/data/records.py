@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 NORMAL = "good"
+ANOMALOUS = "anomalous"  # the kind where a layout knows that something is wrong but not what
+Part = Literal["fit", "watch", "calibrate"]
+PARTS: tuple[Part, ...] = ("fit", "watch", "calibrate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +18,12 @@ class Record:
 
     path: Path
     name: str  # path below the root with forward slashes; what stays the same on another machine
-    split: Literal["train", "test"]
+    split: Literal["train", "test", "undecided"]  # undecided: a normal image that `hold_out` will place
     kind: str = NORMAL  # `good`, or the defect type
     mask: Path | None = None
     mask_name: str = ""  # as `name`
+    part: Part | None = None  # what a training image serves, where a manifest says so
+    group: str = ""  # images of one group never stand on both sides of a split
 
     @property
     def anomalous(self) -> bool:

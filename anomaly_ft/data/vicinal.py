@@ -97,7 +97,7 @@ def pseudo_anomalies(
     epoch, in every run and in whatever order the images come.
     """
     apply = AUGMENTATIONS[augmentation]
-    out = np.empty_like(pixels)
+    out = np.empty((len(pixels), *pixels.shape[1:]), np.uint8)
     for i, (image, name) in enumerate(zip(pixels, names, strict=True)):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(augmentation.encode())])
         partner = pixels[(i + 1 + int(rng.integers(max(1, len(pixels) - 1)))) % len(pixels)]

@@ -62,7 +62,7 @@ def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:
     if not np.isfinite(values).all():
         raise DivergedError("a threshold needs finite scores")
     rank = min(n, math.ceil((1 - false_positive_rate) * (n + 1) - 1e-9))
-    return WorkingPoint(float(values[rank - 1]), false_positive_rate, 1 - rank / (n + 1), n)
+    return WorkingPoint(float(values[rank - 1]), false_positive_rate, (n + 1 - rank) / (n + 1), n)
 
 
 @dataclass(frozen=True)

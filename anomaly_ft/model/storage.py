@@ -48,11 +48,12 @@ def load_detector(folder: Path) -> Detector:
     Raises:
         RunError: files that are missing, damaged, or of a format this version does not know.
     """
+    for name in ("detector.json", "detector.safetensors"):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder} is not a finished run: {name} is missing")
     try:
         description = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "detector.safetensors")
-    except FileNotFoundError as cause:
-        raise RunError(f"{folder} is not a finished run: {Path(cause.filename).name} is missing") from None
     except (OSError, ValueError, SafetensorError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
     if not isinstance(description, dict) or description.get("format") != FORMAT:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from anomaly_ft.finetune.forgetting import Rule, Verdict, judge, paired_standard_error
+from anomaly_ft.finetune.forgetting import Reason, Rule, Verdict, judge, paired_standard_error
 from anomaly_ft.finetune.validation import Validation
 
 NAN = math.nan
@@ -24,6 +24,10 @@ def history(*aurocs: float) -> list[Validation]:
 
 def verdict(*aurocs: float, max_epochs: int = 10, diverged: bool = False, **rule: float) -> Verdict:
     return judge(history(*aurocs), Rule(max_epochs, **rule), diverged=diverged)  # type: ignore[arg-type]
+
+
+def stopped(reason: Reason, best_epoch: int) -> Verdict:
+    return Verdict(stop=True, reason=reason, best_epoch=best_epoch)
 
 
 def test_the_standard_error_of_a_difference_is_that_of_paired_samples() -> None:
@@ -63,8 +67,8 @@ def test_a_sequence_of_aurocs_gets_its_verdict(aurocs: list[float], reason: str 
 
 
 def test_the_last_epoch_ends_training_with_the_best_kept() -> None:
-    assert verdict(0.80, 0.82, 0.81, max_epochs=2) == Verdict(True, "max_epochs", 1)
-    assert verdict(0.80, max_epochs=0) == Verdict(True, "max_epochs", 0)
+    assert verdict(0.80, 0.82, 0.81, max_epochs=2) == stopped("max_epochs", 1)
+    assert verdict(0.80, max_epochs=0) == stopped("max_epochs", 0)
 
 
 def test_forgetting_in_the_last_epoch_is_called_by_its_name() -> None:
@@ -72,8 +76,8 @@ def test_forgetting_in_the_last_epoch_is_called_by_its_name() -> None:
 
 
 def test_a_divergence_ends_training_with_the_best_kept() -> None:
-    assert verdict(0.80, 0.82, diverged=True) == Verdict(True, "diverged", 1)
-    assert verdict(0.80, diverged=True) == Verdict(True, "diverged", 0)
+    assert verdict(0.80, 0.82, diverged=True) == stopped("diverged", 1)
+    assert verdict(0.80, diverged=True) == stopped("diverged", 0)
     assert verdict(0.80, 0.77, 0.76, max_epochs=2, diverged=True).reason == "diverged"
 
 
@@ -89,13 +93,13 @@ def test_the_gain_is_counted_in_standard_errors() -> None:
 
 
 def test_patience_counts_validations_since_the_best() -> None:
-    assert verdict(0.80, 0.81, 0.81, patience=1) == Verdict(True, "no_progress", 1)
+    assert verdict(0.80, 0.81, 0.81, patience=1) == stopped("no_progress", 1)
     assert verdict(0.80, 0.81, 0.81, patience=2).reason is None
 
 
 def test_measurements_that_agree_image_by_image_are_no_progress() -> None:
     same = [Validation(0.5, {}, np.zeros(30), 0.0)] * 4
-    assert judge(same, Rule(10)) == Verdict(True, "no_progress", 0)
+    assert judge(same, Rule(10)) == stopped("no_progress", 0)
 
 
 @pytest.mark.parametrize("aurocs", [[], [NAN], [0.8, NAN], [0.8, NAN, 0.9]])

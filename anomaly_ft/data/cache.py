@@ -1,0 +1,194 @@
+"""Decoding once instead of every epoch: pixels in memory, in a file on disk, or nowhere.
+
+A file is named after the content of the images and everything that decides how they are decoded, so a
+changed image or setting means another file. It is written aside and renamed; a checksum for each
+image tells a damaged file, which is built again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from anomaly_ft.data.duplicates import digest
+from anomaly_ft.data.images import (
+    UNREADABLE,
+    Decoder,
+    Images,
+    Pixels,
+    decode_all,
+    load_images,
+    refuse_if_none,
+    why_unreadable,
+)
+from anomaly_ft.data.records import Record
+from anomaly_ft.data.rows import Rows, as_array
+from anomaly_ft.errors import DataError
+
+Kind = Literal["memory", "disk", "none"]
+FORMAT = 1  # of the files; a new number makes old files useless
+SPARE = 1.1  # times the space needed that has to be free on the disk
+
+
+def choose_cache(wanted: Kind | Literal["auto"], need: int, gib: float, folder: Path) -> Kind:
+    """Where `need` bytes of pixels go; `auto`: memory up to `gib`, else the disk if it has room, else nowhere.
+
+    Raises:
+        DataError: the disk is asked for and cannot take them.
+    """
+    if wanted in ("memory", "none"):
+        return wanted
+    if wanted == "auto" and need <= gib * 2**30:
+        return "memory"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable, free = os.access(folder, os.W_OK), shutil.disk_usage(folder).free
+    except OSError:
+        writable, free = False, 0
+    if writable and free > SPARE * need:
+        return "disk"
+    if wanted == "disk":
+        raise DataError(
+            f"runtime.cache: {folder} cannot take {need / 2**30:.1f} GiB ({free / 2**30:.1f} GiB free, "
+            f"{'' if writable else 'not '}writable); set runtime.cache_dir, or runtime.cache to none"
+        )
+    return "none"
+
+
+def default_folder() -> Path:
+    """Where caches go unless a folder is named: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "anomaly_ft"
+
+
+def load_cached(
+    records: Sequence[Record],
+    decoder: Decoder,
+    kind: Kind,
+    *,
+    folder: Path,
+    threads: int = 1,
+    progress: Iterable[Record] | None = None,
+) -> Images:
+    """Images of all records that can be read; see `load_images`. Every file is decoded at least once,
+    unless a cache on disk already holds it, so that an unreadable one is known before training."""
+    if kind == "memory":
+        return load_images(
+            records,
+            decoder.size,
+            resize=decoder.resize,
+            value_range=decoder.value_range,
+            threads=threads,
+            progress=progress,
+        )
+    if kind == "disk":
+        rows, bad = _from_disk(records, decoder, folder, threads, progress or records)
+        mapped: Pixels = rows
+
+        def take(wanted: NDArray[np.intp]) -> Pixels:
+            return np.array(mapped[wanted])
+
+    else:
+        decoded = decode_all(records, decoder, threads=threads)
+        pairs = enumerate(zip(progress or records, decoded, strict=True))
+        bad = {i: loaded for i, (_, loaded) in pairs if isinstance(loaded, str)}
+
+        def take(wanted: NDArray[np.intp]) -> Pixels:
+            return _decode_now([records[int(i)] for i in wanted], decoder, threads)
+
+    good = [i for i in range(len(records)) if i not in bad]
+    skipped = tuple((records[i], why) for i, why in sorted(bad.items()))
+    kept = tuple(records[i] for i in good)
+    refuse_if_none(records, kept, skipped)
+    shape = (decoder.size, decoder.size, 3)
+    return Images(as_array(Rows(take, np.array(good, np.intp), shape)), kept, skipped)
+
+
+def _decode_now(records: Sequence[Record], decoder: Decoder, threads: int) -> Pixels:
+    out = np.empty((len(records), decoder.size, decoder.size, 3), np.uint8)
+    for i, (record, decoded) in enumerate(
+        zip(records, decode_all(records, decoder, threads=threads), strict=True)
+    ):
+        if isinstance(decoded, str):
+            raise DataError(f"{record.path}: could be read at first, cannot be read any more: {decoded}")
+        out[i] = decoded
+    return out
+
+
+def _from_disk(
+    records: Sequence[Record], decoder: Decoder, folder: Path, threads: int, progress: Iterable[Record]
+) -> tuple[Pixels, dict[int, str]]:
+    """Pixels `(n, size, size, 3)` of all records in a mapped file, and what could not be decoded."""
+    path = folder / f"{_key(records, decoder, threads)}.npy"
+    about = path.with_suffix(".json")
+    if path.is_file() and about.is_file():
+        found = _open(path, about, len(records), decoder.size)
+        if found:
+            return found
+        warnings.warn(f"{path}: the cache is damaged and is built again", stacklevel=2)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
+    try:
+        sums, bad = _write(partial, records, decoder, threads, progress)
+        partial.replace(path)
+        partial.write_text(json.dumps({"sums": sums, "bad": bad}), encoding="utf-8")
+        partial.replace(about)  # last: without it the rows count for nothing
+    finally:
+        partial.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r"), bad
+
+
+def _write(
+    path: Path, records: Sequence[Record], decoder: Decoder, threads: int, progress: Iterable[Record]
+) -> tuple[list[int], dict[int, str]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (len(records), decoder.size, decoder.size, 3)
+    rows = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    bad = {}
+    decoded = decode_all(records, decoder, threads=threads)
+    for i, (_, loaded) in enumerate(zip(progress, decoded, strict=True)):
+        if isinstance(loaded, str):
+            bad[i] = loaded
+        else:
+            rows[i] = loaded
+    rows.flush()
+    return [zlib.crc32(row) for row in rows], bad
+
+
+def _open(path: Path, about: Path, count: int, size: int) -> tuple[Pixels, dict[int, str]] | None:
+    """What the file holds, or nothing where it is not what was written."""
+    try:
+        rows = np.load(path, mmap_mode="r")
+        facts: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        bad = {int(i): str(why) for i, why in facts["bad"].items()}
+        sound = rows.shape == (count, size, size, 3) and [zlib.crc32(row) for row in rows] == facts["sums"]
+    except (OSError, EOFError, ValueError, KeyError, AttributeError):
+        return None
+    return (rows, bad) if sound else None
+
+
+def _key(records: Sequence[Record], decoder: Decoder, threads: int) -> str:
+    """Names a cache: the format, Pillow's version, the settings, and the content of every file in order."""
+
+    def content(record: Record) -> str:
+        try:
+            return digest(record.path)
+        except UNREADABLE as cause:
+            return why_unreadable(cause)
+
+    key = hashlib.blake2b(digest_size=16)
+    key.update(json.dumps([FORMAT, PIL.__version__, asdict(decoder)]).encode())
+    with ThreadPoolExecutor(threads) as pool:
+        for found in pool.map(content, records):
+            key.update(found.encode())
+    return key.hexdigest()

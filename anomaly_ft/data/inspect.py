@@ -1,0 +1,173 @@
+"""What a data root holds, how it will be split, and everything that is wrong with it.
+
+Headers are read first, so that sizes and unreadable files are known within seconds; then every image
+is decoded once, for a truncated file looks sound from its header. Nothing is written.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from anomaly_ft.data.dataset import read_records
+from anomaly_ft.data.duplicates import thumbnail
+from anomaly_ft.data.images import read_image
+from anomaly_ft.data.records import PARTS, Record, counts
+from anomaly_ft.data.splits import split_normals
+from anomaly_ft.data.troubles import Header, Scan, Trouble, find_troubles, in_parallel
+from anomaly_ft.errors import DataError
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]  # items, description, total
+SHOWN = 10  # files named for each trouble; the JSON names all
+TURNED = range(5, 9)  # EXIF orientations that swap width and height
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `anomaly-ft data` prints."""
+
+    root: str
+    layout: str
+    why: str
+    counts: dict[str, dict[str, int]]  # by split, then by kind
+    sizes: dict[str, int]  # "width x height", upright
+    modes: dict[str, int]  # as Pillow calls them
+    split: dict[str, int]  # images for each purpose; empty where it cannot be split
+    split_trouble: str
+    troubles: tuple[Trouble, ...]
+    records: tuple[Record, ...] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the records, for programs."""
+        found = {key: value for key, value in vars(self).items() if key not in ("records", "troubles")}
+        return {**found, "troubles": [asdict(trouble) for trouble in self.troubles]}
+
+    def lines(self) -> Iterator[str]:
+        """Everything for people."""
+        yield f"root      {self.root}"
+        yield f"layout    {self.layout}: {self.why}"
+        for split, kinds in self.counts.items():
+            yield f"{split:<9} {sum(kinds.values())} images: {_listed(kinds)}"
+        yield f"sizes     {_listed(_most(self.sizes), ' of ')}"
+        yield f"modes     {_listed(_most(self.modes))}"
+        yield "split     " + (
+            ", ".join(f"{n} to {part}" for part, n in self.split.items()) or self.split_trouble
+        )
+        if "test" not in self.counts:
+            yield "          there are no test images, so a run can give no test number"
+        for trouble in self.troubles:
+            refused = " (train refuses this)" if trouble.refused else ""
+            yield f"\n{trouble.kind}: {trouble.says}{refused}"
+            yield from (f"  {name}" for name in trouble.files[:SHOWN])
+            if len(trouble.files) > SHOWN:
+                yield f"  and {len(trouble.files) - SHOWN} more"
+        if not self.troubles:
+            yield "\nno troubles found"
+
+
+def inspect(
+    root: str,
+    *,
+    layout: str = "auto",
+    group_by: str = "",
+    watch: float,
+    calibrate: float,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Report:
+    """Read a root as `train` would and look at every file.
+
+    Raises:
+        DataError: the root is no data set at all, see `read_root`.
+    """
+    reading = read_records(root, layout=layout, group_by=group_by, allow_leak=True)
+    scan = _scan(reading.records, threads, progress or (lambda items, *_: items))
+    good = [record for record in reading.records if record.name not in scan.unreadable]
+    split, why_not = _split(good, watch=watch, calibrate=calibrate, seed=seed)
+    by_split = {s: counts([r for r in reading.records if r.split == s]) for s in ("train", "test")}
+    return Report(
+        root=root,
+        layout=reading.layout,
+        why=reading.why,
+        counts={name: kinds for name, kinds in by_split.items() if kinds},
+        sizes=_counted(f"{h.size[0]}x{h.size[1]}" for h in scan.headers.values()),
+        modes=_counted(h.mode for h in scan.headers.values()),
+        split=split,
+        split_trouble=why_not,
+        troubles=tuple(find_troubles(reading, scan, threads)),
+        records=reading.records,
+    )
+
+
+def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
+    headers: dict[str, Header] = {}
+    unreadable: dict[str, str] = {}
+    thumbnails: dict[str, NDArray[np.uint8]] = {}
+    read = in_parallel(_header, records, threads)
+    for record, header in zip(progress(records, "reading headers", len(records)), read, strict=True):
+        if isinstance(header, str):
+            unreadable[record.name] = header
+        else:
+            headers[record.name] = header
+    sound = [record for record in records if record.name in headers]
+    small = in_parallel(_thumbnail, sound, threads)
+    for record, found in zip(progress(sound, "looking at images", len(sound)), small, strict=True):
+        if isinstance(found, str):
+            unreadable[record.name] = found
+        else:
+            thumbnails[record.name] = found
+    return Scan(headers, unreadable, thumbnails)
+
+
+def _header(record: Record) -> Header:
+    if record.path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    with Image.open(record.path) as image:
+        width, height = image.size
+        known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
+        turned = known and image.getexif().get(EXIF_ORIENTATION) in TURNED
+        return Header((height, width) if turned else (width, height), image.mode)
+
+
+def _thumbnail(record: Record) -> NDArray[np.uint8]:
+    """Of the decoded image; where values need a range that only the recipe knows, stretched to fit."""
+    try:
+        return thumbnail(read_image(record.path))
+    except ValueError as cause:
+        if "data.range" not in str(cause):
+            raise
+    with Image.open(record.path) as image:
+        values = np.asarray(ImageOps.exif_transpose(image), np.float64)
+    span = float(np.ptp(values)) or 1.0
+    return thumbnail(Image.fromarray(((values - values.min()) * (255 / span)).astype(np.uint8)))
+
+
+def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:
+    """How many images will serve what, or why that cannot be."""
+    try:
+        split = split_normals([record for record in records if record.split == "train"], **how)
+    except DataError as cause:
+        return {}, str(cause)
+    tested = sum(record.split == "test" for record in records)
+    return {part: len(getattr(split, part)) for part in PARTS} | ({"test": tested} if tested else {}), ""
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _most(found: dict[str, int], most: Literal[6] = 6) -> dict[str, int]:
+    """The most frequent ones, the rest in one."""
+    items = list(found.items())
+    rest = sum(count for _, count in items[most:])
+    return dict(items[:most]) | ({f"{len(items) - most} others": rest} if rest else {})
+
+
+def _listed(found: dict[str, int], between: str = " ") -> str:
+    return ", ".join(f"{count}{between}{name}" for name, count in found.items())

@@ -1,0 +1,62 @@
+"""What all readers need: image files below a folder, their names, and words for folders."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from anomaly_ft.data.images import SUFFIXES
+
+ENDINGS = tuple(sorted(SUFFIXES))
+NORMAL_WORDS = frozenset({"good", "ok", "normal"})
+MASK_FOLDERS = frozenset({"ground_truth", "groundtruth", "mask", "masks"})
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted; hidden files and folders are passed over."""
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in files if is_image(name)]
+    return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image.
+
+    >>> is_image("a.JPG"), is_image("._a.jpg"), is_image("a.txt")
+    (True, False, False)
+    """
+    return not name.startswith(".") and name.lower().endswith(ENDINGS)
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is an image anywhere below; stops at the first."""
+    return any(is_image(name) for _, _, files in os.walk(folder) for name in files)
+
+
+def name_below(path: Path | None, root: Path) -> str:
+    """The path from the root with forward slashes; empty for no path."""
+    return path.relative_to(root).as_posix() if path else ""
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The sub-folders, sorted, without hidden ones; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def normal_folder(folder: Path) -> Path | None:
+    """The sub-folder called `good`, `ok` or `normal`, in any case of letters."""
+    return next((p for p in folders_in(folder) if p.name.lower() in NORMAL_WORDS), None)
+
+
+def first_file(candidates: Iterable[Path]) -> Path | None:
+    """The first of the paths that is a file."""
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def mask_beside(truth: Path, stem: str) -> Path | None:
+    """The mask of an image in a folder of masks: `<stem>_mask.*`, or just `<stem>.*`."""
+    endings = (".png", ".bmp", ".tif", ".tiff")
+    return first_file(truth / f"{stem}{tail}{ending}" for tail in ("_mask", "") for ending in endings)

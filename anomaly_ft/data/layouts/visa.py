@@ -1,0 +1,83 @@
+"""One object of VisA (Zou et al., ECCV 2022), with the published one-class split where it is there."""
+
+import csv
+from pathlib import Path
+
+from anomaly_ft.data.layouts.files import images_below, mask_beside, name_below
+from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
+from anomaly_ft.errors import DataError
+
+SKETCH = "Data/Images/Normal and Data/Images/Anomaly, with ../split_csv/1cls.csv or split_csv/1cls.csv if there"
+LIST = Path("split_csv", "1cls.csv")
+
+
+def recognise(root: Path) -> str:
+    """What speaks for this layout; empty: nothing does."""
+    if (root / LIST).is_file():
+        return f"there is {LIST.as_posix()}"
+    if (root / "Data" / "Images" / "Normal").is_dir():
+        listed = (root.resolve().parent / LIST).is_file()
+        return "there is Data/Images/Normal" + (f", split as ../{LIST.as_posix()} says" if listed else "")
+    return ""
+
+
+def read(root: Path) -> list[Record]:
+    """The images the split lists for this object; without a list, normals are undecided.
+
+    Raises:
+        DataError: a list of several objects, or one that names files or columns that are not there.
+    """
+    if (root / LIST).is_file():
+        return _read_list(root / LIST, root)
+    listed = root.resolve().parent / LIST
+    if listed.is_file():
+        return _read_list(listed, root, root.resolve().name)
+    images = root / "Data" / "Images"
+    records = [Record(path, name_below(path, root), "undecided") for path in images_below(images / "Normal")]
+    for path in images_below(images / "Anomaly"):
+        mask = mask_beside(root / "Data" / "Masks" / "Anomaly", path.stem)
+        records.append(Record(path, name_below(path, root), "test", ANOMALOUS, mask, name_below(mask, root)))
+    return records
+
+
+def masks(root: Path) -> list[Path]:
+    """Every mask file there is, used or not."""
+    return [path for folder in root.glob("**/Data/Masks/Anomaly") for path in images_below(folder)]
+
+
+def _read_list(path: Path, root: Path, wanted: str = "") -> list[Record]:
+    """Rows `object,split,label,image,mask`; with a `wanted` object paths begin above `root`, at its folder."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = {"object", "split", "label", "image", "mask"} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{path}: columns missing: {', '.join(sorted(missing))}; got {reader.fieldnames}")
+        rows = list(reader)
+    objects = sorted({row["object"] for row in rows})
+    if wanted:
+        rows = [row for row in rows if row["object"] == wanted]
+    elif len(objects) > 1:
+        raise DataError(
+            f"data.root: {root} holds {len(objects)} objects, a run works on one; set data.root to one of "
+            + ", ".join(str(root / name) for name in objects)
+        )
+    return [_record(row, path, root, f"{wanted}/" if wanted else "") for row in rows]
+
+
+def _record(row: dict[str, str], source: Path, root: Path, prefix: str) -> Record:
+    if row["split"] not in ("train", "test") or row["label"] not in ("normal", "anomaly"):
+        raise DataError(f"{source}: expected split train|test and label normal|anomaly, got {row}")
+    if row["split"] == "train" and row["label"] == "anomaly":
+        raise DataError(f"{source}: an anomalous image cannot be a training image: {row['image']}")
+    name, mask_name = (row[key].removeprefix(prefix) for key in ("image", "mask"))
+    for below in filter(None, (name, mask_name)):
+        if not (root / below).is_file():
+            raise DataError(f"{source}: lists a file that is not there: {root / below}")
+    return Record(
+        root / name,
+        name,
+        "train" if row["split"] == "train" else "test",
+        NORMAL if row["label"] == "normal" else ANOMALOUS,
+        root / mask_name if mask_name else None,
+        mask_name,
+    )

@@ -1,0 +1,145 @@
+"""Everything that can be wrong with a data set, each found in what a scan has read."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
+from anomaly_ft.data.images import UNREADABLE, read_mask, why_unreadable
+from anomaly_ft.data.layouts.detect import READERS, Reading
+from anomaly_ft.data.layouts.files import name_below
+from anomaly_ft.data.records import Record
+from anomaly_ft.data.splits import shared_groups
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something wrong with the data. `refused`: `train` stops because of it."""
+
+    kind: str
+    says: str
+    files: tuple[str, ...]
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Header:
+    size: tuple[int, int]  # width, height, upright
+    mode: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in the files, by the name of the image."""
+
+    headers: dict[str, Header]
+    unreadable: dict[str, str]
+    thumbnails: dict[str, NDArray[np.uint8]]
+
+
+def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Trouble]:
+    """All there are, the worst first."""
+    records = reading.records
+    same = identical(records)
+    if scan.unreadable:
+        files = tuple(f"{name}: {why}" for name, why in scan.unreadable.items())
+        yield Trouble("unreadable", f"{len(files)} of {len(records)} images cannot be read", files)
+    yield from _copies(same)
+    yield from _mask_troubles(reading, scan, threads)
+    clashes = tuple(", ".join(names) for names in case_clashes(records))
+    if clashes:
+        yield Trouble("case", f"{len(clashes)} names differ only by upper and lower case", clashes)
+    shared = shared_groups(records)
+    if shared:
+        yield Trouble("group", f"{len(shared)} groups are in train and in test", tuple(shared), refused=True)
+    yield from _lookalikes(records, scan, same)
+
+
+def _copies(same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
+    """Byte-identical files: across train and test they are leaks, elsewhere just odd."""
+    leaking = [group for group in same if len({record.split for record in group}) > 1]
+    others = [group for group in same if group not in leaking]
+    if leaking:
+        files = tuple(" = ".join(f"{r.name} ({r.split})" for r in group) for group in leaking)
+        yield Trouble("leak", f"{len(leaking)} images are in train and in test alike", files, refused=True)
+    if others:
+        files = tuple(" = ".join(record.name for record in group) for group in others)
+        yield Trouble("copies", f"{len(others)} images are there more than once", files)
+
+
+def _mask_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Trouble]:
+    masked = [record for record in reading.records if record.mask]
+    empty, other, broken = [], [], []
+    for record, mask in zip(masked, in_parallel(_mask, masked, threads), strict=True):
+        if isinstance(mask, str):
+            broken.append(f"{record.mask_name}: {mask}")
+            continue
+        size, filled = mask
+        header = scan.headers.get(record.name)
+        if record.anomalous and not filled:
+            empty.append(record.mask_name)
+        if header and header.size != size:
+            other.append(
+                f"{record.mask_name}: {size[0]}x{size[1]}, {record.name}: {'{}x{}'.format(*header.size)}"
+            )
+    if empty:
+        yield Trouble("empty mask", f"{len(empty)} anomalous images have a mask without a defect", tuple(empty))
+    if other:
+        yield Trouble("mask size", f"{len(other)} masks are not of the size of their image", tuple(other))
+    if broken:
+        yield Trouble("mask", f"{len(broken)} masks cannot be read", tuple(broken))
+    alone = tuple(record.name for record in reading.records if record.anomalous and not record.mask)
+    if masked and alone:
+        yield Trouble("no mask", f"{len(alone)} anomalous images have no mask, others have", alone)
+    reader = READERS.get(reading.layout)
+    used = {record.mask for record in masked}
+    unused = tuple(
+        name_below(m, reading.root) for m in (reader.masks(reading.root) if reader else ()) if m not in used
+    )
+    if unused and reading.layout != "kolektor":  # there normal images have a mask too, an empty one
+        yield Trouble("mask without image", f"{len(unused)} masks belong to no image", unused)
+
+
+def _mask(record: Record) -> tuple[tuple[int, int], bool]:
+    """Width and height, and whether anything is marked."""
+    if record.mask is None:
+        raise ValueError("no mask")
+    marked = read_mask(record.mask)
+    return (marked.shape[1], marked.shape[0]), bool(marked.any())
+
+
+def _lookalikes(records: Sequence[Record], scan: Scan, same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
+    """Near-duplicates that are no exact copies; those on both sides of the split first."""
+    seen = [record for record in records if record.name in scan.thumbnails]
+    if len(seen) < 2:
+        return
+    pairs = near_duplicates(np.stack([scan.thumbnails[record.name] for record in seen]))
+    exact = {frozenset((a.name, b.name)) for group in same for a in group for b in group}
+    found = [(seen[i], seen[j]) for i, j in pairs if frozenset((seen[i].name, seen[j].name)) not in exact]
+    for across in (True, False):
+        chosen = [f"{a.name} ~ {b.name}" for a, b in found if (a.split != b.split) is across]
+        where = "across train and test" if across else "on one side of the split"
+        if chosen:
+            yield Trouble("lookalikes", f"{len(chosen)} pairs {where} look the same", tuple(chosen))
+
+
+def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R | str]:
+    """The results in order; where a file cannot be read, why."""
+
+    def safely(item: T) -> R | str:
+        try:
+            return work(item)
+        except UNREADABLE as cause:
+            return why_unreadable(cause)
+
+    Image.init()
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(safely, items)

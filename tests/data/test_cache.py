@@ -1,0 +1,158 @@
+"""Pixels in memory, on disk or decoded as they are asked for: always the same, damaged files rebuilt."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_ft.data import images
+from anomaly_ft.data.cache import choose_cache, default_folder
+from anomaly_ft.data.dataset import Options, load_dataset
+from anomaly_ft.errors import DataError
+
+SHARES = {"image_size": 8, "watch": 0.2, "calibrate": 0.2, "seed": 0}
+
+
+@pytest.fixture
+def root(tmp_path, paint) -> Path:
+    for i in range(20):
+        paint(f"set/good/{i:02}.png")
+    for i in range(3):
+        paint(f"set/crack/{i}.png")
+    return tmp_path / "set"
+
+
+def load(root: Path, cache: str, **how):
+    return load_dataset(
+        str(root), **SHARES | how, options=Options(cache=cache, cache_dir=str(root.parent / "c"))
+    )
+
+
+def files(root: Path) -> list[Path]:
+    return sorted((root.parent / "c").iterdir())
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[Path]:
+    """The files that were decoded, in order."""
+    seen = []
+    original = images.read_image
+    monkeypatch.setattr(
+        images, "read_image", lambda path, limits=None: seen.append(path) or original(path, limits)
+    )
+    return seen
+
+
+@pytest.mark.parametrize("cache", ["disk", "none"])
+def test_pixels_are_the_same_wherever_they_are_kept(root, cache):
+    expected, found = load(root, "memory"), load(root, cache)
+    assert found.cache == cache
+    assert np.array_equal(found.test.pixels[:], expected.test.pixels)
+    for part in ("fit", "watch", "calibrate"):
+        rows, array = found.normals(part).pixels, np.asarray(expected.normals(part).pixels)
+        assert rows.shape == array.shape
+        assert len(rows) == len(array)
+        assert np.array_equal(rows[[1, 0]], array[[1, 0]])
+        assert np.array_equal(rows[np.array([2, 2])], array[[2, 2]])
+        assert np.array_equal(rows[1:3], array[1:3])
+        assert np.array_equal(rows[-1], array[-1])
+        assert np.array_equal(np.stack(list(rows)), array)
+        assert rows[:2].flags.writeable, "torch warns about arrays that are not"
+        with pytest.raises(IndexError):
+            rows[len(rows)]
+
+
+def test_an_epoch_after_the_first_decodes_nothing(root, decoded):
+    data = load(root, "disk")
+    first = len(decoded)
+    for _ in range(3):
+        data.normals("fit").pixels[:]
+    assert (first, len(decoded)) == (23, 23)
+
+
+def test_a_second_run_decodes_nothing(root, decoded):
+    expected = load(root, "disk").train.pixels[:]
+    decoded.clear()
+    assert np.array_equal(load(root, "disk").train.pixels[:], expected)
+    assert decoded == []
+
+
+def test_without_a_cache_every_epoch_decodes(root, decoded):
+    data = load(root, "none")
+    decoded.clear()
+    data.normals("watch").pixels[:]
+    assert len(decoded) == len(data.split.watch) == 3
+
+
+def test_another_setting_is_another_cache(root):
+    load(root, "disk")
+    before = files(root)
+    load(root, "disk", image_size=16)
+    assert len(files(root)) == 2 * len(before)
+
+
+def test_a_changed_image_makes_the_cache_stale(root, paint):
+    before = load(root, "disk").train.pixels[:]
+    record = load(root, "disk").train.records[0]
+    stamp = record.path.stat()
+    paint(f"set/{record.name}", value=7)
+    os.utime(record.path, (stamp.st_atime, stamp.st_mtime))  # content counts, not the time
+    after = load(root, "disk").train.pixels[:]
+    assert (after[0] == 7).all()
+    assert np.array_equal(after[1:], before[1:])
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
+def test_a_damaged_cache_is_noticed_and_rebuilt(root, damage):
+    expected = load(root, "disk").train.pixels[:]
+    for path in files(root):
+        data = bytearray(path.read_bytes())
+        if damage == "flip" and path.suffix == ".npy":
+            data[-5] ^= 255
+        path.write_bytes(
+            {"flip": bytes(data), "cut": bytes(data[: len(data) // 2]), "empty": b"", "text": b"{}"}[damage]
+        )
+    with pytest.warns(UserWarning, match="the cache is damaged and is built again"):
+        found = load(root, "disk")
+    assert np.array_equal(found.train.pixels[:], expected)
+    assert np.array_equal(load(root, "disk").train.pixels[:], expected)
+
+
+def test_an_interrupted_build_leaves_nothing_behind(root, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anomaly_ft.data.cache.zlib.crc32", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load(root, "disk")
+    assert files(root) == []
+
+
+def test_a_file_that_breaks_between_epochs_is_named(root):
+    data = load(root, "none")
+    data.train.records[0].path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"could be read at first, cannot be read any more: .*empty"):
+        data.train.pixels[0]
+
+
+def test_memory_is_used_up_to_the_budget_then_the_disk(tmp_path):
+    assert choose_cache("auto", 2**30, 1.0, tmp_path) == "memory"
+    assert choose_cache("auto", 2**30 + 1, 1.0, tmp_path) == "disk"
+
+
+def test_without_room_on_the_disk_nothing_is_kept(tmp_path):
+    assert choose_cache("auto", 2**60, 1.0, tmp_path) == "none"
+    with pytest.raises(DataError, match=r"cannot take 1073741824.0 GiB"):
+        choose_cache("disk", 2**60, 1.0, tmp_path)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="not writable"):
+        choose_cache("disk", 1, 1.0, tmp_path / "file" / "below")
+
+
+def test_caches_go_where_the_system_wants_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "anomaly_ft"

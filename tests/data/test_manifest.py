@@ -1,0 +1,128 @@
+"""Manifests: what they may say, what is refused, and that a run's own split comes back as it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly_ft.data.dataset import Options, load_dataset, read_records
+from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.errors import DataError
+
+HEAD = "image_path,label_index,split,mask_path"
+
+
+def write(path: Path, *rows: str, head: str = HEAD) -> Path:
+    path.write_text("\n".join([head, *rows]) + "\n")
+    return path
+
+
+def test_a_manifest_lists_images_labels_splits_and_masks(tmp_path, paint):
+    for name in ("a.png", "b c.png", "d/e.png", "m.png"):
+        paint(name)
+    path = write(tmp_path / "list.csv", "a.png,0,train,", "b c.png,0,test,", r"d\e.png,1,test,./m.png")
+    records = read_root(str(path)).records
+    assert [(r.name, r.split, r.kind, r.mask_name) for r in records] == [
+        ("a.png", "train", "good", ""),
+        ("b c.png", "test", "good", ""),
+        ("d/e.png", "test", "anomalous", "m.png"),
+    ]
+
+
+def test_parquet_says_the_same_as_csv(tmp_path, paint):
+    for name in ("a.png", "b.png"):
+        paint(name)
+    path = write(tmp_path / "list.csv", "a.png,0,train,", "b.png,1,test,")
+    pd.DataFrame(
+        {"image_path": ["a.png", "b.png"], "label_index": [0, 1], "split": ["train", "test"], "mask_path": None}
+    ).to_parquet(tmp_path / "list.parquet")
+    assert read_root(str(tmp_path / "list.parquet")).records == read_root(str(path)).records
+
+
+def test_images_without_a_split_are_placed(tmp_path, paint):
+    names = [paint(f"{i}.png").name for i in range(11)]
+    rows = [f"{name},{int(i == 10)}" for i, name in enumerate(names)]
+    write(tmp_path / "manifest.csv", *rows, head="image_path,label_index")
+    records = read_records(str(tmp_path)).records
+    assert [sum(r.split == s for r in records) for s in ("train", "test")] == [8, 3]
+    assert records[-1].split == "test"
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ("/etc/passwd,0,train,", "row 2: image_path is absolute"),
+        (r"C:\a.png,0,train,", "image_path is absolute"),
+        ("../a.png,0,train,", "leads out of the manifest's folder"),
+        ("a.png,1,test,x/../../m.png", "mask_path leads out"),
+        ("b.png,0,train,", "no such file: b.png"),
+        ("a.png,1,test,n.png", "mask_path: no such file"),
+        (",0,train,", "image_path is empty"),
+        ("a.png,2,train,", r"label_index: expected 0 .normal. or 1 .anomalous., got '2'"),
+        ("a.png,0,trian,", "split: expected train, test.* got 'trian' .did you mean 'train'"),
+        ("a.png,1,train,", "an anomalous image cannot be in split 'train'"),
+        ("a.png,1,fit,", "an anomalous image cannot be in split 'fit'"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path, paint, row, match):
+    paint("a.png")
+    with pytest.raises(DataError, match=match):
+        read_root(str(write(tmp_path / "list.csv", row)))
+
+
+def test_all_wrong_rows_come_at_once(tmp_path, paint):
+    paint("a.png")
+    rows = ["a.png,0,train,", "a.png,0,train,", *[f"{i}.png,0,train," for i in range(20)]]
+    with pytest.raises(DataError, match=r"21 mistakes(.|\n)*row 3: .*stands twice(.|\n)*and 13 more"):
+        read_root(str(write(tmp_path / "list.csv", *rows)))
+
+
+def test_a_missing_column_is_named(tmp_path):
+    with pytest.raises(DataError, match="column label_index is missing; got image_path"):
+        read_root(str(write(tmp_path / "list.csv", "a.png", head="image_path")))
+
+
+@pytest.mark.parametrize("name", ["list.parquet", "list.csv"])
+def test_what_is_no_table_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x00\xff\xfe" * 40)
+    with pytest.raises(
+        DataError, match=r"cannot be read as a CSV or Parquet table|column image_path is missing"
+    ):
+        read_root(str(tmp_path / name))
+
+
+def test_train_beside_fit_is_refused(tmp_path, paint):
+    paint("a.png")
+    paint("b.png")
+    with pytest.raises(DataError, match="train stands beside fit"):
+        read_root(str(write(tmp_path / "list.csv", "a.png,0,train,", "b.png,0,fit,")))
+
+
+def test_a_split_fed_back_repeats_exactly(tmp_path, paint):
+    for i in range(30):
+        paint(f"set/good/{i}.png")
+    for i in range(3):
+        paint(f"set/scratch/{i}.png")
+    root, sizes = str(tmp_path / "set"), {"image_size": 8, "watch": 0.2, "calibrate": 0.2}
+    first = load_dataset(root, seed=5, **sizes)
+    pd.DataFrame(first.manifest()).to_csv(tmp_path / "split.csv", index=False)
+    again = load_dataset(root, seed=6, **sizes, options=Options(manifest=str(tmp_path / "split.csv")))
+    assert again.manifest() == first.manifest()
+    for part in ("fit", "watch", "calibrate"):
+        assert np.array_equal(again.normals(part).pixels[:], first.normals(part).pixels[:])
+    assert [r.kind for r in again.test.records] == [r.kind for r in first.test.records]
+
+
+def test_a_fed_back_split_without_enough_to_watch_is_refused(tmp_path, paint):
+    rows = [f"{paint(f'{i}.png').name},0,fit," for i in range(4)]
+    path = write(tmp_path / "split.csv", *rows)
+    with pytest.raises(DataError, match="the manifest gives 4 to fit, 0 to watch, 0 to calibrate"):
+        load_dataset(str(path), image_size=8, watch=0.2, calibrate=0.2, seed=0)
+
+
+def test_a_column_groups_images(tmp_path, paint):
+    rows = [f"{paint(f'{i}.png').name},0,part{i // 5}" for i in range(20)]
+    path = write(tmp_path / "list.csv", *rows, head="image_path,label_index,part")
+    records = read_records(str(path), group_by="part").records
+    assert [r.group for r in records] == [f"part{i // 5}" for i in range(20)]

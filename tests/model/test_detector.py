@@ -1,0 +1,216 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from sklearn.covariance import LedoitWolf
+
+from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
+from anomaly_ft.model.compute import Compute, make_compute
+from anomaly_ft.model.detector import (
+    Detector,
+    DetectorSettings,
+    choose_dense_levels,
+    fit_detector,
+    on_grid,
+    score_images,
+    standardise,
+)
+from anomaly_ft.model.encoder import Encoder, load_encoder
+
+SETTINGS = DetectorSettings(grid=4, smoothing=0.5)
+Textures = Callable[[int, int, int], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def normal(make_textures: Textures) -> np.ndarray:
+    return make_textures(30, 64, 1)
+
+
+@pytest.fixture(scope="module")
+def others(make_textures: Textures) -> np.ndarray:
+    return make_textures(9, 64, 2)
+
+
+@pytest.fixture(scope="module")
+def compute() -> Compute:
+    return make_compute(device="cpu", precision="fp32", batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return load_encoder("test_efficientnet", "random", image_size=64)
+
+
+@pytest.fixture(scope="module")
+def detector(encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute) -> Detector:
+    return fit_detector(encoder, normal, others, compute, SETTINGS)
+
+
+@torch.no_grad()
+def maps_of(encoder: Encoder, pixels: np.ndarray) -> list[np.ndarray]:
+    """Feature maps, computed one image at a time."""
+    images = [encoder(torch.from_numpy(image).permute(2, 0, 1)[None]) for image in pixels]
+    return [torch.cat(levels).double().numpy() for levels in zip(*images, strict=True)]
+
+
+def distances(fitted: np.ndarray, measured: np.ndarray, *, floor: float = 0.0) -> np.ndarray:
+    """Mahalanobis distance to scikit-learn's Ledoit-Wolf Gaussian, in a plain loop."""
+    gaussian = LedoitWolf().fit(fitted)
+    precision = np.linalg.inv(gaussian.covariance_ + floor * np.eye(fitted.shape[1]))
+    return np.array(
+        [np.sqrt((x - gaussian.location_) @ precision @ (x - gaussian.location_)) for x in measured]
+    )
+
+
+def test_the_pooled_score_is_the_mean_distance_over_levels(
+    detector: Detector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    fitted, measured = maps_of(encoder, normal), maps_of(encoder, others)
+    by_level = [distances(f.mean((2, 3)), m.mean((2, 3))) for f, m in zip(fitted, measured, strict=True)]
+    assert len(by_level) == 7
+    np.testing.assert_allclose(
+        score_images(detector, others, compute)["pooled"], np.mean(by_level, 0), rtol=1e-3
+    )
+
+
+def test_the_dense_score_is_the_maximum_of_the_smoothed_map_of_distances(
+    detector: Detector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    def gridded(pixels: np.ndarray) -> np.ndarray:
+        return on_grid([torch.from_numpy(maps_of(encoder, pixels)[i]) for i in (2, 3, 4)], 4).double().numpy()
+
+    assert choose_dense_levels(encoder, "auto") == [2, 3, 4], "the last levels at stride 4, 8 and 16"
+    fitted, measured = gridded(normal), gridded(others)
+    floor = 0.01 * fitted.var(0).mean()
+    by_position = [distances(fitted[:, p], measured[:, p], floor=floor) for p in range(16)]
+    maps = np.stack(by_position, 1).reshape(9, 4, 4)
+    smooth = np.stack([gaussian_filter(m, 0.5, mode="mirror", radius=2) for m in maps])
+    with torch.no_grad():
+        output = detector(compute.batch(others))
+    np.testing.assert_allclose(output.map, smooth, rtol=1e-3)
+    np.testing.assert_allclose(output.dense, smooth.max((1, 2)), rtol=1e-3)
+
+
+def test_the_fused_score_adds_what_is_measured_in_standard_deviations_of_held_out_images(
+    detector: Detector, others: np.ndarray, compute: Compute, make_textures: Textures
+) -> None:
+    held_out, new = (
+        score_images(detector, others, compute),
+        score_images(detector, make_textures(5, 64, 7), compute),
+    )
+    expected = sum(
+        (new[name] - held_out[name].mean()) / held_out[name].std(ddof=1) for name in ("pooled", "dense")
+    )
+    np.testing.assert_allclose(new["fused"], expected, rtol=1e-3)
+    assert held_out["fused"].mean() == pytest.approx(0, abs=1e-3)
+
+
+def test_the_scores_are_anomaly_scores(detector: Detector, others: np.ndarray, compute: Compute) -> None:
+    wrong = others.copy()
+    wrong[:, 10:40, 10:40] = 255 - wrong[:, 10:40, 10:40]
+    for name, scores in score_images(detector, wrong, compute).items():
+        assert (scores > score_images(detector, others, compute)[name]).all(), name
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_batch_size_and_memory_format_do_not_change_scores(
+    batch_size: int, channels_last: bool, detector: Detector, others: np.ndarray, compute: Compute
+) -> None:
+    other = make_compute(device="cpu", precision="fp32", batch_size=batch_size, channels_last=channels_last)
+    expected = score_images(detector, others, compute)
+    for name, scores in score_images(detector, others, other).items():
+        np.testing.assert_allclose(scores, expected[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_order_of_images_does_not_change_scores(
+    detector: Detector, others: np.ndarray, compute: Compute
+) -> None:
+    backwards = score_images(detector, others[::-1].copy(), compute)
+    for name, scores in score_images(detector, others, compute).items():
+        np.testing.assert_allclose(backwards[name][::-1], scores, rtol=1e-3, atol=1e-3)
+
+
+def test_scores_are_float32_or_better_in_bf16(detector: Detector, others: np.ndarray, compute: Compute) -> None:
+    bf16 = make_compute(device="cpu", precision="bf16")
+    with torch.no_grad(), bf16.fabric.autocast():
+        output = detector(bf16.batch(others))
+    assert {value.dtype for value in output} == {torch.float32}
+    np.testing.assert_allclose(output.pooled, score_images(detector, others, compute)["pooled"], rtol=0.1)
+
+
+def test_without_smoothing_the_map_is_that_of_the_distances(
+    encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    plain = fit_detector(
+        encoder, normal, others, compute, DetectorSettings(grid=4, smoothing=0, dense_levels=["bn1"])
+    )
+    assert plain.dense_mean.shape == (16, 24)
+    fitted, measured = (
+        on_grid([torch.from_numpy(maps_of(encoder, p)[0])], 4).double().numpy() for p in (normal, others)
+    )
+    floor = 0.01 * fitted.var(0).mean()
+    with torch.no_grad():
+        found = plain(compute.batch(others)).map
+    np.testing.assert_allclose(found[:, 1, 2], distances(fitted[:, 6], measured[:, 6], floor=floor), rtol=1e-3)
+
+
+def test_feature_maps_are_averaged_down_and_interpolated_up() -> None:
+    fine, coarse = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 2, 2)
+    grid = on_grid([fine, coarse], 4)
+    assert grid.shape == (2, 16, 4)
+    torch.testing.assert_close(grid[:, 4 * 1 + 2, :3], fine[:, :, 2:4, 4:6].mean((2, 3)))
+    torch.testing.assert_close(grid[:, [0, 3, 12, 15], 3], coarse[:, 0].flatten(1))
+    weights = torch.tensor([0.75, 0.25])  # position 1 of 4 lies at a quarter of the way from cell 0 to 1
+    torch.testing.assert_close(
+        grid[:, 4 * 1 + 1, 3], torch.einsum("nij,i,j->n", coarse[:, 0], weights, weights)
+    )
+
+
+def test_vision_transformers_are_dense_at_quarters_of_their_depth() -> None:
+    vit = load_encoder("vit_tiny_patch16_224", "random", image_size=32)
+    assert choose_dense_levels(vit, "auto") == [3, 6, 9]
+
+
+def test_dense_levels_are_chosen_by_name_or_index(encoder: Encoder) -> None:
+    assert choose_dense_levels(encoder, ["blocks.2", 0]) == [3, 0]
+    with pytest.raises(
+        EncoderError, match=r"gaussian\.dense_levels: 'blocks\.9' is none of the levels: bn1, blocks\.0"
+    ):
+        choose_dense_levels(encoder, ["blocks.9"])
+    with pytest.raises(EncoderError, match=r"gaussian\.dense_levels: 7 is none of the levels"):
+        choose_dense_levels(encoder, [7])
+
+
+def test_an_error_names_the_level_that_cannot_be_fitted(
+    encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    settings = DetectorSettings(grid=4, shrinkage=0.0)
+    with pytest.raises(
+        GaussianError, match=r"level blocks\.2: cannot fit a full Gaussian to 30 images in 32 dim"
+    ):
+        fit_detector(encoder, normal, others, compute, settings)
+
+
+def test_scores_that_are_not_finite_have_diverged(
+    detector: Detector, others: np.ndarray, compute: Compute
+) -> None:
+    before = detector.location.clone()
+    detector.location.fill_(torch.nan)
+    try:
+        with pytest.raises(DivergedError, match="9 of 9 fused scores are not finite"):
+            score_images(detector, others, compute)
+    finally:
+        detector.location.copy_(before)
+
+
+def test_the_scale_follows_the_images_it_is_set_by(
+    detector: Detector, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    standardise(detector, normal, compute)
+    assert score_images(detector, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3)
+    standardise(detector, others, compute)
+    assert score_images(detector, normal, compute)["fused"].mean() < -0.5

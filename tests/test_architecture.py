@@ -1,0 +1,186 @@
+"""The rules of the design that a reader would otherwise have to check by eye."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "anomaly_ft"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# from what knows nothing to what knows all; those in one line may not know one another
+ORDER = [
+    ["errors"],
+    ["recipe"],
+    ["recipe_file"],
+    ["metrics"],
+    ["data"],
+    ["model"],
+    ["finetune"],
+    ["evaluation"],
+    ["deploy"],
+    ["tracking"],
+    ["terminal", "folder"],
+    ["setup"],
+    ["bookkeeping"],
+    ["run", "evaluate"],
+    ["cli"],
+    ["__main__"],
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "cli"}
+
+# who alone may import a library; the others use what these make of it
+OWNERS = {
+    "albumentations": {"data"},
+    "click": {"cli"},
+    "matplotlib": {"evaluation"},
+    "mlflow": {"tracking", "deploy"},
+    "pydantic": {"recipe", "recipe_file"},
+    "rich": {"terminal"},
+    "safetensors": {"model", "deploy"},
+    "timm": {"model"},
+    "yaml": {"recipe", "recipe_file"},
+}
+HEAVY = {"torch", "timm", "mlflow", "albumentations", "sklearn", "scipy", "pandas", "lightning_fabric", "numpy"}
+
+
+def part(module: Path) -> str:
+    """The folder of a module, or its own name where it lies on top."""
+    relative = module.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of what is imported anywhere in a module, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(module: Path) -> set[str]:
+    """Parts of the package that a module imports from."""
+    names = [name.split(".") for name in imports(ast.parse(module.read_text(encoding="utf-8")))]
+    return {name[1] for name in names if name[0] == "anomaly_ft" and name[1] != "__version__"}
+
+
+def name_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).as_posix()
+
+
+every_module = pytest.mark.parametrize("module", MODULES, ids=name_of)
+
+
+def test_every_part_has_its_place_in_the_order() -> None:
+    assert {part(module) for module in MODULES} - {"__init__"} == set(RANK)
+
+
+@every_module
+def test_modules_import_from_their_own_folder_or_from_above(module: Path) -> None:
+    own = part(module)
+    if own == "__init__":
+        assert own_imports(module) == set()
+        return
+    wrong = {name for name in own_imports(module) if name != own and RANK[name] >= RANK[own]}
+    assert wrong == set()
+
+
+@every_module
+def test_the_recipe_is_known_to_those_who_take_it_apart_alone(module: Path) -> None:
+    if own_imports(module) & {"recipe", "recipe_file"}:
+        assert part(module) in KNOW_THE_RECIPE
+
+
+@every_module
+def test_each_library_has_its_owner(module: Path) -> None:
+    libraries = {name.split(".")[0] for name in imports(ast.parse(module.read_text(encoding="utf-8")))}
+    foreign = {library for library in libraries & OWNERS.keys() if part(module) not in OWNERS[library]}
+    assert foreign == set()
+
+
+def test_owners_use_what_they_own() -> None:
+    used = {
+        (library, part(m)) for m in MODULES for library in OWNERS if library in m.read_text(encoding="utf-8")
+    }
+    assert {library for library, _ in used} == set(OWNERS), "a library nobody uses has no owner"
+
+
+def test_modules_of_a_folder_make_no_cycle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module in MODULES:
+        own = "anomaly_ft." + name_of(module).removesuffix(".py").replace("/", ".")
+        names = {n.rpartition(".")[0] for n in imports(ast.parse(module.read_text(encoding="utf-8")))}
+        graph[own] = {name for name in names if name.startswith("anomaly_ft.")}
+    free: set[str] = set()
+    while left := graph.keys() - free:
+        ready = {name for name in left if (graph[name] & graph.keys()) <= free}
+        assert ready, f"these import one another: {sorted(left)}"
+        free |= ready
+
+
+@every_module
+def test_folders_re_export_nothing(module: Path) -> None:
+    if module.name != "__init__.py":
+        return
+    statements = ast.parse(module.read_text(encoding="utf-8")).body
+    kept = [s for s in statements if not isinstance(s, ast.Expr)]
+    assert all(isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == "__version__" for s in kept)
+
+
+@every_module
+def test_every_module_says_what_it_is_for(module: Path) -> None:
+    assert ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+
+
+@every_module
+def test_no_module_and_no_function_is_long(module: Path) -> None:
+    text = module.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {f.name: length for f in functions if (length := (f.end_lineno or 0) - f.lineno + 1) > 60}
+    assert long == {}
+
+
+@every_module
+def test_what_a_user_can_cause_is_raised_and_not_asserted(module: Path) -> None:
+    nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+    assert not any(isinstance(node, ast.Assert) for node in nodes)
+
+
+@pytest.mark.parametrize("module", ["anomaly_ft", "anomaly_ft.cli"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert HEAVY & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['anomaly-ft', *sys.argv[1:]]\n"
+        "try: runpy.run_module('anomaly_ft', run_name='__main__')\n"
+        "except SystemExit as end: print('code', end.code)\n"
+        "print('loaded', *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    *text, end, loaded = done.stdout.splitlines()
+    assert end == "code 0"
+    assert HEAVY & set(loaded.split()) == set()
+    assert any("anomaly-ft" in line for line in text)
+
+
+@pytest.mark.parametrize("command", ["main", "train"])
+def test_every_command_shows_an_example(command: str) -> None:
+    help_text = getattr(importlib.import_module("anomaly_ft.cli"), command).help
+    assert "Example" in help_text
+    assert "anomaly-ft train" in help_text
