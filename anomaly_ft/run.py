@@ -209,6 +209,7 @@ def _seal(
         )
         found = assess(test.records, tested, score_name, point, decoder) if tested else None
         if found:
+            numbers[kind] = found.numbers()
             table = prediction_table(test.records, found.examined.scores, score_name, point)
             table.to_csv(partial / "predictions.csv", index=False)
         setup.terminal.say(str(point))

@@ -36,7 +36,8 @@ tracking: {{mlflow: false}}
 """
 FILES = {
     "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
-    "scores.png", "detector.json", "detector.safetensors", "encoder/config.json", "encoder/model.safetensors",
+    "scores.png", "report.html", "detector.json", "detector.safetensors", "encoder/config.json",
+    "encoder/model.safetensors",
 }  # fmt: skip
 
 
