@@ -1,6 +1,6 @@
 """A finished run measured again, on any labelled images. The run folder is read and never written to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,8 @@ from anomaly_ft import __version__
 from anomaly_ft.bookkeeping import LIBRARIES
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Images, load_images
+from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.records import Record
 from anomaly_ft.deploy.loading import LoadedRun, load_run
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.assess import Assessment, assess
@@ -42,9 +44,10 @@ def evaluate(
     """
     recipe, run = open_run(folder)
     source = root or recipe.data.root
-    layout, images = _labelled(source, run, terminal)
+    layout, records = _own_test(recipe) if root is None else _labelled(root)
+    images = _load(source, records, run, terminal)
     examined = examine(run.detector, images.pixels, run.compute)
-    found = assess(images.records, examined, run.score, run.point)
+    found = assess(images.records, examined, run.score, run.point, run.decoder)
     partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
     summary = {
         **_summary(recipe, run, found),
@@ -70,16 +73,35 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
     if not (folder / "recipe.yaml").is_file():
         raise RunError(f"{folder} is not a finished run: there is no recipe.yaml")
     recipe = read_recipe(folder / "recipe.yaml", check_root=False)
-    return recipe, load_run(folder, **recipe.runtime.model_dump(exclude={"threads"}))
+    computing = recipe.runtime.model_dump(exclude={"threads", "cache", "cache_gib", "cache_dir"})
+    return recipe, load_run(folder, **computing, resize=recipe.data.resize, value_range=recipe.data.range)
 
 
-def _labelled(root: str, run: LoadedRun, terminal: Terminal) -> tuple[str, Images]:
-    reading = read_records(root)
-    test = [record for record in reading.records if record.split == "test"]
-    if not test:
-        raise DataError(f"--data {root}: there are no labelled test images to measure on")
-    seen = terminal.track(test, "reading test images", len(test))
-    return reading.layout, load_images(test, run.detector.encoder.image_size, progress=seen)
+def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:
+    """The layout of the run's own data, and its test images."""
+    data = recipe.data
+    reading = read_records(
+        data.root,
+        layout=data.layout,
+        manifest=data.manifest,
+        group_by=data.group_by,
+        allow_leak=data.allow_leak,
+    )
+    return reading.layout, [record for record in reading.records if record.split == "test"]
+
+
+def _labelled(root: str) -> tuple[str, list[Record]]:
+    """The layout of other data, and everything in it that was not set aside for training."""
+    reading = read_root(root)
+    return reading.layout, [record for record in reading.records if record.split != "train"]
+
+
+def _load(root: str, records: Sequence[Record], run: LoadedRun, terminal: Terminal) -> Images:
+    if not records:
+        raise DataError(f"{root}: there are no labelled test images to measure on")
+    how = run.decoder
+    seen = terminal.track(records, "reading test images", len(records))
+    return load_images(records, how.size, resize=how.resize, value_range=how.value_range, progress=seen)
 
 
 def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:

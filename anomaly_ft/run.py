@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
 
 from anomaly_ft import bookkeeping
+from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.vicinal import Pixels
 from anomaly_ft.evaluation.assess import Assessment, assess
@@ -193,6 +194,7 @@ def _seal(
     recipe, test = setup.recipe, setup.data.test
     score_name, final = recipe.gaussian.score, recipe.gaussian.final
     rate = recipe.evaluation.false_positive_rate
+    decoder = Decoder(recipe.data.image_size, recipe.data.resize, recipe.data.range)
     numbers: dict[str, Any] = {}
     for kind in ("induced", "refitted"):
         detector = _current(setup, induced, kind)
@@ -205,8 +207,9 @@ def _seal(
         save_detector(
             detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)}
         )
-        found = assess(test.records, tested, score_name, point) if tested else None
+        found = assess(test.records, tested, score_name, point, decoder) if tested else None
         if found:
+            numbers[kind] = found.numbers()
             table = prediction_table(test.records, found.examined.scores, score_name, point)
             table.to_csv(partial / "predictions.csv", index=False)
         setup.terminal.say(str(point))
@@ -240,7 +243,7 @@ def _compare(
         return {"frozen_test": None, "test": None}
     before = measure(records, frozen.scores, score)
     return {
-        "frozen_test": before | localise(records, frozen.dense, frozen.contribution).numbers,
+        "frozen_test": before | localise(records, frozen.dense, frozen.contribution, found.decoder).numbers,
         "frozen_test_intervals": intervals(records, frozen.scores[score]),
         "gain_intervals": gain_intervals(records, frozen.scores[score], found.scores),
         **found.summary(),

@@ -67,3 +67,29 @@ def write_images(folder: Path, images: np.ndarray, name: str = "{:03d}.png") -> 
 def make_textures() -> Callable[[int, int, int], np.ndarray]:
     """`textures(count, size, seed)`, for tests that need arrays and no files."""
     return textures
+
+
+@pytest.fixture(scope="session")
+def small_run(mvtec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on `mvtec_folder` whose encoder has random weights; to be read only."""
+    from click.testing import CliRunner
+
+    from anomaly_ft.cli import main
+
+    folder = tmp_path_factory.mktemp("small run")
+    recipe = folder / "small.yaml"
+    recipe.write_text(
+        f"""
+name: small
+data: {{root: "{mvtec_folder}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+encoder: {{name: test_efficientnet, weights: random}}
+gaussian: {{grid: 4}}
+validation: {{augmentations: [scar], severity: 0.5}}
+schedule: {{max_epochs: 1}}
+runtime: {{device: cpu, precision: fp32, threads: 1, batch_size: 4}}
+tracking: {{mlflow: false}}
+"""
+    )
+    result = CliRunner().invoke(main, ["train", str(recipe), "--output", str(folder / "runs")])
+    assert result.exit_code == 0, result.output
+    return folder / "runs" / "small-001"

@@ -28,12 +28,12 @@ ORDER = [
     ["terminal", "folder"],
     ["setup"],
     ["bookkeeping"],
-    ["run"],
+    ["run", "evaluate"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "cli"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "cli"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomaly_ft.data.images import Decoder, Resize
 from anomaly_ft.errors import RunError
 from anomaly_ft.evaluation.working_points import WorkingPoint
 from anomaly_ft.model.compute import Compute, make_compute
@@ -20,6 +21,7 @@ class LoadedRun:
     compute: Compute
     score: str
     point: WorkingPoint
+    decoder: Decoder  # from a file to what the detector takes
 
     @property
     def name(self) -> str:
@@ -33,8 +35,10 @@ def load_run(
     precision: str = "auto",
     batch_size: int = 32,
     channels_last: bool = True,
+    resize: Resize = "squash",
+    value_range: tuple[float, float] | None = None,
 ) -> LoadedRun:
-    """Load a run folder; see `make_compute` for the rest.
+    """Load a run folder; see `make_compute` and `Decoder` for the rest.
 
     Raises:
         RunError: a folder that is not a finished run, or whose description lacks a score or threshold.
@@ -53,4 +57,5 @@ def load_run(
         device=device, precision=precision, batch_size=batch_size, channels_last=channels_last
     )
     compute.prepare(detector.encoder)
-    return LoadedRun(folder, detector.to(compute.fabric.device), compute, score, point)
+    decoder = Decoder(detector.encoder.image_size, resize, value_range)
+    return LoadedRun(folder, detector.to(compute.fabric.device), compute, score, point, decoder)

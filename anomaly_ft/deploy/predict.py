@@ -19,18 +19,15 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_ft.data.images import SUFFIXES, read_image
+from anomaly_ft.data.images import SUFFIXES, Pixels, read_image, why_unreadable
 from anomaly_ft.deploy.loading import LoadedRun
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.pictures import LIMIT, ColourScale, outlined, overlay
 from anomaly_ft.model.detector import SCORES
 from anomaly_ft.model.maps import Map, examine_batch, map_threshold, upsample
 
-Pixels = NDArray[np.uint8]
-Decode = Callable[[Path], Pixels]
 Format = Literal["csv", "jsonl"]
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
 COLUMNS = ("path", "score", "decision", *(f"{name}_score" for name in SCORES), "map", "error")
@@ -89,22 +86,12 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
             yield path
 
 
-def squash(size: int) -> Decode:
-    """The decoder that training uses: resized to `size` x `size`, uint8 RGB `(size, size, 3)`."""
-
-    def decode(path: Path) -> Pixels:
-        return np.asarray(read_image(path).resize((size, size), Image.Resampling.BICUBIC))
-
-    return decode
-
-
-def predict(run: LoadedRun, paths: Iterable[Path], *, decode: Decode, threads: int = 1) -> Iterator[Prediction]:
+def predict(run: LoadedRun, paths: Iterable[Path], *, threads: int = 1) -> Iterator[Prediction]:
     """Score images in the order of their paths.
 
     Args:
         run: detector, threshold and how it computes.
         paths: drawn from no further ahead than is decoded ahead.
-        decode: from a file to pixels of the detector's image size; may raise anything.
         threads: so many files are decoded at a time.
 
     Raises:
@@ -117,7 +104,7 @@ def predict(run: LoadedRun, paths: Iterable[Path], *, decode: Decode, threads: i
     with ThreadPoolExecutor(threads) as pool:
         while True:
             for path in islice(remaining, (1 + AHEAD) * size - len(waiting)):
-                waiting.append((path, pool.submit(decode, path)))
+                waiting.append((path, pool.submit(run.decoder, path)))
             if not waiting:
                 return
             batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
@@ -184,8 +171,7 @@ def predict_to(
     paths: Iterable[Path] = expand(images, stdin)
     if known:
         paths = list(paths)
-    decode = squash(run.detector.encoder.image_size)
-    predictions = predict(run, paths, decode=decode, threads=min(8, os.cpu_count() or 1))
+    predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1))
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if output is None:
         tally = stream(seen, sys.stdout, form)
@@ -219,25 +205,25 @@ def header(form: Format) -> str:
 
 
 def colour_scale(run: LoadedRun) -> ColourScale:
-    """One scale for all maps of a run: from the mean score of held-out normal images, where a map begins
-    to be suspicious, upwards by its own amount."""
+    """One scale for all maps of a run, in multiples of the mean score of held-out normal images."""
     usual = float(run.detector.location[0 if run.score == "pooled" else 1])
-    return ColourScale(usual / 2, 2 * usual)
+    return ColourScale(usual / 2, 4 * usual)
 
 
 def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int, scale: ColourScale) -> str:
     """Write `NUMBER-STEM.npy`, the map at the image's own size in score units, float32, and the same
     drawn over the image as `NUMBER-STEM.png`; returns the name without ending, empty if there is no map.
 
-    The white outline encloses what alone would carry the image over the threshold; the pooled score, an
+    The white outline encloses what would make an otherwise usual image anomalous; the pooled score, an
     average over the image, has none.
     """
     if prediction.map is None:
         return ""
     path = Path(prediction.path)
-    image = np.asarray(read_image(path))
-    large = upsample(prediction.map, *image.shape[:2])
-    limit = map_threshold(run.detector, run.score, run.point.threshold, prediction.scores["pooled"])
+    image = np.asarray(read_image(path, run.decoder.value_range))
+    height, width = image.shape[:2]
+    large = upsample(prediction.map, height, width, run.decoder)
+    limit = map_threshold(run.detector, run.score, run.point.threshold)
     drawn = overlay(image, large, scale)
     if limit is not None:
         drawn = outlined(drawn, large > limit, LIMIT)
@@ -276,7 +262,7 @@ def _result(future: "Future[Pixels]") -> Pixels | str:
     except FileNotFoundError:
         return "file does not exist"
     except Exception as cause:  # decoders raise nearly anything on damaged files
-        return f"{type(cause).__name__}: {cause}".splitlines()[0]
+        return why_unreadable(cause)
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.localisation import Localisation, localise
 from anomaly_ft.evaluation.measure import describe_point, intervals, measure, measure_kinds
@@ -22,6 +23,7 @@ class Assessment:
     localisation: Localisation
     chosen: str
     point: WorkingPoint
+    decoder: Decoder  # by which the images were read
 
     @property
     def scores(self) -> Floats:
@@ -47,7 +49,9 @@ class Assessment:
         }
 
 
-def assess(records: Sequence[Record], examined: Examined, chosen: str, point: WorkingPoint) -> Assessment:
+def assess(
+    records: Sequence[Record], examined: Examined, chosen: str, point: WorkingPoint, decoder: Decoder
+) -> Assessment:
     """Measure what was examined against labels and masks; reads the masks."""
-    found = localise(records, examined.dense, examined.contribution)
-    return Assessment(tuple(records), examined, found, chosen, point)
+    found = localise(records, examined.dense, examined.contribution, decoder)
+    return Assessment(tuple(records), examined, found, chosen, point, decoder)

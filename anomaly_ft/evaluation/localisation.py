@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_ft.data.images import read_image
+from anomaly_ft.data.images import Decoder, read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.metrics import PixelCounts, curve
 from anomaly_ft.model.maps import Map, upsample
@@ -49,8 +49,11 @@ class Localisation:
     unreadable_masks: int
 
 
-def localise(records: Sequence[Record], dense: Map, contribution: Map) -> Localisation:
-    """Compare maps `(n, grid, grid)` with the records' masks; where there is no mask nothing is measured."""
+def localise(records: Sequence[Record], dense: Map, contribution: Map, decoder: Decoder) -> Localisation:
+    """Compare maps `(n, grid, grid)` with the records' masks; where there is no mask nothing is measured.
+
+    The decoder, by which the images were read, says which place of an image a place of the map is.
+    """
     if not any(record.mask for record in records):
         anomalous = sum(record.anomalous for record in records)
         return Localisation(_flat({}), (), {}, 0, 0, 0, anomalous, 0)
@@ -64,7 +67,7 @@ def localise(records: Sequence[Record], dense: Map, contribution: Map) -> Locali
             left_out[mask] += 1
             continue
         height, width = mask.shape if mask is not None else image_size(record.path)
-        large, split = upsample(dense[i], height, width), upsample(contribution[i], height, width)
+        large, split = (upsample(m[i], height, width, decoder) for m in (dense, contribution))
         pixels[""].add(large, mask)
         pixels["contribution_"].add(split, mask)
         if mask is not None and record.anomalous:
@@ -91,12 +94,6 @@ def attention_share(contribution: Map, mask: Mask) -> tuple[float, float]:
     total = float(raising.sum(dtype=np.float64))
     inside = float(raising[mask].sum(dtype=np.float64)) / total if total else 0.0
     return inside, float(mask.mean())
-
-
-def read_mask(path: Path) -> Mask:
-    """Where a mask image is anything but black, `(height, width)`."""
-    marked: Mask = np.any(np.asarray(read_image(path)), axis=2)
-    return marked
 
 
 def image_size(path: Path) -> tuple[int, int]:

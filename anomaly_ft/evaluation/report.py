@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from anomaly_ft.data.images import read_image
+from anomaly_ft.data.images import read_image, read_mask
 from anomaly_ft.evaluation.assess import Assessment
-from anomaly_ft.evaluation.localisation import read_mask
 from anomaly_ft.evaluation.pictures import (
     TRUTH,
     ColourScale,
@@ -173,14 +172,14 @@ def _galleries(found: Assessment) -> dict[str, Any]:
 def _card(found: Assessment, i: int, scale: ColourScale, split_scale: ColourScale) -> dict[str, Any] | None:
     record = found.records[i]
     try:
-        image = shrunk(np.asarray(read_image(record.path)), SIDE)
+        image = shrunk(np.asarray(read_image(record.path, found.decoder.value_range)), SIDE)
     except Exception:  # the file was there a moment ago; decoders raise nearly anything
         return None
-    height, width = image.shape[:2]
+    (height, width), maps = image.shape[:2], found.examined
     pictures = [
         image,
-        overlay(image, upsample(found.examined.dense[i], height, width), scale),
-        overlay(image, upsample(found.examined.contribution[i], height, width), split_scale),
+        overlay(image, upsample(maps.dense[i], height, width, found.decoder), scale),
+        overlay(image, upsample(maps.contribution[i], height, width, found.decoder), split_scale),
     ]
     if i in found.localisation.by_image and record.mask:
         mask = shrunk(np.repeat(read_mask(record.mask)[..., None], 3, axis=2).astype(np.uint8) * 255, SIDE)

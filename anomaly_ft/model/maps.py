@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_ft.data.images import Decoder
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.detector import SCORES, Detector
@@ -106,32 +107,48 @@ def examine_batch(detector: Detector, images: Tensor, compute: Compute) -> Exami
     )
 
 
-def upsample(small: Map, height: int, width: int) -> Map:
-    """A map `(grid, grid)` at an image's original size `(height, width)`: bilinear, values in score units
-    stay as they are. Images are squashed to a square before they are scored, so the grid covers them whole."""
-    image = torch.from_numpy(np.array(small, dtype=np.float32))[None, None]
-    large = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
-    return np.asarray(large[0, 0].numpy(), dtype=np.float32)
+def upsample(small: Map, height: int, width: int, decoder: Decoder) -> Map:
+    """A map `(grid, grid)` at an image's original size `(height, width)`: bilinear, in score units.
+
+    What the decoder cut off was never looked at, and has the lowest value of the map.
+    """
+    if decoder.resize == "squash":
+        return _bilinear(small, height, width)
+    seen = _bilinear(small, decoder.size, decoder.size)
+    scale = decoder.size / (min(height, width) if decoder.resize == "shortest-crop" else max(height, width))
+    tall, wide = max(1, round(scale * height)), max(1, round(scale * width))
+    top, left = (decoder.size - tall) // 2, (decoder.size - wide) // 2  # of the image in what was seen
+    if decoder.resize == "letterbox":
+        return _bilinear(seen[top : top + tall, left : left + wide], height, width)
+    top, left = (tall - decoder.size) // 2, (wide - decoder.size) // 2  # of what was seen in the image
+    whole = np.full((tall, wide), small.min(), dtype=np.float32)
+    whole[top : top + decoder.size, left : left + decoder.size] = seen
+    return _bilinear(whole, height, width)
 
 
-def map_threshold(detector: Detector, score: str, threshold: float, pooled: float) -> float | None:
-    """The value of the dense map above which a position alone makes the image anomalous.
+def map_threshold(detector: Detector, score: str, threshold: float) -> float | None:
+    """The value of the dense map above which a place makes an otherwise usual image anomalous; one value
+    for all images, so that outlines can be compared.
 
     Args:
         detector: whose fused score joins pooled and dense.
         score: the score that decides.
         threshold: the score above which an image is anomalous.
-        pooled: the image's pooled score, of which the fused one depends.
 
     Returns:
-        None for the pooled score: no position alone decides.
+        None for the pooled score, an average in which no place decides alone.
     """
-    if score == "dense":
-        return threshold
     if score == "pooled":
         return None
-    (at_pooled, at_dense), (by_pooled, by_dense) = detector.location.tolist(), detector.spread.tolist()
-    return float(at_dense + by_dense * (threshold - (pooled - at_pooled) / by_pooled))
+    if score == "dense":
+        return threshold
+    return float(detector.location[1] + detector.spread[1] * threshold)  # pooled as usual: adds nothing
+
+
+def _bilinear(small: Map, height: int, width: int) -> Map:
+    image = torch.from_numpy(np.array(small, dtype=np.float32))[None, None]
+    large = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
+    return np.asarray(large[0, 0].numpy(), dtype=np.float32)
 
 
 def _to_grid(level: Tensor, grid: int) -> Tensor:

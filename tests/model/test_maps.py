@@ -1,11 +1,14 @@
 """Maps of a small encoder with random weights, against plain loops and their own laws."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from anomaly_ft.data.images import Decoder, Resize
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.detector import SCORES, Detector, DetectorSettings, fit_detector, score_images
@@ -81,7 +84,7 @@ def test_examining_gives_the_scores_of_the_detector_whatever_the_batch(
 def test_the_wrong_place_is_where_the_dense_map_is_high(
     detector: Detector, compute: Compute, pixels: np.ndarray
 ) -> None:
-    large = upsample(examine(detector, pixels, compute).dense[3], 64, 64)
+    large = upsample(examine(detector, pixels, compute).dense[3], 64, 64, Decoder(64))
     assert large[10:30, 10:30].mean() > 1.5 * large[40:, 40:].mean()
 
 
@@ -95,25 +98,54 @@ def test_a_score_that_is_not_finite_has_diverged(
 
 def test_upsampling_keeps_score_units_and_takes_any_size() -> None:
     small = np.arange(9, dtype=np.float32).reshape(3, 3)
-    large = upsample(small, 30, 60)
+    large = upsample(small, 30, 60, Decoder(64))
     assert large.shape == (30, 60)
     assert large.dtype == np.float32
     assert (large.min(), large.max()) == (0, 8)
     assert large.mean() == pytest.approx(small.mean(), abs=1e-4)
-    np.testing.assert_array_equal(upsample(small, 3, 3), small)
+    np.testing.assert_array_equal(upsample(small, 3, 3, Decoder(64)), small)
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox", "shortest-crop"])
+@pytest.mark.parametrize("shape", [(90, 150), (150, 90), (64, 64)])
+def test_a_place_of_the_map_comes_back_to_its_place_in_the_image(
+    resize: Resize, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    height, width = shape
+    image = np.zeros((height, width, 3), np.uint8)
+    image[height // 2 - 12 : height // 2 + 4, width // 2 - 4 : width // 2 + 12] = 255  # a mark, off the middle
+    Image.fromarray(image).save(tmp_path / "marked.png")
+    decoder = Decoder(64, resize)
+    grid = decoder(tmp_path / "marked.png")[..., 0].reshape(32, 2, 32, 2).mean((1, 3)).astype(np.float32)
+    large = upsample(grid, height, width, decoder)
+    assert large.shape == (height, width)
+    marked = image[..., 0] > 0
+    for axis in (0, 1):
+        at = np.average(np.indices(shape)[axis], weights=large)
+        assert at == pytest.approx(np.average(np.indices(shape)[axis], weights=marked), abs=1.5)
+
+
+def test_what_was_cut_off_is_lowest() -> None:
+    large = upsample(
+        np.full((4, 4), 3, np.float32) + np.eye(4, dtype=np.float32), 64, 128, Decoder(64, "shortest-crop")
+    )
+    np.testing.assert_array_equal(large[:, :32], 3)
+    np.testing.assert_array_equal(large[:, 96:], 3)
+    assert large.max() == 4
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.5, 4.0])
-def test_a_position_above_the_map_threshold_carries_the_image_over_the_score_threshold(
+def test_a_place_above_the_map_threshold_makes_a_usual_image_anomalous(
     detector: Detector, compute: Compute, pixels: np.ndarray, threshold: float
 ) -> None:
     found = examine(detector, pixels, compute)
-    for i, pooled in enumerate(found.scores["pooled"]):
-        at = map_threshold(detector, "fused", threshold, pooled)
-        assert at is not None
-        assert (found.dense[i].max() > at) == (found.scores["fused"][i] > threshold)
-    assert map_threshold(detector, "dense", threshold, 0.0) == threshold
-    assert map_threshold(detector, "pooled", threshold, 0.0) is None
+    at = map_threshold(detector, "fused", threshold)
+    assert at is not None
+    usual = float(detector.location[0])
+    as_if_usual = found.scores["fused"] - (found.scores["pooled"] - usual) / float(detector.spread[0])
+    np.testing.assert_array_equal(found.dense.max((1, 2)) > at, as_if_usual > threshold)
+    assert map_threshold(detector, "dense", threshold) == threshold
+    assert map_threshold(detector, "pooled", threshold) is None
 
 
 def test_bf16_reaches_the_encoder_and_not_the_distances(detector: Detector, pixels: np.ndarray) -> None:
