@@ -123,6 +123,9 @@ def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1)
         except UNREADABLE as cause:
             return why_unreadable(cause)
 
+    if threads == 1:
+        yield from map(decode, records)
+        return
     Image.init()  # not safe to leave to several threads
     waiting: deque[Future[Pixels | str]] = deque()
     with ThreadPoolExecutor(threads) as pool:
