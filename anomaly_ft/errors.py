@@ -34,6 +34,10 @@ class EncoderError(AnomalyFtError):
     """An encoder, a level, a block or a weights source that does not exist or does not fit."""
 
 
+class DeviceError(AnomalyFtError):
+    """A device that is asked for and not there."""
+
+
 class GaussianError(AnomalyFtError):
     """Features to which no Gaussian can be fitted."""
 

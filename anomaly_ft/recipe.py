@@ -4,6 +4,7 @@ Every default of the toolkit stands here and nowhere else. `recipe_file` reads i
 and `cli` know it, everything else takes plain arguments.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,6 +130,12 @@ class GaussianSection(Section):
     """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
     fine-tuned encoder. Vicinal validation judges with the same."""
 
+    @model_validator(mode="after")
+    def _smooth_within_the_grid(self) -> "GaussianSection":
+        if math.ceil(3 * self.smoothing) >= self.grid:  # the blur reaches so far, mirrored at the border
+            raise ValueError(f"smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions")
+        return self
+
 
 class Objective(Section):
     distance: Literal["mahalanobis", "squared_mahalanobis"] = "mahalanobis"
@@ -166,11 +173,11 @@ class Schedule(Section):
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
     patience: int = Field(default=3, ge=1)
-    """Stop after so many validations without a new best."""
+    """Stop after so many validations in a row that are not kept."""
+    tolerance: float = Field(default=1.0, ge=0)
+    """The last epoch less than so many standard errors below the highest is kept; 0: the highest."""
     margin: float = Field(default=2.0, ge=0)
-    """Standard errors below the best from which a fall counts as forgetting."""
-    gain: float = Field(default=0.0, ge=0)
-    """Standard errors above the best from which a rise counts as a new best."""
+    """Standard errors below the highest from which a fall counts as forgetting."""
 
 
 class Evaluation(Section):

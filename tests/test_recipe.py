@@ -77,17 +77,20 @@ def test_one_mistake_is_called_one(tmp_path: Path) -> None:
         ("encoder=resnet18", "encoder: expected a valid dictionary or instance of Encoder, got 'resnet18'"),
         ("validation.augmentations=[]", "validation.augmentations: "),
         ("validation.augmentations=[scar, blur]", "validation.augmentations: expected 'mixup', "),
-        ("data.watch_share=0.5", "data.watch_share and data.calibration_share"),
+        ("gaussian.smoothing=4.7", "gaussian: smoothing 4.7 is too wide for a grid of 14 positions"),
+        ("gaussian.grid=2", "gaussian: smoothing 0.5 is too wide for a grid of 2 positions"),
         ("name=../../etc", "name: "),
         ("name=a/b", "name: "),
     ],
 )
 def test_settings_of_a_wrong_type_or_size_are_mistakes(setting: str, mistake: str, tmp_path: Path) -> None:
-    (found,) = mistakes(tmp_path, f"data: {{root: {tmp_path}, calibration_share: 0.4}}", setting)
-    if mistake.startswith("data.watch_share and"):
-        assert found == "data: watch_share and calibration_share together may take at most 0.8"
-    else:
-        assert found.startswith(mistake)
+    (found,) = mistakes(tmp_path, f"data: {{root: {tmp_path}}}", setting)
+    assert found.startswith(mistake)
+
+
+def test_enough_images_stay_to_fit(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, f"data: {{root: {tmp_path}, watch_share: 0.5, calibration_share: 0.4}}")
+    assert found == ("data: watch_share and calibration_share together may take at most 0.8",)
 
 
 def test_the_value_in_a_message_is_cut_when_long(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_the_resolved_recipe_reads_back(
 
 def test_the_split_names_every_image_once(finished: tuple[Path, click.testing.Result]) -> None:
     split = pd.read_csv(finished[0] / "split.csv")
-    assert list(split) == ["image_path", "label_index", "split", "mask_path"]
+    assert list(split) == ["image_path", "label_index", "split", "mask_path", "kind"]
     assert split["split"].value_counts().to_dict() == {"fit": 14, "test": 10, "watch": 5, "calibrate": 5}
     assert split["image_path"].is_unique
     assert split["mask_path"].notna().sum() == 4
@@ -263,13 +263,17 @@ def test_a_dry_run_shows_everything_and_writes_nothing(recipe: Path, output: Pat
         ("optimizer.lrr=1", r"optimizer\.lrr: unknown key \(did you mean 'lr'\?\)"),
         ("optimizer.lr=fast", r"optimizer\.lr: expected a valid number, got 'fast'"),
         ("data.root=no/such/folder", r"data\.root: folder does not exist: no/such/folder"),
-        ("data.root={empty}", r"is not laid out as expected; needed train/good"),
-        ("data.root={blank}", r"no images in .*good; known endings"),
+        ("data.root={empty}", r"no images below"),
+        ("data.root={blank}", r"no normal images to train with in"),
         ("data.root={damaged}", r"none of 2 images could be read; first: .*0\.png"),
         ("data.watch_share=0.02", r"24 normal training images are too few to hold back 2% for watching"),
         ("encoder.name=resnett18", r"has no model 'resnett18' \(did you mean"),
         ("encoder.levels=[head]", r"encoder\.levels: no module 'head'"),
         ("encoder.train_blocks=[head]", r"encoder\.train_blocks: no module 'head'"),
+        ("encoder.levels=[classifier]", r"encoder\.levels: features do not pass through classifier"),
+        ("encoder.train_blocks=[global_pool]", r"encoder\.train_blocks: nothing to train in global_pool"),
+        ("encoder.train_blocks=[]", r"encoder\.train_blocks: nothing to train in no blocks"),
+        ("gaussian.dense_levels=[]", r"gaussian\.dense_levels: expected one or more levels, got none"),
         ("encoder.weights=none.pth", r"encoder\.weights: file does not exist: none\.pth"),
         ("gaussian.dense_levels=[99]", r"gaussian\.dense_levels: 99 is none of the levels"),
         ("gaussian.shrinkage=0", r"level bn1: cannot fit a full Gaussian to 14 images in 24 dimensions"),
@@ -311,7 +315,7 @@ def test_one_damaged_image_is_named_skipped_and_counted(
     (root / "train" / "good" / "007.png").write_bytes(b"\x89PNG damaged")
     result = train(recipe, output, f"data.root={root}")
     assert result.exit_code == 0, result.output
-    assert re.search(r"skipped .*007\.png: UnidentifiedImageError", result.stderr)
+    assert re.search(r"skipped .*007\.png: not an image", result.stderr)
     assert "skipped 1 image" in result.stderr
     data = json.loads((output / "tiny-001" / "summary.json").read_text())["data"]
     assert data["fit"] + data["watch"] + data["calibrate"] == 23

@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,14 @@ def identical(records: Sequence[Record]) -> list[tuple[Record, ...]]:
     for record in records:
         if record.path.is_file():
             by_length[record.path.stat().st_size].append(record)
-    by_content: dict[str, list[Record]] = defaultdict(list)
-    for length, same in by_length.items():
-        for record in same if len(same) > 1 and length else ():
-            try:
+    groups: list[tuple[Record, ...]] = []
+    for length in [length for length, same in by_length.items() if length and len(same) > 1]:
+        by_content: dict[str, list[Record]] = defaultdict(list)
+        for record in by_length.pop(length):
+            with suppress(OSError):
                 by_content[digest(record.path)].append(record)
-            except OSError:
-                continue
-    return [tuple(group) for group in by_content.values() if len(group) > 1]
+        groups += [tuple(group) for group in by_content.values() if len(group) > 1]
+    return groups
 
 
 def leaks(records: Sequence[Record]) -> list[tuple[Record, ...]]:

@@ -67,7 +67,8 @@ def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Im
     with Image.open(path) as image:
         deep_colour = len(image.getbands()) > 1 and ";16" in str(image.tile)
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright: Image.Image = image
+        ImageOps.exif_transpose(upright, in_place=True)
     if deep_colour and value_range:
         raise ValueError("16-bit colour together with data.range: only its upper 8 bits can be read")
     if upright.mode == "F" or upright.mode.startswith("I"):  # I;16 and its like, 32-bit I

@@ -99,9 +99,10 @@ def pseudo_anomalies(
     apply = AUGMENTATIONS[augmentation]
     out = np.empty((len(pixels), *pixels.shape[1:]), np.uint8)
     for i, (image, name) in enumerate(zip(pixels, names, strict=True)):
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(augmentation.encode())])
-        partner = pixels[(i + 1 + int(rng.integers(max(1, len(pixels) - 1)))) % len(pixels)]
-        out[i] = apply(image, partner, severity, rng)
+        key = [seed, zlib.crc32(name.encode()), zlib.crc32(augmentation.encode())]
+        step = 1 + int(np.random.default_rng([*key, 1]).integers(max(1, len(pixels) - 1)))
+        partner = pixels[(i + step) % len(pixels)]
+        out[i] = apply(image, partner, severity, np.random.default_rng(key))
     return out
 
 

@@ -3,6 +3,10 @@
 Two validations are compared on the same held-out images, so the difference of their AUROCs has a
 standard error of its own, far below that of either (`paired_standard_error`). Margins are counted in
 it: they mean the same on 30 images and on 3,000.
+
+Fine-tuning goes on for as long as nothing says that the encoder forgets, as in Rippel et al. (2021): the
+epoch kept is not the highest point of a noisy curve but the last one that noise cannot tell from it.
+An epoch that is told apart from nothing, because the curve does not move at all, is not kept.
 """
 
 import math
@@ -18,26 +22,28 @@ Reason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]
 
 @dataclass(frozen=True)
 class Rule:
-    """When to stop.
+    """When to stop, and which epoch to keep.
 
     Attributes:
         max_epochs: epochs of training at most.
-        patience: stop after this many validations in a row without a new best.
-        margin: a fall below the best counts as forgetting from this many standard errors on.
-        gain: a rise counts as a new best from this many standard errors on.
+        patience: stop after this many validations in a row that are not kept.
+        tolerance: an epoch less than this many standard errors below the highest so far has not
+            forgotten, and the last such epoch is kept.
+        margin: a fall below the highest counts as forgetting from this many standard errors on.
         falls: so many validations in a row that are such a fall stop at once.
     """
 
     max_epochs: int
     patience: int = 3
+    tolerance: float = 1.0
     margin: float = 2.0
-    gain: float = 0.0
     falls: int = 2
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` is None as long as training goes on; epoch 0 is the pretrained encoder."""
+    """`reason` is None as long as training goes on. `best_epoch` is the one to keep; epoch 0 is the
+    pretrained encoder."""
 
     stop: bool
     reason: Reason | None
@@ -64,13 +70,15 @@ def judge(history: Sequence[Validation], rule: Rule, *, diverged: bool = False) 
     """
     if not history or any(math.isnan(validation.auroc) for validation in history):
         raise ValueError("a verdict needs at least one validation, and AUROCs that are numbers")
-    best, falls = 0, 0
+    peak, best, falls = 0, 0, 0
     for epoch in range(1, len(history)):
-        change = history[epoch].auroc - history[best].auroc
-        error = paired_standard_error(history[epoch].influence, history[best].influence)
+        change = history[epoch].auroc - history[peak].auroc
+        error = paired_standard_error(history[epoch].influence, history[peak].influence)
         falls = falls + 1 if change < 0 and change <= -rule.margin * error else 0
-        if change > rule.gain * error:
+        if change > -rule.tolerance * error:
             best = epoch
+        if change > 0:
+            peak = best = epoch
     epoch = len(history) - 1
     reason: Reason | None = None
     if diverged:

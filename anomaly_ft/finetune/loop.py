@@ -68,7 +68,7 @@ def fine_tune(
         started = time.perf_counter()
         loss, images, opening = _train_epoch(objective, optimizer, scheduler, fabric, batches(epoch))
         trained = time.perf_counter()
-        first_loss = min(first_loss, opening)
+        first_loss = opening if epoch == 1 else first_loss
         validation = _validate_unless_diverged(validate, loss, first_loss)
         if validation is not None:
             history.append(validation)

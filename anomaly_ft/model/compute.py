@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_ft.errors import DeviceError
 from anomaly_ft.model.encoder import Encoder
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -54,7 +55,15 @@ def make_compute(
     Args:
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the device computes it fast.
+        batch_size: images at a time wherever nothing is trained.
+        channels_last: memory format of convolutions.
+
+    Raises:
+        DeviceError: a device that this machine does not have.
     """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device, True):
+        raise DeviceError(f"runtime.device: this machine has no {device} device; use auto or cpu")
     fabric = Fabric(accelerator=device, devices=1, precision=PRECISIONS[resolve_precision(device, precision)])
     return Compute(fabric, batch_size, channels_last)
 

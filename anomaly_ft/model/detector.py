@@ -119,6 +119,8 @@ def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal[
     and three quarters of their depth.
     """
     if levels != "auto":
+        if not levels:
+            raise EncoderError("gaussian.dense_levels: expected one or more levels, got none")
         for level in levels:
             if level not in (*encoder.levels, *range(len(encoder.levels))):
                 raise EncoderError(

@@ -48,6 +48,9 @@ class Encoder(nn.Module):
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255."""
         self._seen.clear()
         self._forward((images.float() - self.mean) / self.std)
+        unseen = [level for level in self.levels if level not in self._seen]
+        if unseen:
+            raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
         maps = [self._to_grid(self._seen[level]) for level in self.levels]
         self._seen.clear()
         return maps
@@ -61,7 +64,7 @@ class Encoder(nn.Module):
         """Let only the parameters below the named modules train; returns how many numbers that is.
 
         Raises:
-            EncoderError: a name that is no module of the model.
+            EncoderError: a name that is no module of the model, or modules without parameters.
         """
         names = [name for name, _ in self.model.named_modules() if name]
         for block in () if blocks == "all" else blocks:
@@ -72,7 +75,10 @@ class Encoder(nn.Module):
                 )
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad = blocks == "all" or any(name.startswith(f"{b}.") for b in blocks)
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if not count:
+            raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
+        return count
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
@@ -96,11 +102,22 @@ class Encoder(nn.Module):
         prefix: int = getattr(self.model, "num_prefix_tokens", 0)
         tokens = output[:, prefix:].mT  # (n, d, positions)
         side = math.isqrt(tokens.shape[2])
+        if side**2 != tokens.shape[2]:
+            raise EncoderError(
+                f"encoder.levels: {tokens.shape[2]} positions make no square grid; a level gives patch "
+                f"tokens after {prefix} prefix tokens, or a map with channels"
+            )
         return tokens.reshape(*tokens.shape[:2], side, -1)
 
     @torch.no_grad()
     def _probe(self) -> list[torch.Size]:
-        return [level.shape for level in self(torch.zeros(1, 3, self.image_size, self.image_size))]
+        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        try:
+            return [level.shape for level in self(blank)]
+        except (AssertionError, RuntimeError) as cause:
+            raise EncoderError(
+                f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
+            ) from cause
 
 
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:

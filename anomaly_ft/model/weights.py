@@ -65,10 +65,18 @@ def _create(name: str, image_size: int, *, pretrained: bool = False) -> nn.Modul
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
         raise EncoderError(f"encoder.name: timm {timm.__version__} has no model {name!r}{hint}")
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as cause:
+        raise EncoderError(f"encoder.name: timm {timm.__version__}: {cause}") from cause
     fixed = bool(config and config.fixed_input_size)
     size: dict[str, Any] = {"img_size": image_size} if fixed else {}
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
+    except AssertionError as cause:
+        raise EncoderError(
+            f"data.image_size: {name} takes no images of {image_size} pixels: {cause}"
+        ) from cause
     return model
 
 

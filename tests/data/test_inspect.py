@@ -204,7 +204,7 @@ def test_the_command_loads_no_torch(root):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_the_four_empty_masks_of_mtd_are_listed(data_root):
-    found = troubles(data_root / "mtd")
+def test_the_four_empty_masks_of_mtd_are_listed(real_data):
+    found = troubles(real_data / "mtd")
     assert len(found["empty mask"]) == 4
     assert all("ground_truth/uneven/" in name for name in found["empty mask"])

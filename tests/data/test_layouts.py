@@ -269,3 +269,20 @@ def test_real_sets_are_read_with_all_their_masks(real_data, name, train, test):
     assert reading.layout == "mvtec"
     assert [sum(r.split == s for r in reading.records) for s in ("train", "test")] == [train, test]
     assert all(r.mask for r in reading.records if r.anomalous)
+
+
+def test_images_come_in_the_order_of_sorted_paths(tmp_path, paint):
+    from anomaly_ft.data.layouts.files import images_below
+
+    for name in ("b/2.png", "b.png", "a/z/1.png", "a/c.png", "a.png", "a-b/1.png", "B/1.png"):
+        paint(name)
+    found = images_below(tmp_path)
+    assert found == sorted(found)
+    assert len(found) == 7
+    assert images_below(tmp_path / "nowhere") == []
+
+
+def test_links_to_folders_above_do_not_send_it_round_in_circles(tmp_path, paint):
+    paint("good/0.png")
+    (tmp_path / "good" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert len(read_root(str(tmp_path)).records) == 1

@@ -50,15 +50,15 @@ def test_the_made_histories_are_what_they_say() -> None:
     [
         ([0.80], None, 0),
         ([0.80, 0.82], None, 1),
+        ([0.80, 0.795], None, 1),  # within one standard error of the highest: not forgotten
+        ([0.80, 0.82, 0.815, 0.812], None, 3),  # the last such epoch is kept
+        ([0.80, 0.82, 0.815, 0.808], None, 2),  # more than one below the highest, not below the last kept
         ([0.80, 0.82, 0.79], None, 1),  # one fall may be chance
         ([0.80, 0.82, 0.79, 0.79], "forgetting", 1),  # two falls are not
         ([0.80, 0.77, 0.76], "forgetting", 0),
-        ([0.80, 0.77, 0.80, 0.77], "forgetting", 0),  # patience ends on a fall
-        ([0.80, 0.77, 0.80, 0.77, 0.77], "forgetting", 0),
-        ([0.80, 0.79, 0.79, 0.79], "no_progress", 0),  # within two standard errors: no fall
-        ([0.80, 0.80, 0.80, 0.80], "no_progress", 0),  # an equal is no new best
-        ([0.80, 0.81, 0.82, 0.81], None, 2),
-        ([0.80, 0.81, 0.82, 0.81, 0.81, 0.81], "no_progress", 2),
+        ([0.80, 0.77, 0.785, 0.77], "forgetting", 0),  # patience ends on a fall
+        ([0.80, 0.785, 0.785, 0.785], "no_progress", 0),  # too low to keep, too near to be a fall
+        ([0.80, 0.81, 0.82, 0.805, 0.805, 0.805], "no_progress", 2),
         ([0.80, 0.77, 0.81, 0.82], None, 3),  # what fell came back
     ],
 )
@@ -67,7 +67,7 @@ def test_a_sequence_of_aurocs_gets_its_verdict(aurocs: list[float], reason: str 
 
 
 def test_the_last_epoch_ends_training_with_the_best_kept() -> None:
-    assert verdict(0.80, 0.82, 0.81, max_epochs=2) == stopped("max_epochs", 1)
+    assert verdict(0.80, 0.82, 0.805, max_epochs=2) == stopped("max_epochs", 1)
     assert verdict(0.80, max_epochs=0) == stopped("max_epochs", 0)
 
 
@@ -87,14 +87,18 @@ def test_the_margin_is_counted_in_standard_errors() -> None:
     assert verdict(*falls, margin=0.4).reason == "forgetting"
 
 
-def test_the_gain_is_counted_in_standard_errors() -> None:
-    assert verdict(0.80, 0.805, gain=0.4).best_epoch == 1
-    assert verdict(0.80, 0.805, gain=0.6).best_epoch == 0
+def test_the_tolerance_is_counted_in_standard_errors() -> None:
+    assert verdict(0.80, 0.795, tolerance=0.6).best_epoch == 1
+    assert verdict(0.80, 0.795, tolerance=0.4).best_epoch == 0
 
 
-def test_patience_counts_validations_since_the_best() -> None:
-    assert verdict(0.80, 0.81, 0.81, patience=1) == stopped("no_progress", 1)
-    assert verdict(0.80, 0.81, 0.81, patience=2).reason is None
+def test_without_tolerance_the_highest_is_kept() -> None:
+    assert verdict(0.80, 0.82, 0.8199, tolerance=0.0).best_epoch == 1
+
+
+def test_patience_counts_validations_since_the_last_kept() -> None:
+    assert verdict(0.80, 0.81, 0.795, patience=1) == stopped("no_progress", 1)
+    assert verdict(0.80, 0.81, 0.795, patience=2).reason is None
 
 
 def test_measurements_that_agree_image_by_image_are_no_progress() -> None:

@@ -178,3 +178,8 @@ def test_saving_leaves_the_encoder_as_it_was(small: Encoder, tmp_path: Path) -> 
     assert small.model.blocks[1][0].conv_exp.weight.is_contiguous(memory_format=torch.channels_last)
     assert not small.model.conv_stem.weight.requires_grad
     assert len(small(some_images())) == len(small.levels)
+
+
+def test_tokens_that_make_no_square_are_an_error() -> None:
+    with pytest.raises(EncoderError, match=r"3 positions make no square grid"):
+        load_encoder("vit_tiny_patch16_224", "random", levels=["patch_embed.norm"], image_size=32)

@@ -212,3 +212,13 @@ def test_a_folder_without_tensors_is_an_error(folder: Path) -> None:
 def test_a_moved_folder_loads_from_where_it_is(folder: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     assert load_encoder(SMALL, f"local-dir:{moved}", image_size=64).widths == (24, 16, 24, 32, 48, 64, 256)
+
+
+def test_a_tag_that_timm_does_not_know_is_an_error() -> None:
+    with pytest.raises(EncoderError, match=r"encoder\.name: timm .*Invalid pretrained tag"):
+        load_pretrained("resnet18.foo", "random", 64)
+
+
+def test_an_image_size_that_the_encoder_cannot_take_is_an_error() -> None:
+    with pytest.raises(EncoderError, match=r"data\.image_size: .*takes no images of 50 pixels"):
+        load_encoder("coat_tiny", "random", image_size=50)

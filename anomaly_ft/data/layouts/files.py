@@ -1,7 +1,7 @@
 """What all readers need: image files below a folder, their names, and words for folders."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from anomaly_ft.data.images import SUFFIXES
@@ -13,11 +13,20 @@ MASK_FOLDERS = frozenset({"ground_truth", "groundtruth", "mask", "masks"})
 
 def images_below(folder: Path) -> list[Path]:
     """All image files below a folder, sorted; hidden files and folders are passed over."""
-    found: list[Path] = []
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(where, name) for name in files if is_image(name)]
-    return sorted(found)
+    return [Path(path) for path in _walk(str(folder))] if folder.is_dir() else []
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """In the order of sorted paths, without holding or comparing them all."""
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):  # a link could lead back up
+            yield from _walk(entry.path)
+        elif is_image(entry.name) and entry.is_file():
+            yield entry.path
 
 
 def is_image(name: str) -> bool:

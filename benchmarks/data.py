@@ -1,0 +1,181 @@
+"""What the data side costs: decoding against bare loops, epochs against tensors in memory, peak memory.
+
+    python benchmarks/data.py [ROOT] [--images 20000] [--threads 1]
+
+ROOT: a data root with photographs (default: generated ones). Takes about 3 minutes. Nothing is kept.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anomaly_ft.data.dataset import Options, load_dataset, read_records
+from anomaly_ft.data.images import Decoder, decode_all
+from anomaly_ft.data.records import Record
+
+SIZE, BATCH, REPEATS = 224, 16, 5
+SHARES = {"watch": 0.15, "calibrate": 0.15, "seed": 0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", nargs="?", default="")
+    parser.add_argument("--images", type=int, default=20000, help="of the larger set for peak memory")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", nargs=2, metavar=("ROOT", "TORCH"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        print(json.dumps(peak(options.peak[0], with_torch=options.peak[1] == "torch")))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.root or str(generate(Path(folder) / "photographs", 200, side=512, ending=".jpg"))
+        decoding(root, options.threads)
+        epochs(root, options.threads, Path(folder) / "cache")
+        memory(Path(folder), options.images)
+
+
+def generate(folder: Path, count: int, *, side: int, ending: str = ".png") -> Path:
+    """Smooth random pictures, all different."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        spots = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(spots).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i:06}{ending}")
+    return folder
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def best(contestants: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Least seconds of each, in turns: what else the machine does only ever adds."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(REPEATS):
+        for name, work in contestants.items():
+            seconds[name].append(timed(work))
+    return {name: min(values) for name, values in seconds.items()}
+
+
+def decoding(root: str, threads: int) -> None:
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms.v2 import functional
+
+    records = read_records(root).records[:200]
+
+    def bare(records: Iterable[Record]) -> None:
+        for record in records:
+            with Image.open(record.path) as image:
+                np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+    def with_torchvision(records: Iterable[Record]) -> None:
+        for record in records:
+            image = decode_image(str(record.path), ImageReadMode.RGB)
+            functional.resize(image, [SIZE, SIZE], functional.InterpolationMode.BICUBIC, antialias=True)
+
+    torch.set_num_threads(threads)
+    contestants: dict[str, Callable[[], object]] = {
+        "bare PIL loop": lambda: bare(records),
+        "torchvision": lambda: with_torchvision(records),
+        "ours, 1 thread": lambda: list(decode_all(records, Decoder(SIZE))),
+    }
+    if threads > 1:
+        contestants[f"ours, {threads} threads"] = lambda: list(
+            decode_all(records, Decoder(SIZE), threads=threads)
+        )
+    found = best(contestants)
+    print(f"decode and resize to {SIZE}, {len(records)} images of {root}")
+    for name, seconds in found.items():
+        share = found["bare PIL loop"] / seconds
+        print(f"  {name:<18} {len(records) / seconds:7.0f} img/s  {share:.2f} x bare")
+
+
+def epochs(root: str, threads: int, cache: Path) -> None:
+    """An epoch after the first: batches in random order through the encoder, and without it."""
+    import timm
+    import torch
+
+    torch.set_num_threads(threads)
+    model = (
+        timm.create_model("tf_efficientnet_lite0", num_classes=0).eval().to(memory_format=torch.channels_last)
+    )
+    pixels = {}
+    for kind in ("memory", "disk", "none"):
+        options = Options(cache=kind, cache_dir=str(cache))
+        data = load_dataset(root, image_size=SIZE, **SHARES, threads=threads, options=options)
+        pixels[kind] = data.normals("fit").pixels
+    tensor = torch.from_numpy(np.array(pixels["memory"])).permute(0, 3, 1, 2)
+    order = np.random.default_rng(0).permutation(len(tensor))
+    chunks = np.split(order, range(BATCH, len(order), BATCH))
+
+    def epoch(batch: Callable[[np.ndarray], torch.Tensor], *, work: bool) -> None:
+        with torch.inference_mode():
+            for chunk in chunks:
+                images = batch(chunk)
+                if work:
+                    model(images.float() / 255)
+
+    batches: dict[str, Callable[[np.ndarray], torch.Tensor]] = {
+        "tensors in memory": lambda chunk: tensor[chunk]
+    }
+    for kind, rows in pixels.items():
+        batches[f"cache: {kind}"] = lambda chunk, rows=rows: torch.from_numpy(
+            np.ascontiguousarray(rows[chunk])
+        ).permute(0, 3, 1, 2)
+    for work, title in ((True, "an epoch of inference with Lite0"), (False, "fetching alone")):
+        found = best({n: lambda b=b, work=work: epoch(b, work=work) for n, b in batches.items()})
+        base = found["tensors in memory"]
+        print(f"{title}, {len(order)} images, batches of {BATCH}")
+        for name, seconds in found.items():
+            print(f"  {name:<18} {len(order) / seconds:7.0f} img/s  {seconds / base - 1:+.1%} time")
+
+
+def memory(folder: Path, images: int) -> None:
+    """Peak memory of reading a set and one epoch over it without a cache, each in a process of its own."""
+    roots = {n: generate(folder / f"set{n}", n, side=32) for n in (images // 10, images)}
+    for torch_too in ("torch", "bare"):
+        found = {}
+        for count, root in roots.items():
+            command = [sys.executable, __file__, "--peak", str(root), torch_too]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[count] = json.loads(done.stdout)["mib"]
+        small, large = found.values()
+        loaded = "torch loaded, as in training" if torch_too == "torch" else "data side alone"
+        print(f"peak memory, cache off, {loaded}")
+        for count, mib in found.items():
+            print(f"  {count:>6} images       {mib:7.1f} MiB")
+        print(f"  growth              {large / small - 1:+.1%}")
+
+
+def peak(root: str, *, with_torch: bool) -> dict[str, float]:
+    if with_torch:
+        import torch  # noqa: F401
+    data = load_dataset(root, image_size=32, **SHARES, threads=1, options=Options(cache="none"))
+    fit = data.normals("fit").pixels
+    for start in range(0, len(fit), BATCH):
+        fit[start : start + BATCH].sum()
+    return {"mib": peak_mib()}
+
+
+def peak_mib() -> float:
+    """Of this process alone; `getrusage` also counts what the parent held when it started this one."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
