@@ -84,8 +84,7 @@ def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool,
     summary = run_train(setup, output)
     terminal.results(summary)
     if as_json:
-        written = Path(summary["folder"], "summary.json").read_text(encoding="utf-8")
-        click.echo(json.dumps(json.loads(written)))
+        _echo_summary(summary["folder"])
     if summary["stop_reason"] == "diverged":
         sys.exit(DIVERGED)
 
@@ -158,7 +157,7 @@ def evaluate(run: Path, root: str | None, output: Path | None, as_json: bool) ->
     summary = measure_again(run, terminal, root=root, output=output)
     terminal.evaluation(summary)
     if as_json:
-        click.echo(json.dumps(summary))
+        _echo_summary(summary["folder"])
 
 
 @main.command()
@@ -206,6 +205,11 @@ def predict(
     terminal.say(str(tally))
     if fail_on_anomaly and tally.anomalous:
         sys.exit(ANOMALY)
+
+
+def _echo_summary(folder: str) -> None:
+    """`summary.json` on one line."""
+    click.echo(json.dumps(json.loads(Path(folder, "summary.json").read_text(encoding="utf-8"))))
 
 
 def _quieten_libraries() -> None:

@@ -34,7 +34,7 @@ def test_measuring_again_gives_the_same_numbers_in_a_folder_of_its_own(small_run
         "recipe.yaml", "summary.json", "predictions.csv", "report.html"
     }  # fmt: skip
     found = json.loads((folder / "summary.json").read_text())
-    assert json.loads(result.stdout.splitlines()[-1]) == found | {"folder": str(folder)}
+    assert json.loads(result.stdout.splitlines()[-1]) == found
     trained = json.loads((small_run / "summary.json").read_text())
     for name, value in trained["test"].items():
         assert found["test"][name] == pytest.approx(value, abs=1e-6), name

@@ -37,8 +37,8 @@ AHEAD = 2  # batches decoded while one is scored
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` that belongs to
-    the score that decides; or the reason why there are none."""
+    """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` of the score that
+    decides, if maps were asked for; or the reason why there are none."""
 
     path: str
     scores: dict[str, float]
@@ -86,13 +86,16 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
             yield path
 
 
-def predict(run: LoadedRun, paths: Iterable[Path], *, threads: int = 1) -> Iterator[Prediction]:
+def predict(
+    run: LoadedRun, paths: Iterable[Path], *, threads: int = 1, maps: bool = False
+) -> Iterator[Prediction]:
     """Score images in the order of their paths.
 
     Args:
         run: detector, threshold and how it computes.
         paths: drawn from no further ahead than is decoded ahead.
         threads: so many files are decoded at a time.
+        maps: whether predictions carry a map.
 
     Raises:
         DivergedError: a score that is not finite.
@@ -108,7 +111,7 @@ def predict(run: LoadedRun, paths: Iterable[Path], *, threads: int = 1) -> Itera
             if not waiting:
                 return
             batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-            yield from _score(run, [(path, _result(future)) for path, future in batch])
+            yield from _score(run, [(path, _result(future)) for path, future in batch], maps)
 
 
 @dataclass
@@ -171,7 +174,7 @@ def predict_to(
     paths: Iterable[Path] = expand(images, stdin)
     if known:
         paths = list(paths)
-    predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1))
+    predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if output is None:
         tally = stream(seen, sys.stdout, form)
@@ -241,18 +244,22 @@ def _make(folder: Path) -> Path:
     return folder
 
 
-def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]]) -> Iterator[Prediction]:
+def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: bool) -> Iterator[Prediction]:
     good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    examined = examine_batch(run.detector, run.compute.batch(np.stack(good)), run.compute) if good else None
+    explain = maps and run.score == "pooled"
+    found = None
+    if good:
+        images = run.compute.batch(np.stack(good))
+        found = examine_batch(run.detector, images, run.compute, explain=explain)
     position = 0
     for path, pixels in decoded:
-        if isinstance(pixels, str) or examined is None:
+        if isinstance(pixels, str) or found is None:
             yield Prediction(str(path), {}, error=str(pixels))
             continue
-        scores = {name: float(values[position]) for name, values in examined.scores.items()}
-        maps = examined.contribution if run.score == "pooled" else examined.dense
-        score = scores[run.score]
-        yield Prediction(str(path), scores, score, score > run.point.threshold, maps[position])
+        scores = {name: float(values[position]) for name, values in found.scores.items()}
+        score, chosen = scores[run.score], found.contribution if explain else found.dense
+        own_map = chosen[position] if maps else None
+        yield Prediction(str(path), scores, score, score > run.point.threshold, own_map)
         position += 1
 
 

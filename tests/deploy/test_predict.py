@@ -96,6 +96,14 @@ def test_bad_images_become_rows_that_say_why(run: LoadedRun, mvtec_folder: Path,
     assert [p.path for p in found] == [str(path) for path in paths]
 
 
+def test_maps_are_made_only_when_asked_for(run: LoadedRun, mvtec_folder: Path) -> None:
+    paths = [mvtec_folder / "test" / "hole" / "000.png"]
+    (plain,), (mapped,) = predict(run, paths), predict(run, paths, maps=True)
+    assert plain.map is None
+    assert mapped.map is not None
+    assert mapped.map.max() == pytest.approx(mapped.scores["dense"])
+
+
 def test_a_whole_batch_of_bad_images_does_not_stop_the_next(run: LoadedRun, mvtec_folder: Path) -> None:
     good = mvtec_folder / "test" / "good" / "000.png"
     found = list(predict(run, [Path("missing.png")] * 7 + [good], threads=2))
