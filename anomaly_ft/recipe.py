@@ -167,7 +167,7 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    max_epochs: int = Field(default=10, ge=0)
+    max_epochs: int = Field(default=6, ge=0)
     """Epochs at most; 0 measures the frozen encoder and trains nothing."""
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of

@@ -414,3 +414,13 @@ def test_frozen_features_tell_real_bottles_apart(real_data: Path, output: Path) 
     root = f"data.root={real_data / 'mvtec_bottle'}"
     summary = succeed(recipe, output, root, *settings, "tracking.mlflow=false", "runtime.threads=1")
     assert summary["test"]["image_auroc"] >= 0.99
+
+
+def test_training_augmentations_reach_the_training_images_alone(recipe: Path, output: Path) -> None:
+    def lines(folder: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+    plain = lines(succeed(recipe, output)["folder"])
+    flipped = lines(succeed(recipe, output, "data.augment=[{VerticalFlip: {p: 1.0}}]")["folder"])
+    assert flipped[0] == plain[0]
+    assert flipped[1]["train/loss"] != plain[1]["train/loss"]
