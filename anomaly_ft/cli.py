@@ -27,7 +27,10 @@ class _Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("Interrupted; what was reached stands in the output folder's .partial folder", err=True)
+            click.echo(
+                "Interrupted; what was written is kept (of train: in the output folder's .partial folder)",
+                err=True,
+            )
             ctx.exit(130)
 
 
