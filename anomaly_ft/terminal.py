@@ -64,7 +64,7 @@ class Terminal:
         if record.train_seconds:
             parts.append(f"{record.images / record.train_seconds:.0f} img/s")
         if verdict.best_epoch == record.epoch and record.epoch:
-            parts.append("new best")
+            parts.append("kept so far")
         if verdict.reason:
             parts.append(f"stop: {verdict.reason}, best epoch {verdict.best_epoch}")
         self.say("  ".join(parts))
@@ -131,14 +131,12 @@ def story(summary: Mapping[str, Any]) -> str:
     why = {
         "forgetting": f"Forgetting set in after epoch {best}",
         "no_progress": f"Nothing was gained after epoch {best}",
-        "max_epochs": f"All {last} epochs were trained, epoch {best} was best",
+        "max_epochs": f"All {last} epochs were trained",
         "diverged": f"Training diverged in epoch {last}",
     }[reason]
     kept = "the pretrained encoder is kept, fine-tuning did not help"
     if best:
-        kept = (
-            f"that epoch's encoder is kept, its vicinal AUROC is {curve[best]:.4f} (pretrained {curve[0]:.4f})"
-        )
+        kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {curve[best]:.4f} (pretrained {curve[0]:.4f})"
     low, span = min(curve), (max(curve) - min(curve)) or 1.0
     return f"{why}: {kept}.  " + "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in curve)
 
