@@ -136,7 +136,8 @@ def story(summary: Mapping[str, Any]) -> str:
     }[reason]
     kept = "the pretrained encoder is kept, fine-tuning did not help"
     if best:
-        kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {curve[best]:.4f} (pretrained {curve[0]:.4f})"
+        rise = f"{curve[best]:.4f} (pretrained {curve[0]:.4f})"
+        kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {rise}"
     low, span = min(curve), (max(curve) - min(curve)) or 1.0
     return f"{why}: {kept}.  " + "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in curve)
 
