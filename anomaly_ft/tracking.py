@@ -154,15 +154,17 @@ class MlflowTracker:
 def make_tracker(
     *, enabled: bool, uri: str | None, experiment: str, name: str, output: Path
 ) -> AbstractContextManager[Tracker]:
-    """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`."""
+    """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`.
+
+    Artifacts go where a server says; a bare database would put them into whatever folder is the
+    current one, so there they go to `output`.
+    """
     if not enabled:
         return nullcontext(NullTracker())
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if chosen:
-        return MlflowTracker(chosen, experiment, name)
-    return MlflowTracker(
-        store_of(output), experiment, name, artifacts=(output / "mlartifacts").resolve().as_uri()
-    )
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
+    served = not chosen.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+    artifacts = None if served else (output / "mlartifacts").resolve().as_uri()
+    return MlflowTracker(chosen, experiment, name, artifacts=artifacts)
 
 
 def store_of(output: Path) -> str:

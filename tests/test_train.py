@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +81,22 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, *findings: float | type[BaseExc
 @pytest.fixture(scope="module")
 def finished(
     mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, click.testing.Result]]:
+) -> tuple[Path, click.testing.Result]:
     """One tracked run for all tests that only look at it."""
     folder = tmp_path_factory.mktemp("finished")
     recipe = folder / "tiny.yaml"
     recipe.write_text(RECIPE.format(root=mvtec_folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # a database of one's own keeps its artifacts in the working directory
-        settings = ("tracking.mlflow=true", f"tracking.uri={store}", "tracking.experiment=finished")
-        result = train(recipe, folder / "runs", *settings, options=("--json",))
-        assert result.exit_code == 0, result.output
-        yield folder / "runs" / "tiny-001", result
+    settings = ("tracking.mlflow=true", f"tracking.uri={store}", "tracking.experiment=finished")
+    result = train(recipe, folder / "runs", *settings, options=("--json",))
+    assert result.exit_code == 0, result.output
+    return folder / "runs" / "tiny-001", result
 
 
 def test_a_finished_run_has_every_file_and_nothing_else(finished: tuple[Path, click.testing.Result]) -> None:
     folder, _ = finished
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == FILES
-    assert [path.name for path in folder.parent.iterdir()] == ["tiny-001"], "nothing half done is left"
+    left = {path.name for path in folder.parent.iterdir()}
+    assert left == {"tiny-001", "mlartifacts"}, "nothing half done is left"
 
 
 def test_json_is_the_summary_and_the_last_line_of_stdout(finished: tuple[Path, click.testing.Result]) -> None:
@@ -338,12 +336,11 @@ def test_a_run_cut_short_leaves_what_it_has_and_is_marked(
     error: type[BaseException], status: str, code: int, recipe: Path, output: Path, store: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.chdir(recipe.parent)
     validate_as(monkeypatch, 0.5, 0.9, error)
     settings = ("tracking.mlflow=true", f"tracking.uri={store}", f"tracking.experiment=cut short {status}")
     result = train(recipe, output, "schedule.max_epochs=5", *settings)
     assert result.exit_code == code
-    (partial,) = output.iterdir()
+    (partial,) = output.glob(".*")
     assert partial.name == ".tiny-001.partial"
     assert len((partial / "history.jsonl").read_text().splitlines()) == 2
     assert (partial / "encoder" / "model.safetensors").is_file(), "the best encoder up to then"
@@ -424,3 +421,11 @@ def test_training_augmentations_reach_the_training_images_alone(recipe: Path, ou
     flipped = lines(succeed(recipe, output, "data.augment=[{VerticalFlip: {p: 1.0}}]")["folder"])
     assert flipped[0] == plain[0]
     assert flipped[1]["train/loss"] != plain[1]["train/loss"]
+
+
+def test_a_database_of_ones_own_keeps_artifacts_in_the_output_folder(
+    finished: tuple[Path, click.testing.Result],
+) -> None:
+    folder, _ = finished
+    assert list((folder.parent / "mlartifacts").rglob("summary.json"))
+    assert not Path("mlruns").exists()
