@@ -4,6 +4,7 @@ A tracker is a context manager: an exception marks the run FAILED, an interrupt 
 the tracking server is reported once and never ends training; the run folder holds everything anyway.
 """
 
+import json
 import logging
 import math
 import os
@@ -102,11 +103,12 @@ class MlflowTracker:
             import mlflow.data
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            with warnings.catch_warnings():  # hints about schemas and sources that say nothing here
+            with warnings.catch_warnings():  # hints about schemas that say nothing here
                 warnings.simplefilter("ignore")
-                made = mlflow.data.from_pandas(frame, source=source, name=name)
+                made = mlflow.data.from_pandas(frame, name=name).to_dict()
+            made |= {"source": json.dumps({"uri": source}), "source_type": "local"}  # also what is no path
             tag = InputTag("mlflow.data.context", "training")
-            self._client.log_inputs(self._id, [DatasetInput(Dataset(**made.to_dict()), [tag])])
+            self._client.log_inputs(self._id, [DatasetInput(Dataset(**made), [tag])])
 
         self._try(log)
 

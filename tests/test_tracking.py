@@ -1,3 +1,4 @@
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -55,6 +56,14 @@ def test_the_step_is_the_epoch_and_zero_the_pretrained_encoder(tracker: MlflowTr
     history = MlflowClient(tracker.uri).get_metric_history(tracker.run_id, "val/vicinal_auroc")
     assert [(point.step, point.value) for point in history] == [(0, 0.8), (1, 0.84), (2, 0.82)]
     assert logged(tracker).data.metrics["best/epoch"] == 1
+
+
+@pytest.mark.parametrize("source", ["demo:elpv-mono", "/data/bottle", "no such folder", "C:\\parts"])
+def test_a_dataset_may_come_from_anywhere(tracker: MlflowTracker, source: str) -> None:
+    with tracker:
+        tracker.dataset(pd.DataFrame({"image_path": ["a.png"], "label_index": [0]}), source, "some data")
+    (linked,) = logged(tracker).inputs.dataset_inputs
+    assert json.loads(linked.dataset.source) == {"uri": source}
 
 
 def test_a_missing_or_infinite_number_is_no_point_on_a_curve(tracker: MlflowTracker) -> None:
