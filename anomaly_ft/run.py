@@ -170,7 +170,7 @@ def epochs(
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
         chunks = np.split(order, range(size, len(fit), size))
         for chunk in setup.terminal.track(chunks, f"epoch {epoch}", len(fit), size=len):
-            yield setup.compute.batch(setup.augment(fit[chunk], chunk, epoch))
+            yield setup.compute.batch(setup.augment(fit[chunk], chunk.tolist(), epoch))
 
     def validate_now() -> Validation:
         detector = _current(setup, induced, recipe.gaussian.final)
