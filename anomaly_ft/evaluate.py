@@ -73,8 +73,8 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
     if not (folder / "recipe.yaml").is_file():
         raise RunError(f"{folder} is not a finished run: there is no recipe.yaml")
     recipe = read_recipe(folder / "recipe.yaml", check_root=False)
-    computing = recipe.runtime.model_dump(exclude={"threads", "cache", "cache_gib", "cache_dir"})
-    return recipe, load_run(folder, **computing, resize=recipe.data.resize, value_range=recipe.data.range)
+    computing, data = recipe.runtime.computing(), recipe.data
+    return recipe, load_run(folder, **computing, resize=data.resize, value_range=data.range)
 
 
 def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:

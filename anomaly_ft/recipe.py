@@ -212,6 +212,10 @@ class Runtime(Section):
     cache_dir: str = ""
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
 
+    def computing(self) -> dict[str, Any]:
+        """The settings that decide how a batch is computed."""
+        return self.model_dump(include={"device", "precision", "batch_size", "channels_last"})
+
 
 class Recipe(Section):
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")

@@ -201,15 +201,15 @@ def _seal(
         calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
         point = conformal(calibration.scores[score_name], rate)
         tested = _examine_test(setup, detector)
-        numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
         if kind != final:
+            numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
             continue
         save_detector(
             detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)}
         )
         found = assess(test.records, tested, score_name, point, decoder) if tested else None
+        numbers[kind] = found.numbers() if found else None
         if found:
-            numbers[kind] = found.numbers()
             table = prediction_table(test.records, found.examined.scores, score_name, point)
             table.to_csv(partial / "predictions.csv", index=False)
         setup.terminal.say(str(point))

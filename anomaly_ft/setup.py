@@ -74,8 +74,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         image_size=recipe.data.image_size,
     )
     encoder.train_only(recipe.encoder.train_blocks)
-    runtime = recipe.runtime.model_dump(exclude={"threads", "cache", "cache_gib", "cache_dir"})
-    compute = make_compute(**runtime)
+    compute = make_compute(**recipe.runtime.computing())
     data = load_dataset(
         recipe.data.root,
         image_size=recipe.data.image_size,

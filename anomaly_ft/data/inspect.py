@@ -7,7 +7,7 @@ is decoded once, for a truncated file looks sound from its header. Nothing is wr
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from anomaly_ft.data.splits import split_normals
 from anomaly_ft.data.troubles import Header, Scan, Trouble, find_troubles, in_parallel
 from anomaly_ft.errors import DataError
 
+R = TypeVar("R")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]  # items, description, total
 SHOWN = 10  # files named for each trouble; the JSON names all
 TURNED = range(5, 9)  # EXIF orientations that swap width and height
@@ -106,23 +107,21 @@ def inspect(
 
 
 def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
-    headers: dict[str, Header] = {}
     unreadable: dict[str, str] = {}
-    thumbnails: dict[str, NDArray[np.uint8]] = {}
-    read = in_parallel(_header, records, threads)
-    for record, header in zip(progress(records, "reading headers", len(records)), read, strict=True):
-        if isinstance(header, str):
-            unreadable[record.name] = header
-        else:
-            headers[record.name] = header
+
+    def readable(work: Callable[[Record], R], looked_at: Sequence[Record], doing: str) -> dict[str, R]:
+        found: dict[str, R] = {}
+        results = in_parallel(work, looked_at, threads)
+        for record, result in zip(progress(looked_at, doing, len(looked_at)), results, strict=True):
+            if isinstance(result, str):
+                unreadable[record.name] = result
+            else:
+                found[record.name] = result
+        return found
+
+    headers = readable(_header, records, "reading headers")
     sound = [record for record in records if record.name in headers]
-    small = in_parallel(_thumbnail, sound, threads)
-    for record, found in zip(progress(sound, "looking at images", len(sound)), small, strict=True):
-        if isinstance(found, str):
-            unreadable[record.name] = found
-        else:
-            thumbnails[record.name] = found
-    return Scan(headers, unreadable, thumbnails)
+    return Scan(headers, unreadable, readable(_thumbnail, sound, "looking at images"))
 
 
 def _header(record: Record) -> Header:

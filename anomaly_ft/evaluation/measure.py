@@ -33,8 +33,9 @@ def measure(
         "image_auroc": image_auroc(anomalous, scores[chosen]) if both else None,
         "image_ap": image_ap(anomalous, scores[chosen]) if both else None,
     }
+    of_curve = image_numbers(curve(anomalous, scores[chosen])) if both else {}
     for name in ("image_f1_max", "image_tpr_at_1pct_fpr", "image_tpr_at_5pct_fpr"):
-        numbers[name] = float(image_numbers(curve(anomalous, scores[chosen]))[name]) if both else None
+        numbers[name] = float(of_curve[name]) if both else None
     for name, values in scores.items():
         numbers[f"{name}_image_auroc"] = image_auroc(anomalous, values) if both else None
     if point is not None:

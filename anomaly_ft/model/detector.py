@@ -135,13 +135,14 @@ def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal[
 
 def on_grid(maps: Sequence[Tensor], grid: int) -> Tensor:
     """Feature maps resized to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`."""
-    resized = [
-        F.adaptive_avg_pool2d(m.float(), grid)
-        if m.shape[-1] >= grid
-        else F.interpolate(m.float(), size=(grid, grid), mode="bilinear", align_corners=False)
-        for m in maps
-    ]
-    return torch.cat(resized, 1).flatten(2).mT.contiguous()
+    return torch.cat([resize_to_grid(m.float(), grid) for m in maps], 1).flatten(2).mT.contiguous()
+
+
+def resize_to_grid(level: Tensor, grid: int) -> Tensor:
+    """A map `(n, d, h, w)` at `grid` x `grid`: averaged down, bilinear up."""
+    if level.shape[-1] >= grid:
+        return F.adaptive_avg_pool2d(level, grid)
+    return F.interpolate(level, size=(grid, grid), mode="bilinear", align_corners=False)
 
 
 def fit_detector(
@@ -194,6 +195,15 @@ def score_images(
     for images in compute.batches(pixels):
         with torch.inference_mode(), compute.fabric.autocast():
             outputs.append(detector(images))
+    return finite_scores(outputs)
+
+
+def finite_scores(outputs: Sequence[Output]) -> dict[str, NDArray[np.float64]]:
+    """The scores of batches, joined, each `(n,)`.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
     scores: dict[str, NDArray[np.float64]] = {
         name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES
     }

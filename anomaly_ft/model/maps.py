@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ft.data.images import Decoder
-from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.detector import SCORES, Detector
+from anomaly_ft.model.detector import SCORES, Detector, finite_scores, resize_to_grid
 from anomaly_ft.model.encoder import pool
 
 Map = NDArray[np.float32]
@@ -93,15 +92,8 @@ def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, expla
         output = detector.score(maps)
         distances = detector.level_distances(pool(maps)) if explain else output.map[:0]
         contribution = contribution_map(detector, maps) if explain else output.map[:0]
-    scores: dict[str, NDArray[np.float64]] = {
-        name: getattr(output, name).double().cpu().numpy() for name in SCORES
-    }
-    for name, values in scores.items():
-        if not np.isfinite(values).all():
-            bad = int((~np.isfinite(values)).sum())
-            raise DivergedError(f"{bad} of {len(values)} {name} scores are not finite")
     return Examined(
-        scores,
+        finite_scores([output]),
         distances.double().cpu().numpy(),
         output.map.float().cpu().numpy(),
         contribution.float().cpu().numpy(),
@@ -154,9 +146,5 @@ def _bilinear(small: Map, height: int, width: int) -> Map:
 
 def _to_grid(level: Tensor, grid: int) -> Tensor:
     """A level's map on the grid, with the mean it had, which resizing alone may change a little."""
-    single = level[:, None]
-    if level.shape[-1] >= grid:
-        resized = F.adaptive_avg_pool2d(single, grid)
-    else:
-        resized = F.interpolate(single, size=(grid, grid), mode="bilinear", align_corners=False)
+    resized = resize_to_grid(level[:, None], grid)
     return resized[:, 0] + (level.mean((1, 2)) - resized.mean((1, 2, 3)))[:, None, None]
