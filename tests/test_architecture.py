@@ -26,24 +26,27 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
+    ["store"],
     ["tracking"],
+    ["vocabulary"],
     ["terminal", "folder"],
+    ["notes"],
     ["setup"],
     ["bookkeeping"],
-    ["run", "evaluate"],
+    ["run", "evaluate", "comparison"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "comparison", "commands"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
     "albumentations": {"data"},
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
-    "mlflow": {"tracking", "deploy"},
+    "mlflow": {"store", "tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file"},
     "rich": {"terminal"},
     "safetensors": {"model", "deploy"},
