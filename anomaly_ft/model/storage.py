@@ -1,6 +1,8 @@
 """A detector on disk: `encoder/` in timm's layout, `detector.safetensors` and `detector.json`.
 
-Tensors and JSON only; nothing in these files can run code.
+Tensors and JSON only; nothing in these files can run code. `format` in detector.json counts up whenever
+an older anomaly_ft could no longer read what is written; `anomaly_ft` beside it is the version that wrote it.
+Every older format is still read: `tests/fixtures` keeps a folder of each.
 """
 
 import json
@@ -12,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from anomaly_ft import __version__
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import load_encoder
@@ -31,6 +34,7 @@ def save_detector(detector: Detector, folder: Path, *, about: dict[str, Any]) ->
     save_file(tensors, folder / "detector.safetensors")
     description = {
         "format": FORMAT,
+        "anomaly_ft": __version__,
         "encoder": json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))["architecture"],
         "image_size": detector.encoder.image_size,
         "levels": list(detector.encoder.levels),
@@ -56,9 +60,7 @@ def load_detector(folder: Path) -> Detector:
         tensors = load_file(folder / "detector.safetensors")
     except (OSError, ValueError, SafetensorError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        found = description.get("format") if isinstance(description, dict) else None
-        raise RunError(f"{folder}: detector.json has format {found!r}, this version reads format {FORMAT}")
+    _check_format(folder, description)
     try:
         encoder = load_encoder(
             description["encoder"],
@@ -76,6 +78,20 @@ def load_detector(folder: Path) -> Detector:
             f"{folder}: detector.json and detector.safetensors do not fit together: {cause}"
         ) from cause
     return detector
+
+
+def _check_format(folder: Path, description: Any) -> None:
+    """Refuse what a newer version wrote, or something else altogether, naming both versions."""
+    about = description if isinstance(description, dict) else {}
+    found, writer = about.get("format"), about.get("anomaly_ft", "unknown")
+    if type(found) is int and 1 <= found <= FORMAT:
+        return
+    readable = f"format {FORMAT}" if FORMAT == 1 else f"formats 1 to {FORMAT}"
+    newer = type(found) is int and found > FORMAT
+    raise RunError(
+        f"{folder}: detector.json has format {found!r}, written by anomaly_ft {writer}; this is anomaly_ft "
+        f"{__version__}, which reads {readable}" + ("; install a newer anomaly_ft" if newer else "")
+    )
 
 
 def _gaussian(tensors: dict[str, torch.Tensor], name: str) -> Gaussian:
