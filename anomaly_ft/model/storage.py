@@ -1,6 +1,8 @@
 """A detector on disk: `encoder/` in timm's layout, `detector.safetensors` and `detector.json`.
 
-Tensors and JSON only; nothing in these files can run code.
+Tensors and JSON only; nothing in these files can run code. `format` in detector.json counts up whenever
+an older anomaly_ft could no longer read what is written; `anomaly_ft` beside it is the version that wrote it.
+Every older format is still read: `tests/fixtures` keeps a folder of each.
 """
 
 import json
@@ -12,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from anomaly_ft import __version__
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.encoder import Encoder
 
@@ -27,6 +30,7 @@ def write_detector(
     save_file(plain, folder / "detector.safetensors")
     described = {
         "format": FORMAT,
+        "anomaly_ft": __version__,
         "encoder": json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))["architecture"],
         "image_size": encoder.image_size,
         "levels": list(encoder.levels),
@@ -56,13 +60,25 @@ def read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(_present(folder / "detector.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        found = description.get("format") if isinstance(description, dict) else None
-        raise RunError(f"{folder}: detector.json has format {found!r}, this version reads format {FORMAT}")
-    return description
+    _check_format(folder, description)
+    return dict(description)
 
 
 def _present(file: Path) -> Path:
     if not file.is_file():
         raise RunError(f"{file.parent} is not a finished run: {file.name} is missing")
     return file
+
+
+def _check_format(folder: Path, description: Any) -> None:
+    """Refuse what a newer version wrote, or something else altogether, naming both versions."""
+    about = description if isinstance(description, dict) else {}
+    found, writer = about.get("format"), about.get("anomaly_ft", "unknown")
+    if type(found) is int and 1 <= found <= FORMAT:
+        return
+    readable = f"format {FORMAT}" if FORMAT == 1 else f"formats 1 to {FORMAT}"
+    newer = type(found) is int and found > FORMAT
+    raise RunError(
+        f"{folder}: detector.json has format {found!r}, written by anomaly_ft {writer}; this is anomaly_ft "
+        f"{__version__}, which reads {readable}" + ("; install a newer anomaly_ft" if newer else "")
+    )

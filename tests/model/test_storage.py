@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,14 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anomaly_ft import __version__
 from anomaly_ft.errors import AnomalyFtError, EncoderError, RunError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import load_encoder
 from anomaly_ft.model.examine import score_images
 from anomaly_ft.model.fitting import fit_detector
+from anomaly_ft.model.storage import FORMAT
 from anomaly_ft.model.working_point import WorkingPoint
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 POINT = WorkingPoint(threshold=3.3, wanted_fpr=0.01, promised_fpr=0.125, images=7)
 
 
@@ -103,11 +107,43 @@ def test_a_damaged_file_is_an_error(name: str, folder: Path) -> None:
         Detector.load(folder)
 
 
-@pytest.mark.parametrize(("description", "found"), [({"format": 99}, "99"), ({}, "None"), ([], "None")])
-def test_another_format_is_an_error_that_names_both(description: object, found: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("description", "found", "advice"),
+    [
+        ({"format": 99, "anomaly_ft": "9.8.7"}, r"99, written by anomaly_ft 9\.8\.7;", "; install a newer"),
+        ({"format": 0}, "0, written by anomaly_ft unknown;", "$"),
+        ({"format": True}, "True, written by anomaly_ft unknown;", "$"),
+        ({"format": "1"}, "'1', written by anomaly_ft unknown;", "$"),
+        ({}, "None, written by anomaly_ft unknown;", "$"),
+        ([], "None, written by anomaly_ft unknown;", "$"),
+    ],
+)
+def test_a_newer_or_unknown_format_is_refused_with_the_versions_named(
+    description: object, found: str, advice: str, folder: Path
+) -> None:
     (folder / "detector.json").write_text(json.dumps(description))
-    with pytest.raises(RunError, match=f"detector.json has format {found}, this version reads format 1"):
+    ours = rf"this is anomaly_ft {re.escape(__version__)}, which reads formats? 1( to \d+)?"
+    with pytest.raises(RunError, match=f"detector.json has format {found} {ours}{advice}"):
         Detector.load(folder)
+
+
+def test_the_version_that_wrote_a_detector_stands_in_it(folder: Path) -> None:
+    description = json.loads((folder / "detector.json").read_text())
+    assert description["anomaly_ft"] == __version__
+    assert description["format"] == FORMAT
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT + 1))
+def test_a_detector_of_every_format_ever_written_gives_the_scores_it_gave_then(
+    number: int, compute: Compute
+) -> None:
+    stored = FIXTURES / f"format-{number}"
+    pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
+    scores = score_images(Detector.load(stored), pixels, compute)
+    expected = json.loads((stored / "expected.json").read_text())
+    assert scores.keys() == expected.keys()
+    for name, values in expected.items():
+        assert scores[name] == pytest.approx(values, rel=1e-4), name
 
 
 def spoil_json(folder: Path, key: str, value: object) -> None:
