@@ -14,8 +14,8 @@ from typing import Any
 from anomaly_ft.errors import RunError
 from anomaly_ft.notes import verdict
 from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.store import LoggedRun, read_logged
 from anomaly_ft.terminal import sparkline
-from anomaly_ft.tracking import LoggedRun, read_logged
 from anomaly_ft.vocabulary import final_metrics
 
 # what is shown of a run: heading, metric, decimals
@@ -145,7 +145,9 @@ def _from_logged(run: LoggedRun) -> Row:
 
 def _keys(rows: Iterable[Row]) -> list[str]:
     """All settings in the order of the first row, then those that others have."""
-    return [key for key in dict.fromkeys(key for row in rows for key in row.settings) if key not in NO_DIFFERENCE]
+    return [
+        key for key in dict.fromkeys(key for row in rows for key in row.settings) if key not in NO_DIFFERENCE
+    ]
 
 
 def _shortened(value: str, exact: bool) -> str:

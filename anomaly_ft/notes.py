@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anomaly_ft.store import VIEW_TAG
 from anomaly_ft.terminal import story
 
-VIEW = "anomaly-ft"  # key of the shared view, at the end of the address that `anomaly-ft ui` opens
 COLUMNS = {  # of the table, with their width in pixels
     "tags.`verdict`": 230,
     "metrics.`gain/image_auroc`": 130,
@@ -83,7 +83,7 @@ def experiment_tags() -> dict[str, str]:
     return {
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.note.content": EXPERIMENT_NOTE,
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+        VIEW_TAG: json.dumps(view),
     }
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from anomaly_ft.errors import RunError
 
+VIEW = "anomaly-ft"  # key of the view of an experiment that its tag describes
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+
 
 @dataclass(frozen=True)
 class LoggedRun:
@@ -34,16 +37,18 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
 
     quieten_mlflow()
     try:
-        client = MlflowClient(_existing(uri))
+        client = MlflowClient(existing(uri))
         found = client.get_run(run_id)
         children = client.search_runs(
             [found.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found.info.run_id}'"
         )
     except MlflowException as cause:
-        raise RunError(f"{run_id} is no folder, and no run in the MLflow store {uri}: {cause.message}") from cause
+        raise RunError(
+            f"{run_id} is no folder, and no run in the MLflow store {uri}: {cause.message}"
+        ) from cause
     except Exception as cause:  # whatever the database or the network raises
         raise RunError(
-            f"{run_id} is no folder, and the MLflow store {uri} cannot be asked: {type(cause).__name__}: {cause}"
+            f"{run_id} is no folder, and MLflow at {uri} cannot be asked: {type(cause).__name__}: {cause}"
         ) from cause
 
     def curve_of(run: Any) -> Callable[[str], list[float]]:
@@ -67,12 +72,31 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
     ]
 
 
+def first_page(uri: str) -> str:
+    """What to open of MLflow's user interface: the experiment worked on last, in the view it brings along.
+
+    Raises:
+        RunError: the store does not answer.
+    """
+    from mlflow.tracking import MlflowClient
+
+    quieten_mlflow()
+    try:
+        experiments = MlflowClient(existing(uri)).search_experiments(order_by=["last_update_time DESC"])
+    except Exception as cause:  # whatever the database or the network raises
+        raise RunError(f"the MLflow store {uri} cannot be asked: {type(cause).__name__}: {cause}") from cause
+    ours = [experiment for experiment in experiments if VIEW_TAG in experiment.tags]
+    if not ours:
+        return "/"
+    return f"/#/experiments/{ours[0].experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
 def choose_store(uri: str | None, output: Path) -> str:
     """The address named, else MLFLOW_TRACKING_URI, else the database in the output folder."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
 
 
-def _existing(uri: str) -> str:
+def existing(uri: str) -> str:
     """The same address; a database file that is not there is an error, for MLflow would make one."""
     path = uri.removeprefix("sqlite:///")
     if path != uri and not Path(path).is_file():

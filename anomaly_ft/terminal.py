@@ -81,7 +81,7 @@ class Terminal:
         self.say(f"run folder  {summary['folder']}")
         self.say(f"report      {summary['folder']}/report.html")
         if summary["mlflow_run_id"]:
-            self.say(f"compare     mlflow ui --backend-store-uri {summary['mlflow_uri']}")
+            self.say(f"compare     anomaly-ft ui --store {summary['mlflow_uri']}")
 
     def evaluation(self, summary: Mapping[str, Any]) -> None:
         """The table of an evaluation, each number with its 95 % interval."""

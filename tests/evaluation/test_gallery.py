@@ -8,7 +8,6 @@ from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.gallery import choose, gallery_of
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.storage import load_detector
 
 
 def record(name: str, kind: str = "good") -> Record:
@@ -24,7 +23,7 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def detector(small_run: Path) -> Detector:
-    return load_detector(small_run)
+    return Detector.load(small_run)
 
 
 def shown(count: int, records: list[Record] = RECORDS) -> list[str]:
