@@ -10,8 +10,9 @@ from torch import Tensor
 
 from anomaly_ft.data.images import Pixels
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.detector import DetectorSettings, choose_dense_levels, resize_to_grid
+from anomaly_ft.model.detector import DetectorSettings, choose_dense_levels
 from anomaly_ft.model.encoder import Encoder, Halfway
+from anomaly_ft.model.maps import resize_to_grid
 
 
 def run_halfway(

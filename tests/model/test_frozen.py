@@ -9,8 +9,10 @@ from anomaly_ft.errors import EncoderError
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.model.chain import find_chain
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import DetectorSettings, fit_detector, score_images
+from anomaly_ft.model.detector import DetectorSettings
 from anomaly_ft.model.encoder import Encoder, Halfway, load_encoder
+from anomaly_ft.model.examine import score_images
+from anomaly_ft.model.fitting import fit_detector
 from anomaly_ft.model.frozen import run_halfway
 
 Textures = Callable[[int, int, int], np.ndarray]
