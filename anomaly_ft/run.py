@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from anomaly_ft.folder import (
     write_text,
 )
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.detector import Detector, DetectorSettings
+from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine, score_images
 from anomaly_ft.model.fitting import fit_detector, standardise
 from anomaly_ft.setup import Setup
@@ -86,13 +86,8 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
 
 
 def fit(setup: Setup) -> Detector:
-    gaussian = setup.recipe.gaussian.model_dump(exclude={"final"})
     return fit_detector(
-        setup.encoder,
-        setup.data.normals("fit").pixels,
-        setup.data.normals("watch").pixels,
-        setup.compute,
-        DetectorSettings(**gaussian),
+        setup.encoder, setup.normals("fit"), setup.normals("watch"), setup.compute, setup.detector_settings()
     )
 
 
@@ -100,7 +95,7 @@ def _current(setup: Setup, induced: Detector, final: str) -> Detector:
     """The detector that the encoder, as it is now, makes with induced or with refitted Gaussians."""
     if final == "refitted":
         return fit(setup)
-    standardise(induced, setup.data.normals("watch").pixels, setup.compute)
+    standardise(induced, setup.normals("watch"), setup.compute)
     return induced
 
 
@@ -185,14 +180,17 @@ def epochs(
         keep: see `fine_tune`.
     """
     recipe = setup.recipe
-    fit, watch = setup.data.normals("fit").pixels, setup.data.normals("watch").pixels
+    augmented, watch = recipe.data.augment, setup.normals("watch")
+    fit = setup.data.normals("fit").pixels if augmented else setup.normals("fit")
+    sets = {name: replace(s, pixels=setup.keep(f"pseudo {name}", s.pixels)) for name, s in sets.items()}
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         size = recipe.optimizer.batch_size
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
         chunks = np.split(order, range(size, len(fit), size))[done:]
         for chunk in setup.terminal.track(chunks, f"epoch {epoch}", sum(map(len, chunks)), size=len):
-            yield setup.compute.batch(setup.augment(fit[chunk], chunk.tolist(), epoch))
+            images = fit[chunk]
+            yield setup.compute.batch(setup.augment(images, chunk.tolist(), epoch) if augmented else images)
 
     def validate_now() -> Validation:
         detector = _current(setup, induced, recipe.gaussian.final)
