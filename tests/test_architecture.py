@@ -27,7 +27,7 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
-    ["store", "viewer"],
+    ["store", "viewer", "starter"],
     ["tracking"],
     ["vocabulary"],
     ["terminal"],
@@ -40,7 +40,7 @@ ORDER = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "comparison", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "comparison", "commands", "starter"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
