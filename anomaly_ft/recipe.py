@@ -213,6 +213,9 @@ class Runtime(Section):
     cache_dir: str = ""
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
 
+    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    """Minutes between checkpoints within an epoch; there is one after each epoch anyway. 0: after each step."""
+
     def computing(self) -> dict[str, Any]:
         """The settings that decide how a batch is computed."""
         return self.model_dump(include={"device", "precision", "batch_size", "channels_last"})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LinearLR
@@ -22,6 +21,7 @@ from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, pr
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
+from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.forgetting import Rule
 from anomaly_ft.finetune.loop import Keep, fine_tune
 from anomaly_ft.finetune.objective import InducedDistance
@@ -31,50 +31,60 @@ from anomaly_ft.folder import (
     append_json_line,
     finish_folder,
     finished_name,
+    json_line,
+    replace_folder,
     start_folder,
     write_json,
     write_text,
+    writing_to,
 )
+from anomaly_ft.interrupts import finishing_the_step
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine, score_images
 from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.resume import remember_run, remembered_run, write_start
 from anomaly_ft.setup import Setup
-from anomaly_ft.tracking import make_tracker
+from anomaly_ft.tracking import Tracker, make_tracker
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
-def train(setup: Setup, output: Path) -> dict[str, Any]:
+def train(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:
     """Fine-tune, seal, and leave a finished run folder in `output`; returns its summary.
 
     While it works, what it has so far stands in a folder whose name begins with a dot and ends in
     `.partial`; it stays when the run is interrupted, with the best encoder up to then.
+
+    Args:
+        setup: the run.
+        output: where the run folder goes.
+        unfinished: a folder that such a run left, to go on where it was.
+
+    Raises:
+        RunError: the folder cannot be written to; what it holds can be gone on with.
     """
-    recipe, partial = setup.recipe, start_folder(output, setup.recipe.name)
-    write_text(partial / "recipe.yaml", recipe.to_yaml())
-    pd.DataFrame(setup.data.manifest()).to_csv(partial / "split.csv", index=False)
-    with make_tracker(
-        enabled=recipe.tracking.mlflow,
-        uri=recipe.tracking.uri,
-        experiment=recipe.tracking.experiment,
-        name=finished_name(partial),
-        output=output,
-    ) as tracker:
+    recipe, partial = setup.recipe, unfinished or start_folder(output, setup.recipe.name)
+    with (
+        writing_to(partial),
+        make_tracker(
+            enabled=recipe.tracking.mlflow,
+            uri=recipe.tracking.uri,
+            experiment=recipe.tracking.experiment,
+            name=finished_name(partial),
+            output=output,
+            run_id=remembered_run(partial),
+        ) as tracker,
+    ):
+        write_start(partial, setup)
         bookkeeping.log_start(setup, tracker)
+        remember_run(partial, tracker.run_id)
         with setup.phase("fit"):
             frozen = fit(setup)
             frozen_test = _examine_test(setup, frozen)
         with setup.phase("calibrate"):
             sets = pseudo_sets(setup, frozen)
-        records = []
-        for record in epochs(setup, loop_state(setup, frozen), frozen, sets):
-            records.append(record)
-            setup.terminal.epoch(record, recipe.gaussian.score)
-            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
-            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
-            if record.verdict.best_epoch == record.epoch and record.epoch:
-                setup.encoder.save(partial / "encoder")
+        records = _train(setup, partial, frozen, sets, tracker)
         with setup.phase("seal"):
             sealed, material = _seal(setup, partial, frozen, frozen_test, records)
         summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | sealed
@@ -83,6 +93,37 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
+
+
+def _train(
+    setup: Setup, partial: Path, frozen: Detector, sets: dict[str, PseudoSet], tracker: Tracker
+) -> list[EpochRecord]:
+    """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
+    checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
+    state = loop_state(setup, frozen)
+    checkpoints.restore(state)
+    lines = [json_line(bookkeeping.history_line(record)) for record in state.records]
+    write_text(partial / "history.jsonl", "".join(lines))
+    for record in state.records:
+        tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+    if state.records:
+        setup.terminal.say(f"going on with {finished_name(partial)} after epoch {len(state.records) - 1}")
+    with finishing_the_step(setup.terminal.say) as asked:
+
+        def keep(state: LoopState, ended: bool) -> None:
+            checkpoints.keep(state, ended or bool(asked))
+            if ended:
+                remember_run(partial, tracker.run_id)
+            if asked and not ended:
+                raise KeyboardInterrupt
+
+        for record in epochs(setup, state, frozen, sets, keep=keep):
+            setup.terminal.epoch(record, setup.recipe.gaussian.score)
+            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
+            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            if record.verdict.best_epoch == record.epoch and record.epoch:
+                replace_folder(partial / "encoder", setup.encoder.save)
+    return state.records
 
 
 def fit(setup: Setup) -> Detector:

@@ -1,7 +1,8 @@
 """Where a run is logged: MLflow, or nowhere.
 
 A tracker is a context manager: an exception marks the run FAILED, an interrupt KILLED. Trouble with
-the tracking server is reported once and never ends training; the run folder holds everything anyway.
+the tracking server is reported once and never ends training: what did not arrive is tried again later, and the
+run folder holds everything anyway.
 """
 
 import json
@@ -10,13 +11,17 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import pandas as pd
+
+PAUSE = 30.0  # seconds before a store that failed is tried again
 
 
 class Tracker(Protocol):
@@ -49,17 +54,32 @@ class MlflowTracker:
     """One MLflow run. Metric names: `train/…`, `val/…`, `test/…`, `frozen/…`, `gain/…`, `best/…`; the step
     is the epoch, 0 the pretrained encoder."""
 
-    def __init__(self, uri: str, experiment: str, name: str, *, artifacts: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        name: str,
+        *,
+        artifacts: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
         """Args:
         uri: tracking server or database.
         experiment: MLflow experiment, made where it does not exist.
         name: of the run.
         artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
+        run_id: of a run to go on with, where it is still there; what it has is not logged again.
         """
         self.run_id: str | None = None
         self.uri: str | None = uri
         self._experiment, self._name, self._artifacts = experiment, name, artifacts
-        self._working = True
+        self._earlier = run_id
+        self._has = _Logged()
+        self._waiting: deque[Callable[[], Any]] = deque()
+        self._again_at = 0.0
+        self._said = False
+        self._latest = 0
+        self.complete = True  # whether everything arrived, known at the end
 
     def __enter__(self) -> Self:
         self._try(self._start)
@@ -72,14 +92,19 @@ class MlflowTracker:
         status = "FINISHED"
         if kind is not None:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
-        self._working = self.run_id is not None  # the last word is tried even after trouble
-        self._try(lambda: self._client.set_terminated(self._id, status))
+        self._waiting.append(lambda: self._client.set_terminated(self._id, status, self._now()))
+        self._deliver_the_rest()
 
     def params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         entities = [Param(key, str(value)) for key, value in params.items()]
-        self._try(lambda: self._client.log_batch(self._id, params=entities))
+
+        def log() -> None:
+            new = [param for param in entities if param.key not in self._has.params]
+            self._client.log_batch(self._id, params=new)
+
+        self._try(log)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -91,15 +116,22 @@ class MlflowTracker:
         """Log the finite ones; a missing measurement is no point on a curve."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = self._now()
         finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
         entities = [Metric(key, value, now, step) for key, value in finite.items()]
-        self._try(lambda: self._client.log_batch(self._id, metrics=entities))
+
+        def log() -> None:
+            new = [metric for metric in entities if (metric.key, metric.step) not in self._has.points]
+            self._client.log_batch(self._id, metrics=new)
+
+        self._try(log)
 
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
         """Link the data, one row an image; MLflow computes the digest."""
 
         def log() -> None:
+            if self._has.dataset:
+                return
             import mlflow.data
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -122,39 +154,112 @@ class MlflowTracker:
         return self.run_id
 
     def _start(self) -> None:
+        _limit_patience()
         import mlflow
+        from mlflow.entities import RunTag
         from mlflow.tracking import MlflowClient
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         self._client = MlflowClient(self.uri)
+        self.run_id = self._reopened() or self._created()
+        labels = {
+            "mlflow.source.name": "anomaly-ft",
+            "mlflow.source.type": "LOCAL",
+            "mlflow": mlflow.__version__,
+        }
+        for key, value in labels.items():
+            self._client.set_tag(self.run_id, key, value)
+
+    def _created(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
             experiment = self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
         else:
             experiment = found.experiment_id
-        self.run_id = self._client.create_run(experiment, run_name=self._name).info.run_id
-        self.tags(
-            {"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__}
-        )
+        run_id: str = self._client.create_run(experiment, run_name=self._name).info.run_id
+        return run_id
+
+    def _reopened(self) -> str | None:
+        """The id of the earlier run, if there was one and this store has it."""
+        from mlflow.exceptions import MlflowException
+
+        if self._earlier is None:
+            return None
+        try:
+            run = self._client.get_run(self._earlier)
+        except MlflowException as cause:
+            if cause.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        self._client.update_run(self._earlier, status="RUNNING")
+        histories = [self._client.get_metric_history(self._earlier, key) for key in run.data.metrics]
+        points = {(point.key, point.step) for history in histories for point in history}
+        self._has = _Logged(frozenset(run.data.params), points, bool(run.inputs.dataset_inputs))
+        return self._earlier
+
+    def _now(self) -> int:
+        """Milliseconds since 1970 that never run backwards, whatever the clock does."""
+        self._latest = max(self._latest, int(time.time() * 1000))
+        return self._latest
 
     def _try(self, action: Callable[[], Any]) -> None:
-        """Do it, unless tracking has failed before; a failure is said once."""
-        if not self._working:
-            return
-        try:
-            action()
-        except Exception as cause:  # whatever the server, the database or the network raises
-            self._working = False
+        """Do it, after what has to be done before; what fails waits for a while and is tried again. A failure
+        is said once."""
+        self._waiting.append(action)
+        while self._waiting and time.monotonic() >= self._again_at:
+            began = time.monotonic()
+            try:
+                self._waiting[0]()
+            except Exception as cause:  # whatever the server, the database or the network raises
+                took = time.monotonic() - began
+                self._again_at = time.monotonic() + max(PAUSE, 10 * took)  # a dead server costs a tenth at most
+                self._say(cause)
+            else:
+                self._waiting.popleft()
+
+    def _deliver_the_rest(self) -> None:
+        """The last chance of everything that waits; what fails then is left to `anomaly-ft sync`."""
+        failed = 0
+        for action in self._waiting:
+            if failed and self.run_id is None:  # it could not even be started
+                break
+            try:
+                action()
+            except Exception as cause:
+                failed += 1
+                self._say(cause)
+        self.complete = not failed
+        self._waiting.clear()
+
+    def _say(self, cause: Exception) -> None:
+        if not self._said:
+            self._said = True
             warnings.warn(
-                f"tracking: MLflow at {self.uri} failed ({type(cause).__name__}: {cause}); "
-                "training goes on without it, the run folder will be complete",
+                f"tracking: MLflow at {self.uri} failed ({type(cause).__name__}: {cause}); training goes on, "
+                "the run folder will be complete. It is tried again; anomaly-ft sync RUN uploads what is missing",
                 stacklevel=2,
             )
 
 
+@dataclass(frozen=True)
+class _Logged:
+    """What a run has already: names of parameters, (metric, step), and whether data is linked."""
+
+    params: frozenset[str] = frozenset()
+    points: Set[tuple[str, int]] = frozenset()
+    dataset: bool = False
+
+
+def _limit_patience() -> None:
+    """MLflow's client would wait for a dead server for many minutes, and reports its use to its makers."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+    for name, value in (limits | {"MLFLOW_DISABLE_TELEMETRY": "true"}).items():
+        os.environ.setdefault(name, value)
+
+
 def make_tracker(
-    *, enabled: bool, uri: str | None, experiment: str, name: str, output: Path
+    *, enabled: bool, uri: str | None, experiment: str, name: str, output: Path, run_id: str | None = None
 ) -> AbstractContextManager[Tracker]:
     """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`.
 
@@ -166,7 +271,7 @@ def make_tracker(
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
     served = not chosen.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
     artifacts = None if served else (output / "mlartifacts").resolve().as_uri()
-    return MlflowTracker(chosen, experiment, name, artifacts=artifacts)
+    return MlflowTracker(chosen, experiment, name, artifacts=artifacts, run_id=run_id)
 
 
 def store_of(output: Path) -> str:

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from what knows nothing to what knows all; those in one line may not know one another
 ORDER = [
     ["errors"],
-    ["folder"],
+    ["folder", "interrupts"],
     ["recipe"],
     ["recipe_file"],
     ["metrics"],
@@ -31,17 +31,19 @@ ORDER = [
     ["terminal"],
     ["setup"],
     ["bookkeeping"],
+    ["resume"],
     ["run", "evaluate"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "resume", "run", "evaluate", "commands"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
     "albumentations": {"data"},
+    "filelock": {"folder"},
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
     "mlflow": {"tracking", "deploy"},
