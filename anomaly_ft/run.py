@@ -1,20 +1,13 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
-from torch.optim.lr_scheduler import LinearLR
 
 from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
-from anomaly_ft.data.vicinal import Pixels
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
@@ -22,11 +15,8 @@ from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
 from anomaly_ft.finetune.checkpoint import Checkpoints
-from anomaly_ft.finetune.forgetting import Rule
-from anomaly_ft.finetune.loop import Keep, fine_tune
-from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.finetune.state import EpochRecord, LoopState
-from anomaly_ft.finetune.validation import PseudoSet, Validation, calibrate, fixed, validate
+from anomaly_ft.finetune.validation import PseudoSet
 from anomaly_ft.folder import (
     append_json_line,
     finish_folder,
@@ -39,15 +29,12 @@ from anomaly_ft.folder import (
     writing_to,
 )
 from anomaly_ft.interrupts import finishing_the_step
-from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.examine import Examined, examine, score_images
-from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.model.examine import Examined, examine
 from anomaly_ft.resume import remember_run, remembered_run, write_start
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import Tracker, make_tracker
-
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+from anomaly_ft.tuning import current, epochs, fit, loop_state, pseudo_sets
 
 
 def train(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:
@@ -126,120 +113,9 @@ def _train(
     return state.records
 
 
-def fit(setup: Setup) -> Detector:
-    return fit_detector(
-        setup.encoder, setup.normals("fit"), setup.normals("watch"), setup.compute, setup.detector_settings()
-    )
-
-
-def _current(setup: Setup, induced: Detector, final: str) -> Detector:
-    """The detector that the encoder, as it is now, makes with induced or with refitted Gaussians."""
-    if final == "refitted":
-        return fit(setup)
-    standardise(induced, setup.normals("watch"), setup.compute)
-    return induced
-
-
-def _score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
-    def score(pixels: Pixels) -> Floats:
-        return score_images(detector, pixels, setup.compute)[setup.recipe.gaussian.score]
-
-    return score
-
-
-def score_test(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
-    test = setup.data.test
-    return score_images(detector, test.pixels, setup.compute) if len(test) else None
-
-
 def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
     test = setup.data.test
     return examine(detector, test.pixels, setup.compute) if len(test) else None
-
-
-def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
-    section, seed = setup.recipe.validation, setup.recipe.seed
-    watch, score = setup.data.normals("watch"), _score_with(setup, frozen)
-    if not isinstance(section.severity, str):
-        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed)
-    sets = calibrate(
-        score,
-        watch,
-        section.augmentations,
-        target=section.target_auroc,
-        tolerance=section.tolerance,
-        seed=seed,
-    )
-    for name, pseudo in sets.items():
-        said = "" if pseudo.informative else ", too far from the target to have a say"
-        setup.terminal.say(
-            f"watching {name} at severity {pseudo.severity:.3f}: "
-            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{said}"
-        )
-    return sets
-
-
-def loop_state(setup: Setup, induced: Detector) -> LoopState:
-    """What trains, before its first step.
-
-    Args:
-        setup: the run.
-        induced: detector of the pretrained encoder, whose Gaussians training pulls towards.
-    """
-    recipe = setup.recipe
-    optimizer = OPTIMIZERS[recipe.optimizer.name](
-        [p for p in setup.encoder.parameters() if p.requires_grad],
-        lr=recipe.optimizer.lr,
-        weight_decay=recipe.optimizer.weight_decay,
-    )
-    objective, optimizer = setup.compute.fabric.setup(
-        InducedDistance(induced, recipe.objective.distance), optimizer
-    )
-    steps = math.ceil(len(setup.data.split.fit) / recipe.optimizer.batch_size)
-    warmup = round(recipe.schedule.warmup_epochs * steps)
-    return LoopState(
-        objective, optimizer, LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    )
-
-
-def epochs(
-    setup: Setup,
-    state: LoopState,
-    induced: Detector,
-    sets: dict[str, PseudoSet],
-    observe: Callable[[Detector], None] = lambda detector: None,
-    keep: Keep = lambda state, ended: None,
-) -> Iterator[EpochRecord]:
-    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
-
-    Args:
-        setup: the run.
-        state: what trains, and how far it is.
-        induced: detector of the pretrained encoder.
-        sets: pseudo-anomalies to validate with.
-        observe: is shown the detector of each validation; what it does has no say in anything.
-        keep: see `fine_tune`.
-    """
-    recipe = setup.recipe
-    augmented, watch = recipe.data.augment, setup.normals("watch")
-    fit = setup.data.normals("fit").pixels if augmented else setup.normals("fit")
-    sets = {name: replace(s, pixels=setup.keep(f"pseudo {name}", s.pixels)) for name, s in sets.items()}
-
-    def batches(epoch: int, done: int) -> Iterator[Tensor]:
-        size = recipe.optimizer.batch_size
-        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
-        chunks = np.split(order, range(size, len(fit), size))[done:]
-        for chunk in setup.terminal.track(chunks, f"epoch {epoch}", sum(map(len, chunks)), size=len):
-            images = fit[chunk]
-            yield setup.compute.batch(setup.augment(images, chunk.tolist(), epoch) if augmented else images)
-
-    def validate_now() -> Validation:
-        detector = _current(setup, induced, recipe.gaussian.final)
-        observe(detector)
-        return validate(_score_with(setup, detector), watch, sets)
-
-    rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
-    return fine_tune(state, setup.compute.fabric, batches, validate_now, rule, keep)
 
 
 def _seal(
@@ -256,7 +132,7 @@ def _seal(
     decoder = Decoder(recipe.data.image_size, recipe.data.resize, recipe.data.range)
     numbers: dict[str, Any] = {}
     for kind in ("induced", "refitted"):
-        detector = _current(setup, induced, kind)
+        detector = current(setup, induced, kind)
         calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
         point = conformal(calibration.scores[score_name], rate)
         tested = _examine_test(setup, detector)

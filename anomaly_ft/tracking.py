@@ -156,7 +156,6 @@ class MlflowTracker:
     def _start(self) -> None:
         _limit_patience()
         import mlflow
-        from mlflow.entities import RunTag
         from mlflow.tracking import MlflowClient
 
         for chatty in ("mlflow", "alembic"):
@@ -236,8 +235,9 @@ class MlflowTracker:
         if not self._said:
             self._said = True
             warnings.warn(
-                f"tracking: MLflow at {self.uri} failed ({type(cause).__name__}: {cause}); training goes on, "
-                "the run folder will be complete. It is tried again; anomaly-ft sync RUN uploads what is missing",
+                f"tracking: MLflow at {self.uri} failed ({type(cause).__name__}: {cause}); "
+                "training goes on, the run folder will be complete. "
+                "It is tried again; anomaly-ft sync RUN uploads what is missing",
                 stacklevel=2,
             )
 

@@ -14,7 +14,13 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "anomaly_ft.run", "anomaly_ft.commands.train", "lives"]
+    [
+        "mlflow.tracking",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "anomaly_ft.run",
+        "anomaly_ft.commands.train",
+        "lives",
+    ]
 )
 KILLED = -signal.SIGKILL
 

@@ -32,19 +32,21 @@ ORDER = [
     ["setup"],
     ["bookkeeping"],
     ["resume"],
+    ["tuning"],
     ["run", "evaluate"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "resume", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "resume", "tuning", "run", "evaluate", "commands"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
     "albumentations": {"data"},
-    "filelock": {"folder"},
     "click": {"cli", "commands"},
+    "cv2": {"data"},
+    "filelock": {"folder"},
     "matplotlib": {"evaluation"},
     "mlflow": {"tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file"},

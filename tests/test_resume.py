@@ -127,7 +127,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(place: Place
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_lets_the_step_end_and_the_run_go_on(name: str, place: Place, whole: Place) -> None:
     process = lives.start(["train", str(place.recipe), "--output", str(place.output)], place.log)
-    while not list(place.partial.glob("checkpoint/*.json")) and process.is_alive():
+    while not list(place.partial.glob("checkpoint/0*.json")) and process.is_alive():
         time.sleep(0.01)
     os.kill(process.pid or 0, signal.Signals[name])
     process.join(120)
@@ -148,7 +148,9 @@ def test_a_changed_recipe_is_refused_with_what_changed(place: Place, whole: Plac
     assert "  gaussian.grid: 4 -> 5\n  optimizer.lr: 0.0001 -> 0.0003\n" in place.said()
     assert "only schedule.max_epochs, tracking, runtime may change" in place.said()
     assert sorted(place.partial.rglob("*")) == before
-    assert place.train("--resume", "-s", "runtime.batch_size=7", "-s", "schedule.max_epochs=2") == 0, place.said()
+    assert place.train("--resume", "-s", "runtime.batch_size=7", "-s", "schedule.max_epochs=2") == 0, (
+        place.said()
+    )
     history = (place.finished / "history.jsonl").read_text().splitlines()
     assert history[:2] == (whole.finished / "history.jsonl").read_text().splitlines()[:2]
     assert len(history) == 3
@@ -174,7 +176,7 @@ def test_resuming_what_is_not_there_says_what_is(place: Place, whole: Place) -> 
 
 def test_a_second_run_in_the_same_output_folder_is_refused(place: Place) -> None:
     process = lives.start(["train", str(place.recipe), "--output", str(place.output)], place.log)
-    while not list(place.partial.glob("checkpoint/*.json")) and process.is_alive():
+    while not list(place.partial.glob("checkpoint/0*.json")) and process.is_alive():
         time.sleep(0.01)
     for options in ((), ("--resume",)):
         assert place.train(*options) == 2
