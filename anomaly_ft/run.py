@@ -9,6 +9,7 @@ from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.assess import Assessment, assess
+from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
@@ -31,6 +32,7 @@ from anomaly_ft.folder import (
 from anomaly_ft.interrupts import finishing_the_step
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine
+from anomaly_ft.notes import experiment_tags
 from anomaly_ft.resume import remember_run, remembered_run, write_start
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import Tracker, make_tracker
@@ -61,6 +63,8 @@ def train(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict
             name=finished_name(partial),
             output=output,
             run_id=remembered_run(partial),
+            experiment_tags=experiment_tags(),
+            system_metrics=recipe.tracking.system_metrics,
         ) as tracker,
     ):
         write_start(partial, setup)
@@ -87,7 +91,8 @@ def _train(
 ) -> list[EpochRecord]:
     """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
     checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-    state = loop_state(setup, frozen)
+    state, gallery = loop_state(setup, frozen), _gallery(setup, sets)
+    gallery.look(frozen)  # its colours are those of the pretrained encoder, whenever this run goes on
     checkpoints.restore(state)
     lines = [json_line(bookkeeping.history_line(record)) for record in state.records]
     write_text(partial / "history.jsonl", "".join(lines))
@@ -104,10 +109,12 @@ def _train(
             if asked and not ended:
                 raise KeyboardInterrupt
 
-        for record in epochs(setup, state, frozen, sets, keep=keep):
+        for record in epochs(setup, state, frozen, sets, gallery.look, keep):
             setup.terminal.epoch(record, setup.recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
             tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            for name, picture in gallery.pictures():
+                tracker.image(picture, name, record.epoch)
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 replace_folder(partial / "encoder", setup.encoder.save)
     return state.records
@@ -116,6 +123,16 @@ def _train(
 def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
     test = setup.data.test
     return examine(detector, test.pixels, setup.compute) if len(test) else None
+
+
+def _gallery(setup: Setup, sets: dict[str, PseudoSet]) -> Gallery:
+    """The images that are shown after every validation."""
+    tracking, score = setup.recipe.tracking, setup.recipe.gaussian.score
+    count = tracking.images if tracking.mlflow else 0
+    pseudo = {name: pseudo.pixels for name, pseudo in sets.items()}
+    return gallery_of(
+        setup.data.test, setup.data.normals("watch"), pseudo, setup.compute, count=count, score=score
+    )
 
 
 def _seal(

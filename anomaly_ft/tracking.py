@@ -6,7 +6,6 @@ run folder holds everything anyway.
 """
 
 import json
-import logging
 import math
 import os
 import time
@@ -19,7 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from anomaly_ft.store import choose_store, quieten_mlflow
 
 PAUSE = 30.0  # seconds before a store that failed is tried again
 
@@ -34,6 +37,7 @@ class Tracker(Protocol):
     def tags(self, tags: Mapping[str, str]) -> None: ...
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
 
 
@@ -47,12 +51,12 @@ class NullTracker:
     def tags(self, tags: Mapping[str, str]) -> None: ...
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
 
 
 class MlflowTracker:
-    """One MLflow run. Metric names: `train/…`, `val/…`, `test/…`, `frozen/…`, `gain/…`, `best/…`; the step
-    is the epoch, 0 the pretrained encoder."""
+    """One MLflow run; the step is the epoch, 0 the pretrained encoder."""
 
     def __init__(
         self,
@@ -62,6 +66,8 @@ class MlflowTracker:
         *,
         artifacts: str | None = None,
         run_id: str | None = None,
+        experiment_tags: Mapping[str, str] | None = None,
+        system_metrics: bool = False,
     ) -> None:
         """Args:
         uri: tracking server or database.
@@ -69,10 +75,14 @@ class MlflowTracker:
         name: of the run.
         artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
         run_id: of a run to go on with, where it is still there; what it has is not logged again.
+        experiment_tags: of a new experiment.
+        system_metrics: log the machine's load as `system/…` while the run lasts.
         """
         self.run_id: str | None = None
         self.uri: str | None = uri
         self._experiment, self._name, self._artifacts = experiment, name, artifacts
+        self._experiment_tags, self._system_metrics = experiment_tags, system_metrics
+        self._monitor: Any = None
         self._earlier = run_id
         self._has = _Logged()
         self._waiting: deque[Callable[[], Any]] = deque()
@@ -92,6 +102,8 @@ class MlflowTracker:
         status = "FINISHED"
         if kind is not None:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+        if self._monitor is not None:
+            self._monitor.finish()
         self._waiting.append(lambda: self._client.set_terminated(self._id, status, self._now()))
         self._deliver_the_rest()
 
@@ -144,6 +156,10 @@ class MlflowTracker:
 
         self._try(log)
 
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
+        """Log an image `(h, w, 3)`; those of one key make a slider over steps."""
+        self._try(lambda: self._client.log_image(self._id, image, key=key, step=step))
+
     def artifacts(self, folder: Path) -> None:
         self._try(lambda: self._client.log_artifacts(self._id, str(folder)))
 
@@ -156,24 +172,30 @@ class MlflowTracker:
     def _start(self) -> None:
         _limit_patience()
         import mlflow
+        from mlflow.entities import RunTag
         from mlflow.tracking import MlflowClient
 
-        for chatty in ("mlflow", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        quieten_mlflow()
         self._client = MlflowClient(self.uri)
-        self.run_id = self._reopened() or self._created()
+        self.run_id = self.run_id or self._reopened() or self._created()
         labels = {
             "mlflow.source.name": "anomaly-ft",
             "mlflow.source.type": "LOCAL",
             "mlflow": mlflow.__version__,
         }
-        for key, value in labels.items():
-            self._client.set_tag(self.run_id, key, value)
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in labels.items()])
+        if self._system_metrics:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.uri)
+            self._monitor.start()
 
     def _created(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
-            experiment = self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
+            experiment = self._client.create_experiment(
+                self._experiment, artifact_location=self._artifacts, tags=dict(self._experiment_tags or {})
+            )
         else:
             experiment = found.experiment_id
         run_id: str = self._client.create_run(experiment, run_name=self._name).info.run_id
@@ -259,7 +281,15 @@ def _limit_patience() -> None:
 
 
 def make_tracker(
-    *, enabled: bool, uri: str | None, experiment: str, name: str, output: Path, run_id: str | None = None
+    *,
+    enabled: bool,
+    uri: str | None,
+    experiment: str,
+    name: str,
+    output: Path,
+    run_id: str | None = None,
+    experiment_tags: Mapping[str, str] | None = None,
+    system_metrics: bool = False,
 ) -> AbstractContextManager[Tracker]:
     """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`.
 
@@ -268,12 +298,15 @@ def make_tracker(
     """
     if not enabled:
         return nullcontext(NullTracker())
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
+    chosen = choose_store(uri, output)
     served = not chosen.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
     artifacts = None if served else (output / "mlartifacts").resolve().as_uri()
-    return MlflowTracker(chosen, experiment, name, artifacts=artifacts, run_id=run_id)
-
-
-def store_of(output: Path) -> str:
-    """The address of the database in an output folder."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    return MlflowTracker(
+        chosen,
+        experiment,
+        name,
+        artifacts=artifacts,
+        run_id=run_id,
+        experiment_tags=experiment_tags,
+        system_metrics=system_metrics,
+    )

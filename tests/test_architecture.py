@@ -27,19 +27,24 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
+    ["store", "viewer"],
     ["tracking"],
+    ["vocabulary"],
     ["terminal"],
+    ["notes"],
     ["setup"],
     ["bookkeeping"],
     ["resume"],
     ["tuning"],
-    ["run", "evaluate"],
+    ["run", "evaluate", "comparison", "doctor"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "resume", "tuning", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {
+    "recipe", "recipe_file", "setup", "resume", "tuning", "run", "evaluate", "comparison", "commands",
+}  # fmt: skip
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
@@ -48,7 +53,7 @@ OWNERS = {
     "cv2": {"data"},
     "filelock": {"folder"},
     "matplotlib": {"evaluation"},
-    "mlflow": {"tracking", "deploy"},
+    "mlflow": {"store", "tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file"},
     "rich": {"terminal"},
     "safetensors": {"model", "finetune", "deploy"},
