@@ -10,8 +10,7 @@ import math
 import os
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomaly_ft.outbox import Outbox
 from anomaly_ft.store import choose_store, quieten_mlflow
-
-PAUSE = 30.0  # seconds before a store that failed is tried again
 
 
 class Tracker(Protocol):
@@ -85,14 +83,12 @@ class MlflowTracker:
         self._monitor: Any = None
         self._earlier = run_id
         self._has = _Logged()
-        self._waiting: deque[Callable[[], Any]] = deque()
-        self._again_at = 0.0
-        self._said = False
+        self._outbox = Outbox(f"MLflow at {uri}")
         self._latest = 0
         self.complete = True  # whether everything arrived, known at the end
 
     def __enter__(self) -> Self:
-        self._try(self._start)
+        self._outbox.put(self._start)
         return self
 
     def __exit__(
@@ -104,8 +100,8 @@ class MlflowTracker:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
         if self._monitor is not None:
             self._monitor.finish()
-        self._waiting.append(lambda: self._client.set_terminated(self._id, status, self._now()))
-        self._deliver_the_rest()
+        self._outbox.put(lambda: self._client.set_terminated(self._id, status, self._now()))
+        self.complete = self._outbox.empty(lambda: self.run_id is not None)
 
     def params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -116,13 +112,13 @@ class MlflowTracker:
             new = [param for param in entities if param.key not in self._has.params]
             self._client.log_batch(self._id, params=new)
 
-        self._try(log)
+        self._outbox.put(log)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, value) for key, value in tags.items()]
-        self._try(lambda: self._client.log_batch(self._id, tags=entities))
+        self._outbox.put(lambda: self._client.log_batch(self._id, tags=entities))
 
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log the finite ones; a missing measurement is no point on a curve."""
@@ -136,7 +132,7 @@ class MlflowTracker:
             new = [metric for metric in entities if (metric.key, metric.step) not in self._has.points]
             self._client.log_batch(self._id, metrics=new)
 
-        self._try(log)
+        self._outbox.put(log)
 
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
         """Link the data, one row an image; MLflow computes the digest."""
@@ -154,14 +150,14 @@ class MlflowTracker:
             tag = InputTag("mlflow.data.context", "training")
             self._client.log_inputs(self._id, [DatasetInput(Dataset(**made), [tag])])
 
-        self._try(log)
+        self._outbox.put(log)
 
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """Log an image `(h, w, 3)`; those of one key make a slider over steps."""
-        self._try(lambda: self._client.log_image(self._id, image, key=key, step=step))
+        self._outbox.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
     def artifacts(self, folder: Path) -> None:
-        self._try(lambda: self._client.log_artifacts(self._id, str(folder)))
+        self._outbox.put(lambda: self._client.log_artifacts(self._id, str(folder)))
 
     @property
     def _id(self) -> str:
@@ -223,45 +219,6 @@ class MlflowTracker:
         """Milliseconds since 1970 that never run backwards, whatever the clock does."""
         self._latest = max(self._latest, int(time.time() * 1000))
         return self._latest
-
-    def _try(self, action: Callable[[], Any]) -> None:
-        """Do it, after what has to be done before; what fails waits for a while and is tried again. A failure
-        is said once."""
-        self._waiting.append(action)
-        while self._waiting and time.monotonic() >= self._again_at:
-            began = time.monotonic()
-            try:
-                self._waiting[0]()
-            except Exception as cause:  # whatever the server, the database or the network raises
-                took = time.monotonic() - began
-                self._again_at = time.monotonic() + max(PAUSE, 10 * took)  # a dead server costs a tenth at most
-                self._say(cause)
-            else:
-                self._waiting.popleft()
-
-    def _deliver_the_rest(self) -> None:
-        """The last chance of everything that waits; what fails then is left to `anomaly-ft sync`."""
-        failed = 0
-        for action in self._waiting:
-            if failed and self.run_id is None:  # it could not even be started
-                break
-            try:
-                action()
-            except Exception as cause:
-                failed += 1
-                self._say(cause)
-        self.complete = not failed
-        self._waiting.clear()
-
-    def _say(self, cause: Exception) -> None:
-        if not self._said:
-            self._said = True
-            warnings.warn(
-                f"tracking: MLflow at {self.uri} failed ({type(cause).__name__}: {cause}); "
-                "training goes on, the run folder will be complete. "
-                "It is tried again; anomaly-ft sync RUN uploads what is missing",
-                stacklevel=2,
-            )
 
 
 @dataclass(frozen=True)

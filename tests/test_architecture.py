@@ -27,7 +27,7 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
-    ["store", "viewer"],
+    ["store", "viewer", "outbox"],
     ["tracking"],
     ["vocabulary"],
     ["terminal"],
