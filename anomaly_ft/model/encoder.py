@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from anomaly_ft.errors import EncoderError, did_you_mean
 from anomaly_ft.model.weights import load_pretrained
 
+CropMode = Literal["squash", "center", "border"]
+
 
 class Encoder(nn.Module):
     """A timm model and the names of its levels."""
@@ -46,8 +48,12 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255."""
+        return self.feature_maps((images.float() - self.mean) / self.std)
+
+    def feature_maps(self, normalised: Tensor) -> list[Tensor]:
+        """`forward` for images that already went through the encoder's mean and standard deviation."""
         self._seen.clear()
-        self._forward((images.float() - self.mean) / self.std)
+        self._forward(normalised)
         unseen = [level for level in self.levels if level not in self._seen]
         if unseen:
             raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
@@ -80,13 +86,16 @@ class Encoder(nn.Module):
             raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
         return count
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
+    def save(self, folder: Path, *, crop_mode: CropMode = "squash") -> None:
+        """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
+
+        `crop_mode` is what timm's transforms do with images that are not square: squash them, cut them to
+        their `center`, or put them whole on a `border`.
+        """
         size = (3, self.image_size, self.image_size)
+        data_config = {"input_size": size, "crop_pct": 1.0, "crop_mode": crop_mode}
         plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-        save_for_hf(
-            plain, str(folder), safe_serialization=True, data_config={"input_size": size, "crop_pct": 1.0}
-        )
+        save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
 
     def _keep(self, level: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
