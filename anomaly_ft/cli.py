@@ -1,7 +1,7 @@
 """The `anomaly-ft` command; its parts are in `commands`, named here in the order of the help.
 
 Exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 an anomaly was found and that is to count
-as failure, 4 training diverged, 130 interrupted.
+as failure, 4 training diverged, 5 an export that does not agree with its detector, 130 interrupted.
 """
 
 import click
@@ -9,9 +9,11 @@ import click
 from anomaly_ft import __version__
 from anomaly_ft.commands.data import data
 from anomaly_ft.commands.evaluate import evaluate
+from anomaly_ft.commands.export import export
 from anomaly_ft.commands.predict import predict
+from anomaly_ft.commands.shared import DISAGREES
 from anomaly_ft.commands.train import train
-from anomaly_ft.errors import AnomalyFtError
+from anomaly_ft.errors import AnomalyFtError, ParityError
 
 
 class _Group(click.Group):
@@ -26,7 +28,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except AnomalyFtError as error:
             click.echo(f"Error: {error}", err=True)
-            ctx.exit(2)
+            ctx.exit(DISAGREES if isinstance(error, ParityError) else 2)
         except KeyboardInterrupt:
             click.echo(
                 "Interrupted; what was written is kept (of train: in the output folder's .partial folder)",
@@ -47,5 +49,5 @@ def main() -> None:
     """
 
 
-for command in (train, data, evaluate, predict):
+for command in (train, data, evaluate, predict, export):
     main.add_command(command)

@@ -31,12 +31,13 @@ ORDER = [
     ["setup"],
     ["bookkeeping"],
     ["run", "evaluate"],
+    ["export"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "export", "commands"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
@@ -44,13 +45,28 @@ OWNERS = {
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
     "mlflow": {"tracking", "deploy"},
+    "onnx": {"deploy"},
+    "onnxruntime": {"deploy"},
+    "openvino": {"deploy"},
     "pydantic": {"recipe", "recipe_file"},
     "rich": {"terminal"},
     "safetensors": {"model", "deploy"},
     "timm": {"model"},
     "yaml": {"recipe", "recipe_file"},
 }
-HEAVY = {"torch", "timm", "mlflow", "albumentations", "sklearn", "scipy", "pandas", "lightning_fabric", "numpy"}
+HEAVY = {
+    "torch",
+    "onnx",
+    "openvino",
+    "timm",
+    "mlflow",
+    "albumentations",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "lightning_fabric",
+    "numpy",
+}
 
 
 def part(module: Path) -> str:

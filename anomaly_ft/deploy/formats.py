@@ -7,7 +7,6 @@ with the detector. The libraries beyond torch come with the extras `onnx` and `o
 
 import importlib.util
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ft import __version__
+from anomaly_ft.data.images import Pixels
 from anomaly_ft.deploy.graph import OUTPUTS, DetectorGraph, EncoderGraph, trace
 from anomaly_ft.deploy.loading import LoadedRun
 from anomaly_ft.errors import RunError
-from anomaly_ft.model.encoder import Encoder, load_folder
+from anomaly_ft.model.encoder import load_with_timm
 
-Pixels = NDArray[np.uint8]
 Computes = Callable[[Pixels], Sequence[Tensor]]
 Writer = Callable[[LoadedRun, Path, bool], Computes]
 
@@ -36,31 +35,31 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino"
 def write_timm(run: LoadedRun, folder: Path, raw: bool) -> Computes:
     """`config.json` and `model.safetensors`, as timm's `local-dir:` and a hub expect them."""
     del raw
-    old = run.detector.encoder
-    old.save(folder, crop_mode=CROP_MODES[run.decoder.resize])
-    encoder = load_folder(folder, old.levels, old.image_size)
+    own = run.detector.encoder
+    own.save(folder, resize=run.decoder.resize)
+    encoder = load_with_timm(folder, own.levels, own.image_size)
     return lambda pixels: _no_grad(encoder, _raw(run, pixels).permute(0, 3, 1, 2))
 
 
 def write_pt2(run: LoadedRun, folder: Path, raw: bool) -> Computes:
     """`detector.pt2`, the whole detector as torch.export has it."""
-    return _write_pt2(run, folder / "detector.pt2", DetectorGraph(run, raw=raw))
+    return _write_pt2(run, folder / "detector.pt2", DetectorGraph(run.detector, raw=raw))
 
 
 def write_encoder_pt2(run: LoadedRun, folder: Path, raw: bool) -> Computes:
     """`encoder.pt2`, the bare encoder."""
-    return _write_pt2(run, folder / "encoder.pt2", EncoderGraph(run, raw=raw))
+    return _write_pt2(run, folder / "encoder.pt2", EncoderGraph(run.detector.encoder, raw=raw))
 
 
 def write_onnx(run: LoadedRun, folder: Path, raw: bool) -> Computes:
     """`detector.onnx`, the whole detector."""
-    return _write_onnx(run, folder / "detector.onnx", DetectorGraph(run, raw=raw), OUTPUTS)
+    return _write_onnx(run, folder / "detector.onnx", DetectorGraph(run.detector, raw=raw), OUTPUTS)
 
 
 def write_encoder_onnx(run: LoadedRun, folder: Path, raw: bool) -> Computes:
     """`encoder.onnx`, the bare encoder; outputs have the names of the levels."""
     return _write_onnx(
-        run, folder / "encoder.onnx", EncoderGraph(run, raw=raw), run.detector.encoder.levels
+        run, folder / "encoder.onnx", EncoderGraph(run.detector.encoder, raw=raw), run.detector.encoder.levels
     )
 
 
@@ -70,7 +69,7 @@ def write_openvino(run: LoadedRun, folder: Path, raw: bool) -> Computes:
 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "detector.onnx"
-        _save_onnx(run, path, DetectorGraph(run, raw=raw), OUTPUTS)
+        _save_onnx(run, path, DetectorGraph(run.detector, raw=raw), OUTPUTS)
         core = openvino.Core()
         openvino.save_model(core.read_model(path), folder / "detector.xml", compress_to_fp16=False)
     model = core.compile_model(folder / "detector.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -91,7 +90,6 @@ WRITERS: dict[str, Writer] = {
     "encoder-pt2": write_encoder_pt2,
 }
 GIVES_LEVELS = frozenset({"timm", "encoder-onnx", "encoder-pt2"})
-CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
 
 
 def refuse_if_missing(form: str) -> None:
@@ -105,7 +103,7 @@ def refuse_if_missing(form: str) -> None:
 
 
 def _write_pt2(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph) -> Computes:
-    torch.export.save(trace(graph, run.detector.encoder.image_size), path)
+    torch.export.save(trace(graph), path)
     module = torch.export.load(path).module()
     return lambda pixels: _no_grad(module, torch.from_numpy(_input(run, pixels, graph.raw)))
 
@@ -125,9 +123,7 @@ def _write_onnx(
     return compute
 
 
-def _save_onnx(
-    run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph, outputs: Sequence[str]
-) -> None:
+def _save_onnx(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph, outputs: Sequence[str]) -> None:
     """Write a checked ONNX file whose bytes depend on the graph alone: no traces of the files that made it."""
     import onnx
 
@@ -138,7 +134,7 @@ def _save_onnx(
             "train with a smaller gaussian.grid"
         )
     program = torch.onnx.export(
-        trace(graph, run.detector.encoder.image_size),
+        trace(graph),
         dynamo=True,
         verbose=False,
         external_data=False,

@@ -8,14 +8,12 @@ resizes differently, and Pillow does it in one line.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from anomaly_ft.deploy.loading import LoadedRun
+from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.encoder import Encoder
-from anomaly_ft.model.maps import contribution_map
 
 OUTPUTS = ("score", "map", "decision")
 
@@ -27,39 +25,35 @@ class DetectorGraph(nn.Module):
     deviation; or, with `raw`, uint8 `(n, size, size, 3)`, which the graph normalises itself.
     """
 
-    threshold: Tensor
-
-    def __init__(self, run: LoadedRun, *, raw: bool) -> None:
+    def __init__(self, detector: Detector, *, raw: bool) -> None:
         super().__init__()
-        self.detector, self.score, self.raw = run.detector, run.score, raw
-        self.register_buffer("threshold", torch.tensor(run.point.threshold))
+        self.detector, self.raw = detector, raw
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.judge(_levels(self.detector.encoder, image, self.raw))
 
-    def judge(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def judge(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Score, map and decision from the encoder's levels."""
-        output = self.detector.score(maps)
-        score: Tensor = getattr(output, self.score)
-        small = contribution_map(self.detector, maps) if self.score == "pooled" else output.map
         side = self.detector.encoder.image_size
-        large = F.interpolate(small[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
-        return score, large, score > self.threshold
+        found = self.detector.detect(levels, (side, side))
+        return found.scores, found.maps, found.scores > self.detector.threshold
 
 
 class EncoderGraph(nn.Module):
     """Image, as `DetectorGraph` takes it, to the feature map `(n, d_l, h_l, w_l)` of each level."""
 
-    def __init__(self, run: LoadedRun, *, raw: bool) -> None:
+    def __init__(self, encoder: Encoder, *, raw: bool) -> None:
         super().__init__()
-        self.encoder, self.raw = run.detector.encoder, raw
+        self.encoder, self.raw = encoder, raw
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(_levels(self.encoder, image, self.raw))
 
 
-def trace(graph: DetectorGraph | EncoderGraph, size: int) -> ExportedProgram:
+def trace(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
     """The graph for any number of images, with no word of the files it was written in."""
+    encoder = graph.encoder if isinstance(graph, EncoderGraph) else graph.detector.encoder
+    size = encoder.image_size
     image = torch.zeros(2, 3, size, size)
     if graph.raw:
         image = torch.zeros(2, size, size, 3, dtype=torch.uint8)

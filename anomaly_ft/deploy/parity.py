@@ -20,7 +20,8 @@ from anomaly_ft.data.images import Decoder, Pixels
 from anomaly_ft.deploy.formats import Computes
 from anomaly_ft.deploy.graph import DetectorGraph
 from anomaly_ft.deploy.loading import LoadedRun
-from anomaly_ft.model.maps import examine_batch, upsample
+from anomaly_ft.model.examine import examine_batch
+from anomaly_ft.model.maps import upsample
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,8 @@ def compare(
     """
     rows: list[NDArray[np.float64]] = []
     for pixels in batches:
-        maps = run.detector.encoder(run.compute.batch(pixels)) if gives_levels else []
-        given = computes(pixels)
-        rows.append(
-            np.stack(
-                [
-                    *_scores_and_maps(reference(run, pixels), judge(run, given) if gives_levels else given),
-                    _relative(maps, given) if gives_levels else np.zeros(len(pixels)),
-                ]
-            )
-        )
+        with torch.inference_mode():
+            rows.append(_rows(run, pixels, computes(pixels), gives_levels))
     return _summarise(np.concatenate(rows, 1), run.point.threshold, tolerance, gives_levels)
 
 
@@ -114,7 +107,16 @@ def reference(run: LoadedRun, pixels: Pixels) -> list[Tensor]:
 
 def judge(run: LoadedRun, levels: Sequence[Tensor]) -> list[Tensor]:
     """Score, map and decision that the run's Gaussians make of an encoder's levels."""
-    return list(DetectorGraph(run, raw=True).judge(levels))
+    return list(DetectorGraph(run.detector, raw=True).judge(levels))
+
+
+def _rows(run: LoadedRun, pixels: Pixels, given: Sequence[Tensor], gives_levels: bool) -> NDArray[np.float64]:
+    """A column for each image; see `_scores_and_maps`, and last the difference of the levels."""
+    expected = reference(run, pixels)
+    if not gives_levels:
+        return np.stack([*_scores_and_maps(expected, given), np.zeros(len(pixels))])
+    levels = run.detector.encoder(run.compute.batch(pixels))
+    return np.stack([*_scores_and_maps(expected, judge(run, given)), _relative(levels, given)])
 
 
 def _scores_and_maps(expected: Sequence[Tensor], given: Sequence[Tensor]) -> list[NDArray[np.float64]]:
@@ -128,7 +130,7 @@ def _scores_and_maps(expected: Sequence[Tensor], given: Sequence[Tensor]) -> lis
 
 
 def _relative(expected: Sequence[Tensor], given: Sequence[Tensor]) -> NDArray[np.float64]:
-    """For each image the largest difference in a level, relative to the level's largest value; the worst level."""
+    """For each image the worst level's largest difference, relative to the largest value in that level."""
     apart = [
         (own.double() - level.double()).abs().flatten(1).amax(1) / level.double().abs().flatten(1).amax(1)
         for level, own in zip(expected, given, strict=True)
@@ -136,9 +138,7 @@ def _relative(expected: Sequence[Tensor], given: Sequence[Tensor]) -> NDArray[np
     return torch.stack(apart).amax(0).numpy()
 
 
-def _summarise(
-    table: NDArray[np.float64], threshold: float, tolerance: float, gives_levels: bool
-) -> Parity:
+def _summarise(table: NDArray[np.float64], threshold: float, tolerance: float, gives_levels: bool) -> Parity:
     expected, given, map_apart, map_relative, flipped, levels = table
     apart = np.abs(given - expected)
     half = tolerance * abs(threshold)

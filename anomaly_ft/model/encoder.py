@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from anomaly_ft.errors import EncoderError, did_you_mean
 from anomaly_ft.model.weights import load_pretrained
 
-CropMode = Literal["squash", "center", "border"]
+CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
 
 
 class Encoder(nn.Module):
@@ -86,14 +86,17 @@ class Encoder(nn.Module):
             raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
         return count
 
-    def save(self, folder: Path, *, crop_mode: CropMode = "squash") -> None:
+    def save(self, folder: Path, *, resize: str = "squash") -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
 
-        `crop_mode` is what timm's transforms do with images that are not square: squash them, cut them to
-        their `center`, or put them whole on a `border`.
+        `resize` is how images are made square; timm's transforms are told to do the same.
         """
-        size = (3, self.image_size, self.image_size)
-        data_config = {"input_size": size, "crop_pct": 1.0, "crop_mode": crop_mode}
+        data_config = {
+            "input_size": (3, self.image_size, self.image_size),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": CROP_MODES[resize],
+        }
         plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
         save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
 
@@ -189,3 +192,9 @@ def load_encoder(
     """The pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
     model = load_pretrained(name, weights, image_size)
     return Encoder(model, choose_levels(model, levels), image_size)
+
+
+def load_with_timm(folder: Path, levels: Sequence[str], image_size: int) -> Encoder:
+    """What `Encoder.save` wrote, loaded as someone loads it who has timm alone."""
+    model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    return Encoder(model, levels, image_size)
