@@ -110,7 +110,8 @@ class Encoder(Section):
     levels: Literal["all"] | tuple[str | int, ...] = "all"
     """Levels to measure at: module names or indices."""
     train_blocks: Literal["all"] | tuple[str, ...] = "all"
-    """Modules whose parameters are fine-tuned."""
+    """Modules whose parameters are fine-tuned. Where these are late ones, the blocks before them are computed
+    once for each image."""
 
 
 class GaussianSection(Section):
@@ -208,7 +209,7 @@ class Runtime(Section):
     cache: Literal["auto", "memory", "disk", "none"] = "auto"
     """Where decoded images are kept; `auto`: memory up to cache_gib, else the disk if it has room."""
     cache_gib: float = Field(default=4.0, ge=0)
-    """Memory that decoded images may take."""
+    """Memory that decoded images, and what frozen early blocks made of them, may take."""
     cache_dir: str = ""
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
 
