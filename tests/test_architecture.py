@@ -43,6 +43,7 @@ KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "export"
 # who alone may import a library; the others use what these make of it
 OWNERS = {
     "albumentations": {"data"},
+    "cv2": {"data"},
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
     "mlflow": {"tracking", "deploy"},
