@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import timm
 import torch
@@ -22,7 +21,7 @@ from PIL import Image
 from anomaly_ft.cli import main
 from anomaly_ft.deploy import formats
 from anomaly_ft.deploy.card import program
-from anomaly_ft.deploy.formats import WRITERS
+from anomaly_ft.deploy.formats import WRITERS, convert_to_openvino
 from anomaly_ft.deploy.loading import LoadedRun, load_run
 
 FORMATS = [*WRITERS, "onnx --uint8"]
@@ -76,7 +75,7 @@ def image(mvtec_folder: Path) -> Path:
 def expected(run: LoadedRun, image: Path) -> tuple[float, bool]:
     """What the detector says about `image`."""
     with torch.inference_mode():
-        pixels = run.compute.batch(run.decoder(image)[None])
+        pixels = run.compute.batch(np.stack([run.decoder(image)]))
         score = float(run.detector(pixels).scores)
     return score, score > run.point.threshold
 
@@ -143,10 +142,11 @@ def test_twice_and_in_another_order_gives_identical_bytes(
 def test_openvino_files_are_made_from_the_onnx_graph_and_nothing_else(
     exports: dict[str, Path], tmp_path: Path
 ) -> None:
-    model = openvino.Core().read_model(exports["onnx"] / "detector.onnx")
-    openvino.save_model(model, tmp_path / "detector.xml", compress_to_fp16=False)
-    for name in ("detector.xml", "detector.bin"):
-        assert (tmp_path / name).read_bytes() == (exports["openvino"] / name).read_bytes(), name
+    for name in ("again", "and again"):  # a process numbers what it reads; the files must not show it
+        (tmp_path / name).mkdir()
+        convert_to_openvino(exports["onnx"] / "detector.onnx", tmp_path / name / "detector.xml")
+        for file in ("detector.xml", "detector.bin"):
+            assert (tmp_path / name / file).read_bytes() == (exports["openvino"] / file).read_bytes(), file
 
 
 def test_an_onnx_file_is_checked_names_its_parts_and_knows_no_source_files(
@@ -166,7 +166,7 @@ def test_an_onnx_file_is_checked_names_its_parts_and_knows_no_source_files(
     ]
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["threshold"]) == run.point.threshold
-    assert json.loads(about["mean"]) == [0.5, 0.5, 0.5]
+    assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]
     assert b".py" not in path.read_bytes()
 
 
@@ -189,7 +189,7 @@ def test_a_timm_folder_loads_as_model_and_as_stages_and_has_the_runs_preprocessi
     assert (config["crop_mode"], config["crop_pct"], config["interpolation"]) == ("squash", 1.0, "bicubic")
     pixels = timm.data.create_transform(**config)(Image.open(image).convert("RGB"))[None]
     with torch.inference_mode():
-        own = run.detector.encoder(run.compute.batch(run.decoder(image)[None]))
+        own = run.detector.encoder(run.compute.batch(np.stack([run.decoder(image)])))
         named = dict(zip(run.detector.encoder.levels, own, strict=True))
         for info, level in zip(stages.feature_info, stages(pixels), strict=True):
             assert torch.allclose(level, named[info["module"]], atol=1e-4), info["module"]

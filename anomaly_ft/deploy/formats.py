@@ -7,6 +7,7 @@ with the detector. The libraries beyond torch come with the extras `onnx` and `o
 
 import importlib.util
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,15 +71,26 @@ def write_openvino(run: LoadedRun, folder: Path, raw: bool) -> Computes:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "detector.onnx"
         _save_onnx(run, path, DetectorGraph(run.detector, raw=raw), OUTPUTS)
-        core = openvino.Core()
-        openvino.save_model(core.read_model(path), folder / "detector.xml", compress_to_fp16=False)
-    model = core.compile_model(folder / "detector.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        convert_to_openvino(path, folder / "detector.xml")
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # else some processors compute in bfloat16
+    compiled = openvino.Core().compile_model(folder / "detector.xml", "CPU", settings)
 
     def compute(pixels: Pixels) -> list[Tensor]:
-        answer = model(_input(run, pixels, raw))
+        answer = compiled(_input(run, pixels, raw))
         return [torch.from_numpy(answer[name]) for name in OUTPUTS]
 
     return compute
+
+
+def convert_to_openvino(onnx_file: Path, xml: Path) -> None:
+    """Write an ONNX file as OpenVINO's `xml` and the `.bin` beside it, with names that depend on it alone."""
+    import openvino
+
+    model = openvino.Core().read_model(onnx_file)
+    for i, operation in enumerate(model.get_ordered_ops()):  # else names count all that a process has read
+        if re.fullmatch(rf"{operation.get_type_name()}_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{operation.get_type_name()}_{i}")
+    openvino.save_model(model, xml, compress_to_fp16=False)
 
 
 WRITERS: dict[str, Writer] = {
@@ -173,8 +185,8 @@ def describe(run: LoadedRun) -> Mapping[str, Any]:
         "threshold": run.point.threshold,
         "image_size": encoder.image_size,
         "resize": run.decoder.resize,
-        "mean": (encoder.mean.flatten() / 255).tolist(),
-        "std": (encoder.std.flatten() / 255).tolist(),
+        "mean": [round(value, 6) for value in (encoder.mean.flatten() / 255).tolist()],
+        "std": [round(value, 6) for value in (encoder.std.flatten() / 255).tolist()],
         "levels": list(encoder.levels),
     }
 
