@@ -1,7 +1,7 @@
 """The `anomaly-ft` command; its parts are in `commands`, named here in the order of the help.
 
 Exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 an anomaly was found and that is to count
-as failure, 4 training diverged, 130 interrupted.
+as failure, 4 training diverged, 5 runs of a sweep failed, 130 interrupted.
 """
 
 import click
@@ -10,6 +10,7 @@ from anomaly_ft import __version__
 from anomaly_ft.commands.data import data
 from anomaly_ft.commands.evaluate import evaluate
 from anomaly_ft.commands.predict import predict
+from anomaly_ft.commands.sweep import sweep
 from anomaly_ft.commands.train import train
 from anomaly_ft.errors import AnomalyFtError
 
@@ -47,5 +48,5 @@ def main() -> None:
     """
 
 
-for command in (train, data, evaluate, predict):
+for command in (train, sweep, data, evaluate, predict):
     main.add_command(command)

@@ -1,7 +1,7 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,12 @@ from anomaly_ft.tracking import make_tracker
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
-def train(setup: Setup, output: Path) -> dict[str, Any]:
+def train(setup: Setup, output: Path, *, tags: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Fine-tune, seal, and leave a finished run folder in `output`; returns its summary.
 
     While it works, what it has so far stands in a folder whose name begins with a dot and ends in
-    `.partial`; it stays when the run is interrupted, with the best encoder up to then.
+    `.partial`; it stays when the run is interrupted, with the best encoder up to then. `tags` are those of
+    its MLflow run, beside the usual ones.
     """
     recipe, partial = setup.recipe, start_folder(output, setup.recipe.name)
     write_text(partial / "recipe.yaml", recipe.to_yaml())
@@ -59,6 +60,7 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
         experiment=recipe.tracking.experiment,
         name=finished_name(partial),
         output=output,
+        tags=tags,
     ) as tracker:
         bookkeeping.log_start(setup, tracker)
         with setup.phase("fit"):

@@ -49,14 +49,26 @@ class MlflowTracker:
     """One MLflow run. Metric names: `train/…`, `val/…`, `test/…`, `frozen/…`, `gain/…`, `best/…`; the step
     is the epoch, 0 the pretrained encoder."""
 
-    def __init__(self, uri: str, experiment: str, name: str, *, artifacts: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        name: str,
+        *,
+        artifacts: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+    ) -> None:
         """Args:
         uri: tracking server or database.
         experiment: MLflow experiment, made where it does not exist.
         name: of the run.
         artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
+        tags: of the run from its beginning, such as the run it belongs to.
+        run_id: of a run to go on with, where it is still there.
         """
         self.run_id: str | None = None
+        self._tags, self._earlier = dict(tags or {}), run_id
         self.uri: str | None = uri
         self._experiment, self._name, self._artifacts = experiment, name, artifacts
         self._working = True
@@ -133,10 +145,22 @@ class MlflowTracker:
             experiment = self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
         else:
             experiment = found.experiment_id
-        self.run_id = self._client.create_run(experiment, run_name=self._name).info.run_id
+        self.run_id = self._reopened() or self._client.create_run(experiment, run_name=self._name).info.run_id
         self.tags(
-            {"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__}
+            self._tags
+            | {"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__}
         )
+
+    def _reopened(self) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        if self._earlier is None:
+            return None
+        try:
+            self._client.update_run(self._earlier, status="RUNNING")
+        except MlflowException:  # another store, or deleted for good
+            return None
+        return self._earlier
 
     def _try(self, action: Callable[[], Any]) -> None:
         """Do it, unless tracking has failed before; a failure is said once."""
@@ -154,7 +178,14 @@ class MlflowTracker:
 
 
 def make_tracker(
-    *, enabled: bool, uri: str | None, experiment: str, name: str, output: Path
+    *,
+    enabled: bool,
+    uri: str | None,
+    experiment: str,
+    name: str,
+    output: Path,
+    tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
 ) -> AbstractContextManager[Tracker]:
     """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`.
 
@@ -163,10 +194,15 @@ def make_tracker(
     """
     if not enabled:
         return nullcontext(NullTracker())
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
+    chosen = choose_store(uri, output)
     served = not chosen.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
     artifacts = None if served else (output / "mlartifacts").resolve().as_uri()
-    return MlflowTracker(chosen, experiment, name, artifacts=artifacts)
+    return MlflowTracker(chosen, experiment, name, artifacts=artifacts, tags=tags, run_id=run_id)
+
+
+def choose_store(uri: str | None, output: Path) -> str:
+    """`uri`, else MLFLOW_TRACKING_URI, else the database in `output`."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
 
 
 def store_of(output: Path) -> str:

@@ -20,6 +20,7 @@ ORDER = [
     ["errors"],
     ["recipe"],
     ["recipe_file"],
+    ["sweep_file"],
     ["metrics"],
     ["data"],
     ["model"],
@@ -31,12 +32,14 @@ ORDER = [
     ["setup"],
     ["bookkeeping"],
     ["run", "evaluate"],
+    ["engines"],
+    ["sweep"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"} | {"sweep_file", "sweep"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
@@ -44,7 +47,8 @@ OWNERS = {
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
     "mlflow": {"tracking", "deploy"},
-    "pydantic": {"recipe", "recipe_file"},
+    "pydantic": {"recipe", "recipe_file", "sweep_file"},
+    "ray": {"engines"},
     "rich": {"terminal"},
     "safetensors": {"model", "deploy"},
     "timm": {"model"},
