@@ -212,6 +212,8 @@ class Runtime(Section):
     """Memory that decoded images, and what frozen early blocks made of them, may take."""
     cache_dir: str = ""
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
+    cache_disk_gib: float = Field(default=50.0, ge=0)
+    """Space that all caches on disk may take together; those used longest ago make room for a new one."""
 
     def computing(self) -> dict[str, Any]:
         """The settings that decide how a batch is computed."""

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from what knows nothing to what knows all; those in one line may not know one another
 ORDER = [
     ["errors"],
+    ["folder"],
     ["recipe"],
     ["recipe_file"],
     ["sweep_file"],
@@ -28,7 +29,7 @@ ORDER = [
     ["evaluation"],
     ["deploy"],
     ["tracking"],
-    ["terminal", "folder"],
+    ["terminal"],
     ["setup"],
     ["bookkeeping"],
     ["run", "evaluate"],
@@ -44,13 +45,14 @@ KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "command
 # who alone may import a library; the others use what these make of it
 OWNERS = {
     "albumentations": {"data"},
+    "cv2": {"data"},
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
     "mlflow": {"tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file", "sweep_file"},
     "ray": {"engines"},
     "rich": {"terminal"},
-    "safetensors": {"model", "deploy"},
+    "safetensors": {"model", "finetune", "deploy"},
     "timm": {"model"},
     "yaml": {"recipe", "recipe_file"},
 }
