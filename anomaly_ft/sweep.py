@@ -12,11 +12,13 @@ import pandas as pd
 from anomaly_ft.engines import Outcome, in_process, on_ray
 from anomaly_ft.errors import RecipeError, RunError
 from anomaly_ft.folder import write_json, write_text
+from anomaly_ft.notes import experiment_tags
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.store import choose_store
 from anomaly_ft.sweep_file import Job, Sweep
 from anomaly_ft.terminal import Terminal
-from anomaly_ft.tracking import choose_store, make_tracker
+from anomaly_ft.tracking import make_tracker
 
 Engine = Literal["in-process", "ray"]
 NO_SAY, SAY = ("tracking.", "runtime."), "runtime.precision"  # settings that do not decide what a run finds
@@ -52,6 +54,7 @@ def run_sweep(
         name=sweep.name,
         output=output,
         run_id=_parent_of(state),
+        experiment_tags=experiment_tags(),
     ) as tracker:
         _write_state(state, sweep.name, tracker.run_id)
         tags = {"group": sweep.name}

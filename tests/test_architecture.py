@@ -28,11 +28,14 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
+    ["store", "viewer"],
     ["tracking"],
+    ["vocabulary"],
     ["terminal"],
+    ["notes"],
     ["setup"],
     ["bookkeeping"],
-    ["run", "evaluate"],
+    ["run", "evaluate", "comparison", "doctor"],
     ["engines"],
     ["sweep"],
     ["commands"],
@@ -40,7 +43,9 @@ ORDER = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"} | {"sweep_file", "sweep"}
+KNOW_THE_RECIPE = {
+    "recipe", "recipe_file", "sweep_file", "setup", "run", "evaluate", "comparison", "sweep", "commands",
+}  # fmt: skip
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
@@ -48,7 +53,7 @@ OWNERS = {
     "cv2": {"data"},
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
-    "mlflow": {"tracking", "deploy"},
+    "mlflow": {"store", "tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file", "sweep_file"},
     "ray": {"engines"},
     "rich": {"terminal"},

@@ -200,7 +200,15 @@ def test_without_ray_the_way_to_get_it_is_named(sweep: Path, monkeypatch: pytest
     assert 'pip install "anomaly-ft[ray]"' in result.stderr
 
 
-@pytest.mark.ray
+@pytest.fixture
+def ray_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers give way to all else on a machine; beside other work they would not be done in time."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_workers")
 def test_two_ray_workers_find_what_one_process_finds(sweep: Path, mvtec_folder: Path) -> None:
     mend(sweep, mvtec_folder)
     here = summary_of(run(sweep, "--json"))
@@ -216,11 +224,11 @@ def test_two_ray_workers_find_what_one_process_finds(sweep: Path, mvtec_folder: 
     assert all(Path(row["folder"]).parent == (sweep.parent / "ray" / "pair") for row in there["runs"])
 
 
-@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_workers")
 def test_a_worker_that_dies_fails_its_run_alone(sweep: Path, mvtec_folder: Path) -> None:
     mend(sweep, mvtec_folder)
     (sweep.parent / "tiny.yaml").write_text(RECIPE.format(root=mvtec_folder) + "name: x\n")
-    pytest.importorskip("ray")
     from anomaly_ft.engines import on_ray
     from anomaly_ft.sweep_file import Resources, read_sweep
 
@@ -238,7 +246,8 @@ def test_a_worker_that_dies_fails_its_run_alone(sweep: Path, mvtec_folder: Path)
     assert outcomes[1].summary == {"fine": True}
 
 
-@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_workers")
 def test_more_than_this_machine_has_is_refused(sweep: Path) -> None:
     with sweep.open("a") as file:
         file.write("resources: {cpus: 4096}\n")
