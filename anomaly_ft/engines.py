@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_ft.errors import AnomalyFtError, RunError
+from anomaly_ft.resume import refuse_changes, unfinished
 from anomaly_ft.run import train
-from anomaly_ft.setup import prepare
+from anomaly_ft.setup import Setup, prepare
 from anomaly_ft.sweep_file import Job, Resources
 from anomaly_ft.terminal import Terminal
 
@@ -32,11 +33,21 @@ def run_job(job: Job, output: Path, tags: Mapping[str, str]) -> Outcome:
     try:
         own = {"sweep.category": job.category, "sweep.setting": job.setting, "seed": str(job.recipe.seed)}
         setup = prepare(job.recipe, Terminal())
-        return Outcome(job, train(setup, output, tags={**tags, **own}))
+        return Outcome(job, train(setup, output, unfinished=_begun(setup, output), tags={**tags, **own}))
     except AnomalyFtError as error:
         return Outcome(job, None, str(error), traceback.format_exc())
     except Exception as error:  # a bug, or the machine, in one run of many
         return Outcome(job, None, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _begun(setup: Setup, output: Path) -> Path | None:
+    """What an interrupted sweep left of this run, where it can be gone on with."""
+    try:
+        partial = unfinished(output, setup.recipe.name)
+        refuse_changes(partial, setup)
+    except RunError:
+        return None
+    return partial
 
 
 def in_process(jobs: Sequence[Job], output: Path, tags: Mapping[str, str]) -> Iterator[Outcome]:

@@ -71,7 +71,7 @@ def run_sweep(
         table = side_by_side(rows)
         _write_results(folder / "results", rows, table, outcomes)
         failed = sum(bool(row["error"]) for row in rows)
-        tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)})
+        tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)}, len(rows) - failed)
         tracker.tags({"mlflow.note.content": markdown(table)})
         tracker.artifacts(folder / "results")
     return {

@@ -17,6 +17,7 @@ from anomaly_ft.cli import main
 from anomaly_ft.engines import run_job
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.sweep import finished, side_by_side
+from anomaly_ft.sweep_file import Job
 
 RECIPE = """
 data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
@@ -161,6 +162,24 @@ def test_a_bug_in_one_run_is_its_outcome_with_a_trace(sweep: Path, monkeypatch: 
     assert outcome.summary is None
     assert outcome.error == "ZeroDivisionError: somewhere"
     assert "Traceback" in outcome.trace
+
+
+def test_what_an_interrupted_sweep_left_is_gone_on_with(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read_recipe(small_run / "recipe.yaml")
+    partial = shutil.copytree(small_run, tmp_path / ".small-001.partial")
+    begun: list[Path | None] = []
+
+    def train(setup: object, output: Path, *, unfinished: Path | None, tags: object) -> dict[str, Any]:
+        begun.append(unfinished)
+        return {}
+
+    monkeypatch.setattr(anomaly_ft.engines, "train", train)
+    other = recipe.optimizer.model_copy(update={"lr": 0.5})
+    for each in (recipe, recipe.model_copy(update={"optimizer": other})):
+        assert run_job(Job("", "", each), tmp_path, {}).error == ""
+    assert begun == [partial, None], "with other settings it begins anew"
 
 
 def row(seed: int, tuned: float | None, error: str = "") -> dict[str, Any]:

@@ -51,6 +51,7 @@ def sweep(
     from anomaly_ft.sweep_file import read_sweep
 
     plan = read_sweep(sweep_file, overrides)
+    from anomaly_ft.folder import locked
     from anomaly_ft.sweep import finished, run_sweep
     from anomaly_ft.terminal import Terminal
 
@@ -61,7 +62,8 @@ def sweep(
             found = finished(job.recipe, output / plan.name)
             terminal.say(f"{job.recipe.name}: {found['folder'] if found else 'to be run'}")
         return
-    summary = run_sweep(plan, output, terminal, engine=engine, address=address)
+    with locked(output / plan.name):
+        summary = run_sweep(plan, output, terminal, engine=engine, address=address)
     terminal.table(f"{plan.name}: image AUROC, mean ± sd over seeds", summary["table"])
     terminal.say(f"results     {summary['folder']}/results/results.csv")
     if summary["mlflow_run_id"]:
