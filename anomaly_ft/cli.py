@@ -10,6 +10,7 @@ from anomaly_ft.commands.compare import compare
 from anomaly_ft.commands.data import data
 from anomaly_ft.commands.doctor import doctor
 from anomaly_ft.commands.evaluate import evaluate
+from anomaly_ft.commands.init import init
 from anomaly_ft.commands.predict import predict
 from anomaly_ft.commands.sweep import sweep
 from anomaly_ft.commands.train import train
@@ -65,5 +66,5 @@ def main() -> None:
     """
 
 
-for command in (train, sweep, data, evaluate, predict, compare, ui, doctor):
+for command in (init, train, sweep, data, evaluate, predict, compare, ui, doctor):
     main.add_command(command)

@@ -28,7 +28,7 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
-    ["store", "viewer", "outbox"],
+    ["store", "viewer", "starter", "outbox"],
     ["tracking"],
     ["vocabulary"],
     ["terminal"],
@@ -47,7 +47,7 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 KNOW_THE_RECIPE = {
     "recipe", "recipe_file", "sweep_file", "setup", "resume", "tuning", "run", "evaluate", "comparison",
-    "engines", "sweep", "commands",
+    "starter", "engines", "sweep", "commands",
 }  # fmt: skip
 
 # who alone may import a library; the others use what these make of it
