@@ -1,19 +1,26 @@
 """The `anomaly-ft` command; its parts are in `commands`, named here in the order of the help.
 
 Exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 an anomaly was found and that is to count
-as failure, 4 training diverged, 5 an export that does not agree with its detector, 130 interrupted.
+as failure, 4 training diverged, 5 runs of a sweep failed, 6 an export does not agree with its detector,
+130 interrupted.
 """
 
 import click
 
-from anomaly_ft import __version__
+from anomaly_ft.commands.compare import compare
 from anomaly_ft.commands.data import data
+from anomaly_ft.commands.doctor import doctor
 from anomaly_ft.commands.evaluate import evaluate
 from anomaly_ft.commands.export import export
+from anomaly_ft.commands.init import init
 from anomaly_ft.commands.predict import predict
 from anomaly_ft.commands.shared import DISAGREES
+from anomaly_ft.commands.sweep import sweep
 from anomaly_ft.commands.train import train
+from anomaly_ft.commands.ui import ui
+from anomaly_ft.doctor import versions
 from anomaly_ft.errors import AnomalyFtError, ParityError
+from anomaly_ft.interrupts import ended_by_signals
 
 
 class _Group(click.Group):
@@ -25,20 +32,33 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with ended_by_signals():
+                return super().invoke(ctx)
         except AnomalyFtError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(DISAGREES if isinstance(error, ParityError) else 2)
         except KeyboardInterrupt:
             click.echo(
-                "Interrupted; what was written is kept (of train: in the output folder's .partial folder)",
+                "Interrupted; what was written is kept (of train: in the output folder's .partial folder; the "
+                "same command with --resume goes on)",
                 err=True,
             )
             ctx.exit(130)
 
 
+def _show_versions(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    del option
+    if wanted and not ctx.resilient_parsing:
+        for name, number in versions().items():
+            click.echo(f"{name} {number}")
+        ctx.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="anomaly-ft")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_versions,
+    help="Show the versions of anomaly-ft and what it uses, and exit.",
+)  # fmt: skip
 def main() -> None:
     """Fine-tune a pretrained image encoder on images of good parts, and stop before it forgets.
 
@@ -49,5 +69,5 @@ def main() -> None:
     """
 
 
-for command in (train, data, evaluate, predict, export):
+for command in (init, train, sweep, data, evaluate, predict, export, compare, ui, doctor):
     main.add_command(command)

@@ -220,7 +220,7 @@ def test_an_export_that_does_not_agree_is_deleted_and_the_command_fails(
 
     monkeypatch.setitem(WRITERS, "timm", wrong)
     result = call(small_run, "timm", tmp_path / "export")
-    assert result.exit_code == 5
+    assert result.exit_code == 6
     assert "does not agree with the detector and was deleted: on 10 images scores differ by" in result.stderr
     assert list(tmp_path.iterdir()) == []
 

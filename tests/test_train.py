@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-import anomaly_ft.run
+import anomaly_ft.tuning
 from anomaly_ft.cli import main
 from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.finetune.validation import Validation
@@ -23,9 +23,11 @@ from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.encoder import Halfway
 from anomaly_ft.model.examine import score_images
+from anomaly_ft.notes import experiment_tags, run_note, verdict
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
+from anomaly_ft.vocabulary import METRICS
 
 RECIPE = """
 name: tiny
@@ -78,7 +80,7 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, *findings: float | type[BaseExc
             return Validation(found, {"scar": found}, np.zeros(5), 0.0)
         raise found
 
-    monkeypatch.setattr(anomaly_ft.run, "validate", validate)
+    monkeypatch.setattr(anomaly_ft.tuning, "validate", validate)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_a_finished_run_has_every_file_and_nothing_else(finished: tuple[Path, cl
     folder, _ = finished
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == FILES
     left = {path.name for path in folder.parent.iterdir()}
-    assert left == {"tiny-001", "mlartifacts"}, "nothing half done is left"
+    assert left == {"tiny-001", "mlartifacts", ".lock"}, "nothing half done is left"
 
 
 def test_json_is_the_summary_and_the_last_line_of_stdout(finished: tuple[Path, click.testing.Result]) -> None:
@@ -187,7 +189,36 @@ def test_mlflow_knows_the_run_from_epoch_zero_on(
     )
     assert run.inputs.dataset_inputs[0].dataset.digest
     logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert logged == {name.split("/")[0] for name in FILES}
+    assert logged == {name.split("/")[0] for name in FILES} | {"images"}
+    pictures = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
+    sliders = {tuple(path.split("+")[:3]) for path in pictures}
+    names = {name for name, *_ in sliders}
+    assert {f"images/maps~{name} 000" for name in ("good", "hole")} < names
+    assert sliders == {(name, "step", step) for name in names for step in "01"}
+    assert len(names) == 6
+
+
+def test_every_metric_of_a_run_stands_in_the_vocabulary(
+    finished: tuple[Path, click.testing.Result], store: str
+) -> None:
+    run_id = json.loads((finished[0] / "summary.json").read_text())["mlflow_run_id"]
+    logged = set(MlflowClient(store).get_run(run_id).data.metrics)
+    history = [json.loads(line) for line in (finished[0] / "history.jsonl").read_text().splitlines()]
+    logged |= {name for line in history for name in line if "/" in name}
+    known = [re.escape(name).replace("<augmentation>", r"\w+").replace("<metric>", r"\w+") for name in METRICS]
+    assert {name for name in logged if not any(re.fullmatch(pattern, name) for pattern in known)} == set()
+
+
+def test_a_run_says_on_its_page_what_became_of_it(
+    finished: tuple[Path, click.testing.Result], store: str
+) -> None:
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    client = MlflowClient(store)
+    run = client.get_run(summary["mlflow_run_id"])
+    assert run.data.tags["mlflow.note.content"] == run_note(summary, finished[0].resolve())
+    assert run.data.tags["verdict"] == verdict(summary)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags.items() >= experiment_tags().items()
 
 
 def test_equal_seeds_give_equal_histories_to_the_last_digit(recipe: Path, output: Path) -> None:
@@ -333,22 +364,23 @@ def test_normal_images_alone_are_enough(recipe: Path, output: Path, mvtec_folder
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code"), [(OSError, "FAILED", 1), (KeyboardInterrupt, "KILLED", 130)]
+    ("error", "status", "code"),
+    [(ArithmeticError, "FAILED", 1), (OSError, "FAILED", 2), (KeyboardInterrupt, "KILLED", 130)],
 )
 def test_a_run_cut_short_leaves_what_it_has_and_is_marked(
     error: type[BaseException], status: str, code: int, recipe: Path, output: Path, store: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     validate_as(monkeypatch, 0.5, 0.9, error)
-    settings = ("tracking.mlflow=true", f"tracking.uri={store}", f"tracking.experiment=cut short {status}")
+    settings = ("tracking.mlflow=true", f"tracking.uri={store}", f"tracking.experiment=cut short {error}")
     result = train(recipe, output, "schedule.max_epochs=5", *settings)
     assert result.exit_code == code
-    (partial,) = output.glob(".*")
+    (partial,) = output.glob(".*.partial")
     assert partial.name == ".tiny-001.partial"
     assert len((partial / "history.jsonl").read_text().splitlines()) == 2
     assert (partial / "encoder" / "model.safetensors").is_file(), "the best encoder up to then"
     client = MlflowClient(store)
-    experiment = client.get_experiment_by_name(f"cut short {status}")
+    experiment = client.get_experiment_by_name(f"cut short {error}")
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == [status]
 
 

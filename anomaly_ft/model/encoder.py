@@ -16,6 +16,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -178,7 +179,10 @@ class Encoder(nn.Module):
             "crop_mode": CROP_MODES[resize],
         }
         plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-        save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
+        try:
+            save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
+        except SafetensorError as cause:  # its name for a full disk
+            raise OSError(f"{folder}: {cause}") from cause
 
     def _keep(self, level: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
