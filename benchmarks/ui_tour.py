@@ -3,7 +3,7 @@
     pip install "anomaly-ft[demo,docs]"           # and a Chromium: apt install chromium
     python benchmarks/ui_tour.py --output tour    # runs (made once), screenshots, and a check of each page
 
-Two data sets (ELPV mono and poly, 80 normal training images each) x three settings x two seeds, the seeds as
+Two data sets (ELPV mono and poly, 60 normal training images each) x three settings x two seeds, the seeds as
 nested children of a parent run. Fails when a page lacks a text or a chart that it should show.
 """
 
@@ -43,6 +43,7 @@ seed: {seed}
 data: {{root: "demo:{dataset}", manifest: "{manifest}", image_size: 64, watch_share: 0.3}}
 encoder: {{name: tf_efficientnet_lite0, weights: package}}
 gaussian: {{grid: 4}}
+validation: {{augmentations: [cutmix, cutpaste, scar]}}
 schedule: {{max_epochs: {epochs}}}
 optimizer: {{batch_size: 8}}
 runtime: {{threads: {threads}}}
@@ -63,13 +64,13 @@ class Page:
 
 
 def subset(dataset: str, folder: Path) -> Path:
-    """A manifest of 80 normal images to train with, 20 normal and 30 anomalous ones to test with."""
+    """A manifest of 60 normal images to train with, 20 normal and 30 anomalous ones to test with."""
     rows = []
-    wanted = {("train", False): 80, ("test", False): 20, ("test", True): 30}
+    wanted = {("train", False): 60, ("test", False): 20, ("test", True): 30}
     records = read_root(f"demo:{dataset}").records
     normals = [record for record in records if not record.anomalous]
     for i, record in enumerate([*normals, *(record for record in records if record.anomalous)]):
-        split = "train" if not record.anomalous and i < 80 else "test"
+        split = "train" if not record.anomalous and i < 60 else "test"
         if wanted[split, record.anomalous]:
             wanted[split, record.anomalous] -= 1
             rows.append({"image_path": record.name, "label_index": int(record.anomalous), "split": split})
@@ -179,7 +180,7 @@ def look(address: str, tour: Iterator[Page], folder: Path, chromium: str) -> lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("tour"))
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     found = shutil.which("chromium") or shutil.which("google-chrome")

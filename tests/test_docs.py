@@ -48,8 +48,7 @@ def command_lines() -> list[tuple[str, str]]:
         fenced = [
             line for kind, body in FENCE.findall(text) if kind in ("", "sh") for line in body.splitlines()
         ]
-        inline = re.findall(r"`(anomaly-ft [^`\n]+)`", FENCE.sub("", text))
-        for line in [*fenced, *indented, *inline]:
+        for line in [*fenced, *indented]:
             words = line.split("#")[0].strip()
             if words and words.split()[0] in COMMANDS:
                 found.append((page, words))
@@ -100,6 +99,16 @@ def test_every_command_exists_with_its_options(page: str, line: str) -> None:
                 for extra in found.split(",")
             ]
             assert all(re.search(rf"^{extra} =$", (ROOT / "setup.cfg").read_text(), re.M) for extra in extras)
+
+
+def test_commands_named_in_a_sentence_exist_with_their_options() -> None:
+    named = {
+        words for text in TEXTS.values() for words in re.findall(r"`anomaly-ft ([^`]+)`", FENCE.sub("", text))
+    }
+    assert len(named) > 10
+    for name, *words in (shlex.split(line) for line in named if not line.startswith("-")):
+        options = {name for parameter in main.commands[name].params for name in parameter.opts} | {"--help"}
+        assert {word for word in words if word.startswith("-")} - options == set(), name
 
 
 def parses(words: list[str]) -> None:
