@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -13,6 +13,8 @@ from anomaly_ft.recipe import EXPONENT, Recipe, Section
 
 LARGEST = 256 * 1024  # bytes
 MISTAKE, SHOWN = 400, 50  # characters of a mistake, and mistakes, in one message
+
+S = TypeVar("S", bound=Section)
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool = True) -> Recipe:
@@ -26,34 +28,40 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool =
     Raises:
         RecipeError: everything that is wrong with it, at once.
     """
+    tree = read_yaml(path)
+    for override in overrides:
+        _override(tree, override, str(path))
+    return validate(Recipe, tree, str(path), check_root=check_root)
+
+
+def validate(model: type[S], tree: Mapping[str, Any], source: str, *, check_root: bool = True) -> S:
+    """A tree of settings as a validated section.
+
+    Raises:
+        RecipeError: everything that is wrong with it, at once.
+    """
+    try:
+        return model.model_validate(_tuples(tree), context={"check_root": check_root})
+    except pydantic.ValidationError as cause:
+        mistakes = [_short(mistake, MISTAKE) for mistake in _word(cause, model)]
+        more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
+        raise RecipeError(source, [*mistakes[:SHOWN], *more]) from None
+    except UnicodeEncodeError as cause:
+        found = cause.object[cause.start : cause.end]
+        raise RecipeError(source, [f"holds {found!r}, which is no character"]) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file, not validated.
+
+    Raises:
+        RecipeError: no file, no text, no YAML, or no sections.
+    """
     tree = _parse(_read(path), str(path))
     if not isinstance(tree, dict):
         kind = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise RecipeError(str(path), [f"expected sections with settings, such as 'data:', got {kind}"])
-    for override in overrides:
-        _override(tree, override, str(path))
-    try:
-        return Recipe.model_validate(_tuples(tree), context={"check_root": check_root})
-    except pydantic.ValidationError as cause:
-        mistakes = [_short(mistake, MISTAKE) for mistake in _word(cause)]
-        more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
-        raise RecipeError(str(path), [*mistakes[:SHOWN], *more]) from None
-    except UnicodeEncodeError as cause:
-        found = cause.object[cause.start : cause.end]
-        raise RecipeError(str(path), [f"holds {found!r}, which is no character"]) from None
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise RecipeError(str(path), [f"larger than {LARGEST // 1024} KiB, which no recipe is"])
-        return content.decode()
-    except FileNotFoundError:
-        raise RecipeError(str(path), ["file does not exist"]) from None
-    except (OSError, ValueError) as cause:
-        raise RecipeError(str(path), [f"cannot be read as text: {cause}"]) from cause
+    return tree
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -119,12 +127,25 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _word(error: pydantic.ValidationError) -> Iterator[str]:
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise RecipeError(str(path), [f"larger than {LARGEST // 1024} KiB, which no recipe is"])
+        return content.decode()
+    except FileNotFoundError:
+        raise RecipeError(str(path), ["file does not exist"]) from None
+    except (OSError, ValueError) as cause:
+        raise RecipeError(str(path), [f"cannot be read as text: {cause}"]) from cause
+
+
+def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """One line for each mistaken key: `section.key: expected this or that, got value`."""
     by_key: dict[str, list[Any]] = {}
     known: dict[str, Iterable[str]] = {}
     for mistake in error.errors():
-        key, fields = _locate(mistake["loc"])
+        key, fields = _locate(mistake["loc"], model)
         by_key.setdefault(key, []).append(mistake)
         known[key] = fields
     for key, mistakes in by_key.items():
@@ -144,10 +165,9 @@ def _short(text: str, length: int = 80) -> str:
     return text if len(text) < length else text[: length - 3] + "..."
 
 
-def _locate(location: Sequence[str | int]) -> tuple[str, Iterable[str]]:
+def _locate(location: Sequence[str | int], section: type[BaseModel]) -> tuple[str, Iterable[str]]:
     """The dotted key of a mistake and the keys known beside it. What follows a setting's own key
     (branches of a union, positions in a list) says nothing to a reader and is dropped."""
-    section: type[BaseModel] = Recipe
     keys: list[str] = []
     for part in location:
         keys.append(str(part))

@@ -9,6 +9,7 @@ Three scores, all higher = more anomalous:
 * fused: both in standard deviations of held-out normal images, added.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -228,10 +229,10 @@ class Detector(nn.Module):
         if self.dense_mean.shape[0] != grid**2 or not 0 <= 3 * smoothing < grid:
             raise ValueError(f"the dense map does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
         for name, tensor in self.state_dict().items():
-            if not tensor.isfinite().all():
+            if name not in ("threshold", "chi_square") and not tensor.isfinite().all():
                 raise ValueError(f"{name} holds numbers that are not finite")
-        if self.point and not all(isinstance(value, int | float) for value in vars(self.point).values()):
-            raise ValueError("the threshold holds what is no number")
+        if self.point and not all(math.isfinite(value) for value in vars(self.point).values()):
+            raise ValueError("the threshold is not finite")
         size = self.encoder.image_size
         with torch.inference_mode():
             self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
