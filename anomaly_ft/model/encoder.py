@@ -23,6 +23,8 @@ from anomaly_ft.model.chain import find_chain, input_of, run_chain
 from anomaly_ft.model.halfway import Halfway
 from anomaly_ft.model.weights import load_pretrained
 
+CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
+
 
 class Encoder(nn.Module):
     """A timm model and the names of its levels."""
@@ -40,7 +42,7 @@ class Encoder(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
         self._forward: Callable[[Tensor], Tensor] = cast(Any, model).forward_features
         self._seen: dict[str, Tensor] = {}
-        self._reading = False  # hooks see modules again in a backward pass that computes again
+        self._reading = True  # not in a backward pass that computes again, where hooks see modules again
         self.checkpointing = False  # see `run_chain`
         for level in self.levels:
             model.get_submodule(level).register_forward_hook(self._keep(level))
@@ -56,11 +58,16 @@ class Encoder(nn.Module):
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255,
         or of what `halfway` made of them."""
         self._seen.clear()
-        self._reading = True
+        if self.checkpointing:
+            self._reading = True
         if isinstance(images, Halfway):
             run_chain(self.model, self.tail, images.activation, again=self.checkpointing)
             return self._read_off(dict(zip(self.early, images.levels, strict=True)))
-        normalised = (images.float() - self.mean) / self.std
+        return self.feature_maps((images.float() - self.mean) / self.std)
+
+    def feature_maps(self, normalised: Tensor) -> list[Tensor]:
+        """`forward` for images that already went through the encoder's mean and standard deviation."""
+        self._seen.clear()
         if self.checkpointing and torch.is_grad_enabled():
             first = self.model.get_submodule(self._chain[0])
             x = input_of(first, lambda: self._forward(normalised))
@@ -92,7 +99,8 @@ class Encoder(nn.Module):
             raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
         maps = [early[name] if name in early else self._to_grid(self._seen[name]) for name in self.levels]
         self._seen.clear()
-        self._reading = False
+        if self.checkpointing:
+            self._reading = False
         return maps
 
     def train(self, mode: bool = True) -> "Encoder":
@@ -155,13 +163,20 @@ class Encoder(nn.Module):
         for name in self._chain:
             self.model.get_submodule(name).compile(backend=backend)
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
-        size = (3, self.image_size, self.image_size)
+    def save(self, folder: Path, *, resize: str = "squash") -> None:
+        """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
+
+        `resize` is how images are made square; timm's transforms are told to do the same.
+        """
+        data_config = {
+            "input_size": (3, self.image_size, self.image_size),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": CROP_MODES[resize],
+        }
         plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-        config = {"input_size": size, "crop_pct": 1.0}
         try:
-            save_for_hf(plain, str(folder), safe_serialization=True, data_config=config)
+            save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
         except SafetensorError as cause:  # its name for a full disk
             raise OSError(f"{folder}: {cause}") from cause
 
@@ -259,3 +274,9 @@ def load_encoder(
     """The pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
     model = load_pretrained(name, weights, image_size)
     return Encoder(model, choose_levels(model, levels), image_size)
+
+
+def load_with_timm(folder: Path, levels: Sequence[str], image_size: int) -> Encoder:
+    """What `Encoder.save` wrote, loaded as someone loads it who has timm alone."""
+    model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    return Encoder(model, levels, image_size)
