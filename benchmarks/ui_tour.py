@@ -50,7 +50,7 @@ runtime: {{threads: {threads}}}
 tracking: {{experiment: {experiment}}}
 """
 WIDE = {"width": 1500, "height": 900}
-PATIENCE = 120_000  # milliseconds for a text to appear
+PATIENCE = 60_000  # milliseconds for a text to appear
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Page:
     address: str
     texts: tuple[str, ...]
     height: int = 900
+    expand: bool = False  # open all parents first
 
 
 def subset(dataset: str, folder: Path) -> Path:
@@ -126,9 +127,8 @@ def pages(store: str) -> Iterator[Page]:
     shown, base = hot[0], f"/#/experiments/{experiment.experiment_id}"
     table = first_page(store)
     yield Page("runs", table, ("verdict", "gain/image_auroc", "elpv-mono: default", "mean of"))
-    verdicts = tuple(run.data.tags["verdict"] for run in children)
-    nested = "&searchFilter=" + "tags.verdict != 'nothing'".replace(" ", "+")
-    yield Page("children", table + nested, (shown.info.run_name, *dict.fromkeys(verdicts)))
+    verdicts = tuple(dict.fromkeys(run.data.tags["verdict"] for run in children))
+    yield Page("children", table, ("mean of", *verdicts), 1100, expand=True)
     charts = ("Did it forget? Step 0 is the pretrained encoder", "val/vicinal_auroc", "gain/image_auroc")
     yield Page("charts", table + "&compareRunsMode=CHART", charts, 1150)
     note = ("Description", "image AUROC (pooled score)", "elpv-")
@@ -162,6 +162,11 @@ def look(address: str, tour: Iterator[Page], folder: Path, chromium: str) -> lis
             window.set_viewport_size(WIDE | {"height": page.height})
             window.goto("about:blank")
             window.goto(address + page.address)
+            if page.expand:
+                window.get_by_text(page.texts[0]).first.wait_for(timeout=PATIENCE)
+                buttons = window.locator(".ag-row [col-id*='Run Name'] button")
+                for i in range(buttons.count()):  # children have none
+                    buttons.nth(i).click()
             for text in page.texts:
                 try:
                     window.get_by_text(text).first.wait_for(timeout=PATIENCE, state="attached")
