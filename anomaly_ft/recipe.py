@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Augmentation = Literal["mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti"]
+Augmentation = Literal[
+    "mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"
+]
 
 # YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
 EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
