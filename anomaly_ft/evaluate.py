@@ -21,7 +21,7 @@ from anomaly_ft.evaluation.measure import prediction_table
 from anomaly_ft.evaluation.report import Material, write_report
 from anomaly_ft.evaluation.working_points import chi_square
 from anomaly_ft.folder import finish_folder, finished_name, start_folder, write_json, write_text
-from anomaly_ft.model.maps import examine
+from anomaly_ft.model.examine import examine
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.terminal import Terminal
@@ -73,8 +73,7 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
     if not (folder / "recipe.yaml").is_file():
         raise RunError(f"{folder} is not a finished run: there is no recipe.yaml")
     recipe = read_recipe(folder / "recipe.yaml", check_root=False)
-    computing, data = recipe.runtime.computing(), recipe.data
-    return recipe, load_run(folder, **computing, resize=data.resize, value_range=data.range)
+    return recipe, load_run(folder, **recipe.runtime.computing())
 
 
 def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:

@@ -1,7 +1,7 @@
 """The recipe: every setting of a run, its default and what it may be. Frozen once read.
 
 Every default of the toolkit stands here and nowhere else. `recipe_file` reads it; only `setup`, `run`
-and `cli` know it, everything else takes plain arguments.
+and `commands` know it, everything else takes plain arguments.
 """
 
 import math

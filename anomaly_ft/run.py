@@ -35,9 +35,9 @@ from anomaly_ft.folder import (
     write_text,
 )
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.detector import Detector, DetectorSettings, fit_detector, score_images, standardise
-from anomaly_ft.model.maps import Examined, examine
-from anomaly_ft.model.storage import save_detector
+from anomaly_ft.model.detector import Detector, DetectorSettings
+from anomaly_ft.model.examine import Examined, examine, score_images
+from anomaly_ft.model.fitting import fit_detector, standardise
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import make_tracker
 
@@ -204,23 +204,23 @@ def _seal(
         if kind != final:
             numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
             continue
-        save_detector(
-            detector, partial, about={"score": score_name, "final": final, "threshold": asdict(point)}
-        )
+        levels = chi_square(detector.encoder.levels, detector.encoder.widths, rate, calibration.distances)
+        detector.set_point(point, [level.threshold for level in levels])
+        how = {"resize": recipe.data.resize, "range": recipe.data.range}
+        detector.save(partial, about={"final": final, "preprocessing": how})
         found = assess(test.records, tested, score_name, point, decoder) if tested else None
         numbers[kind] = found.numbers() if found else None
         if found:
             table = prediction_table(test.records, found.examined.scores, score_name, point)
             table.to_csv(partial / "predictions.csv", index=False)
         setup.terminal.say(str(point))
-        encoder, held_out = detector.encoder, calibration
-        thresholds = asdict(point)
+        held_out, thresholds = calibration, asdict(point)
     sealed = {
         "folder_name": finished_name(partial),
         **_compare(test.records, frozen, found, score_name),
         "test_by_gaussian": numbers,
         "thresholds": thresholds,
-        "chi_square": [asdict(p) for p in chi_square(encoder.levels, encoder.widths, rate, held_out.distances)],
+        "chi_square": [asdict(level) for level in levels],
     }
     material = Material(
         recipe=recipe.to_yaml(),

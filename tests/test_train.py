@@ -20,8 +20,8 @@ from anomaly_ft.cli import main
 from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.finetune.validation import Validation
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.detector import score_images
-from anomaly_ft.model.storage import load_detector
+from anomaly_ft.model.detector import Detector
+from anomaly_ft.model.examine import score_images
 from anomaly_ft.recipe_file import read_recipe
 
 RECIPE = """
@@ -144,7 +144,7 @@ def test_the_split_names_every_image_once(finished: tuple[Path, click.testing.Re
 def test_the_detector_read_back_gives_the_scores_of_the_table(
     finished: tuple[Path, click.testing.Result], mvtec_folder: Path
 ) -> None:
-    detector, table = load_detector(finished[0]), pd.read_csv(finished[0] / "predictions.csv")
+    detector, table = Detector.load(finished[0]), pd.read_csv(finished[0] / "predictions.csv")
     data = load_dataset(str(mvtec_folder), image_size=64, watch=0.2, calibrate=0.2, seed=0)
     compute = make_compute(device="cpu", precision="fp32")
     compute.prepare(detector.encoder)
@@ -160,7 +160,7 @@ def test_the_detector_read_back_gives_the_scores_of_the_table(
 def test_the_encoder_goes_back_to_timm(finished: tuple[Path, click.testing.Result]) -> None:
     folder, images = finished[0], torch.rand(2, 3, 64, 64)
     loaded = timm.create_model(f"local-dir:{folder / 'encoder'}", pretrained=True).eval()
-    torch.testing.assert_close(loaded(images), load_detector(folder).encoder.model(images))
+    torch.testing.assert_close(loaded(images), Detector.load(folder).encoder.model(images))
 
 
 def test_mlflow_knows_the_run_from_epoch_zero_on(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ DEEP_MAX = 65535  # of 16-bit images; 32-bit integers are taken for 16-bit ones 
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["squash", "shortest-crop", "letterbox"]
+RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,34 @@
 """A finished run folder, ready to score images: detector, threshold, and how it computes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_ft.data.images import Decoder, Resize
+from anomaly_ft.data.images import RESIZES, Decoder
 from anomaly_ft.errors import RunError
-from anomaly_ft.evaluation.working_points import WorkingPoint
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import SCORES, Detector
-from anomaly_ft.model.storage import load_detector
+from anomaly_ft.model.detector import Detector, ScoreName
+from anomaly_ft.model.storage import read_description
+from anomaly_ft.model.working_point import WorkingPoint
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A detector, the name of the score that decides, and the working point of that score."""
+    """A detector that has a working point, how it computes, and how files become what it takes."""
 
     folder: Path
     detector: Detector
-    compute: Compute
-    score: str
     point: WorkingPoint
-    decoder: Decoder  # from a file to what the detector takes
+    compute: Compute
+    decoder: Decoder
 
     @property
     def name(self) -> str:
         return self.folder.resolve().name
+
+    @property
+    def score(self) -> ScoreName:
+        """The score that decides."""
+        return self.detector.settings.score
 
 
 def load_run(
@@ -35,27 +38,32 @@ def load_run(
     precision: str = "auto",
     batch_size: int = 32,
     channels_last: bool = True,
-    resize: Resize = "squash",
-    value_range: tuple[float, float] | None = None,
 ) -> LoadedRun:
-    """Load a run folder; see `make_compute` and `Decoder` for the rest.
+    """Load a run folder; see `make_compute` for the rest.
 
     Raises:
-        RunError: a folder that is not a finished run, or whose description lacks a score or threshold.
+        RunError: a folder that is not a finished run, or whose description lacks threshold or preprocessing.
     """
     if not folder.is_dir():
         raise RunError(f"no run folder at {folder}; expected what anomaly-ft train leaves, with detector.json")
-    detector = load_detector(folder)
-    described = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
-    try:
-        score, point = described["score"], WorkingPoint(**described["threshold"])
-    except (KeyError, TypeError) as cause:
-        raise RunError(f"{folder}: detector.json has no usable score and threshold ({cause})") from cause
-    if score not in SCORES:
-        raise RunError(f"{folder}: detector.json decides by {score!r}, expected one of {', '.join(SCORES)}")
+    detector = Detector.load(folder)
+    if detector.point is None:
+        raise RunError(f"{folder}: detector.json has no threshold")
     compute = make_compute(
         device=device, precision=precision, batch_size=batch_size, channels_last=channels_last
     )
     compute.prepare(detector.encoder)
-    decoder = Decoder(detector.encoder.image_size, resize, value_range)
-    return LoadedRun(folder, detector.to(compute.fabric.device), compute, score, point, decoder)
+    detector.to(compute.fabric.device)
+    return LoadedRun(folder, detector, detector.point, compute, _decoder(folder, detector))
+
+
+def _decoder(folder: Path, detector: Detector) -> Decoder:
+    try:
+        how = read_description(folder)["preprocessing"]
+        resize, limits = how["resize"], how["range"]
+        if resize not in RESIZES:
+            raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")
+        value_range = None if limits is None else (float(limits[0]), float(limits[1]))
+    except (KeyError, TypeError, ValueError, IndexError) as cause:
+        raise RunError(f"{folder}: detector.json has no usable preprocessing ({cause})") from cause
+    return Decoder(detector.encoder.image_size, resize, value_range)

@@ -26,7 +26,8 @@ from anomaly_ft.deploy.loading import LoadedRun
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.pictures import LIMIT, ColourScale, outlined, overlay
 from anomaly_ft.model.detector import SCORES
-from anomaly_ft.model.maps import Map, examine_batch, map_threshold, upsample
+from anomaly_ft.model.examine import examine_batch
+from anomaly_ft.model.maps import Map, upsample
 
 Format = Literal["csv", "jsonl"]
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
@@ -226,7 +227,7 @@ def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int
     image = np.asarray(read_image(path, run.decoder.value_range))
     height, width = image.shape[:2]
     large = upsample(prediction.map, height, width, run.decoder)
-    limit = map_threshold(run.detector, run.score, run.point.threshold)
+    limit = run.detector.map_threshold()
     drawn = overlay(image, large, scale)
     if limit is not None:
         drawn = outlined(drawn, large > limit, LIMIT)

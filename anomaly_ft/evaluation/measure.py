@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from anomaly_ft.data.records import NORMAL, Record, counts
-from anomaly_ft.evaluation.working_points import WorkingPoint, realised
+from anomaly_ft.evaluation.working_points import realised
 from anomaly_ft.metrics import (
     Floats,
     Interval,
@@ -20,6 +20,7 @@ from anomaly_ft.metrics import (
     resampled_numbers,
     wilson_interval,
 )
+from anomaly_ft.model.working_point import WorkingPoint
 
 
 def measure(

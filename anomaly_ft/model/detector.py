@@ -1,4 +1,4 @@
-"""Encoder plus Gaussians: one module that turns images into scores and maps.
+"""Encoder, Gaussians and working points: one module that turns images into scores and maps.
 
 Three scores, all higher = more anomalous:
 
@@ -9,22 +9,20 @@ Three scores, all higher = more anomalous:
 * fused: both in standard deviations of held-out normal images, added.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.transforms.functional import gaussian_blur
 
-from anomaly_ft.errors import DivergedError, EncoderError
-from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.encoder import Encoder, pool
-from anomaly_ft.model.gaussian import Gaussian, Shrinkage, accumulate, fit, squared_distance
+from anomaly_ft.errors import EncoderError, RunError
+from anomaly_ft.model.encoder import Encoder, load_encoder, pool
+from anomaly_ft.model.gaussian import Gaussian, Shrinkage, squared_distance
+from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
+from anomaly_ft.model.storage import read_detector, write_detector
+from anomaly_ft.model.working_point import WorkingPoint
 
 ScoreName = Literal["pooled", "dense", "fused"]
 SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
@@ -32,7 +30,7 @@ SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """How a detector is fitted; the recipe's section `gaussian`."""
+    """How a detector is fitted and which score decides; the recipe's section `gaussian`."""
 
     score: ScoreName = "fused"
     shrinkage: Shrinkage = "ledoit_wolf"
@@ -42,8 +40,16 @@ class DetectorSettings:
     variance_floor: float = 0.01
 
 
-class Output(NamedTuple):
-    """Scores `(n,)` and the dense map `(n, grid, grid)` of a batch; distances, higher = more anomalous."""
+class Detection(NamedTuple):
+    """The score that decides `(n,)` and where it comes from `(n, h, w)`, a pixel for each of the image;
+    in units of distance, higher = more anomalous."""
+
+    scores: Tensor
+    maps: Tensor
+
+
+class Scores(NamedTuple):
+    """All scores `(n,)` and the dense map `(n, grid, grid)` of a batch; distances, higher = more anomalous."""
 
     pooled: Tensor
     dense: Tensor
@@ -52,23 +58,28 @@ class Output(NamedTuple):
 
 
 class Detector(nn.Module):
-    """Scores images by their distance to the Gaussians of normal images.
+    """Scores images by their distance to the Gaussians of normal images. Always in evaluation mode.
 
     Buffers, all float32: `mean_i`, `whitening_i` for each level; `dense_mean (grid^2, d)`,
     `dense_whitening (grid^2, d, d)`; `location (2,)` and `spread (2,)`, mean and standard deviation
-    of the pooled and the dense score over held-out normal images.
+    of the pooled and the dense score over held-out normal images; `threshold ()`, above which the
+    score that decides calls an image anomalous, infinite until `set_point`; `chi_square (levels + 1,)`,
+    thresholds on each level's distance and on the pooled score that would hold for Gaussian features.
     """
 
     dense_mean: Tensor
     dense_whitening: Tensor
     location: Tensor
     spread: Tensor
+    threshold: Tensor
+    chi_square: Tensor
 
     def __init__(self, encoder: Encoder, settings: DetectorSettings, gaussians: Sequence[Gaussian]) -> None:
         super().__init__()
         self.encoder = encoder
         self.settings = settings
         self.dense_levels = choose_dense_levels(encoder, settings.dense_levels)
+        self.point: WorkingPoint | None = None
         *pooled, dense = gaussians
         for i, gaussian in enumerate(pooled):
             self.register_buffer(f"mean_{i}", gaussian.mean.float())
@@ -77,39 +88,127 @@ class Detector(nn.Module):
         self.register_buffer("dense_whitening", dense.whitening.float())
         self.register_buffer("location", torch.zeros(2))
         self.register_buffer("spread", torch.ones(2))
+        self.register_buffer("threshold", torch.tensor(torch.inf))
+        self.register_buffer("chi_square", torch.full((len(pooled) + 1,), torch.inf))
+        self.train(False)
 
-    def forward(self, images: Tensor) -> Output:
-        """RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, grid, grid)`."""
-        return self.score(self.encoder(images))
+    def forward(self, images: Tensor) -> Detection:
+        """RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, h, w)`.
 
-    def score(self, maps: Sequence[Tensor]) -> Output:
-        """Scores from feature maps, as `Encoder` gives them."""
+        The map is the dense one, or, where the pooled score decides, that score split over positions.
+        Under autocast the encoder runs in its precision, distances and maps in float32.
+        """
+        features = self.encoder(images)
+        found = self.score(features)
+        small = self.contribution_map(features) if self.settings.score == "pooled" else found.map
+        return Detection(getattr(found, self.settings.score), enlarge(small, images.shape[-2:]))
+
+    def score(self, maps: Sequence[Tensor]) -> Scores:
+        """All scores from feature maps, as `Encoder` gives them."""
         pooled = self.level_distances(pool(maps)).mean(1)
         dense_map = squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening).sqrt()
-        dense_map = self._smooth(dense_map.view(-1, self.settings.grid, self.settings.grid))
+        dense_map = smooth(dense_map.view(-1, self.settings.grid, self.settings.grid), self.settings.smoothing)
         dense = dense_map.flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
-        return Output(pooled, dense, parts.sum(1), dense_map)
+        return Scores(pooled, dense, parts.sum(1), dense_map)
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
         """Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n, levels)`."""
-        distances = [
-            squared_distance(f, self.get_buffer(f"mean_{i}"), self.get_buffer(f"whitening_{i}"))
-            for i, f in enumerate(features)
-        ]
+        distances = [squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)]
         return torch.stack(distances, 1).sqrt()
+
+    def level_gaussian(self, i: int) -> tuple[Tensor, Tensor]:
+        """Mean `(d,)` and whitening `(d, d)` of a level."""
+        return self.get_buffer(f"mean_{i}"), self.get_buffer(f"whitening_{i}")
 
     def dense_features(self, maps: Sequence[Tensor]) -> Tensor:
         """The dense levels on one grid, concatenated: `(n, grid^2, d)`, float32."""
         return on_grid([maps[i] for i in self.dense_levels], self.settings.grid)
 
-    def _smooth(self, dense_map: Tensor) -> Tensor:
-        sigma = self.settings.smoothing
-        if sigma == 0:
-            return dense_map
-        side = 2 * math.ceil(3 * sigma) + 1
-        with torch.autocast(dense_map.device.type, enabled=False):  # else the blur rounds distances to bf16
-            return cast(Tensor, gaussian_blur(dense_map[:, None], [side, side], [sigma, sigma])[:, 0])
+    def contribution_map(self, maps: Sequence[Tensor]) -> Tensor:
+        """The pooled score split over one grid, `(n, grid, grid)`; its mean is the pooled score.
+
+        Each level's contributions are divided by its distance, which leaves a map whose mean is the
+        distance, brought to the grid, and averaged over levels.
+        """
+        distances = self.level_distances(pool(maps))
+        levels = []
+        for i, level in enumerate(maps):
+            split = split_distance(level, *self.level_gaussian(i))
+            split = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
+            levels.append(keep_mean(split, self.settings.grid))
+        return torch.stack(levels).mean(0)
+
+    def set_point(self, point: WorkingPoint, chi_square: Sequence[float] = ()) -> None:
+        """Decide by `point` from now on, and keep the chi-square thresholds of levels and pooled score."""
+        self.point = point
+        self.threshold.fill_(point.threshold)
+        if chi_square:
+            self.chi_square.copy_(torch.tensor(chi_square))
+
+    def map_threshold(self) -> float | None:
+        """The value of the dense map above which a place makes an otherwise usual image anomalous; one value
+        for all images, so that outlines can be compared. None for the pooled score, an average in which no
+        place decides alone."""
+        if self.settings.score == "pooled":
+            return None
+        if self.settings.score == "dense":
+            return float(self.threshold)
+        return float(self.location[1] + self.spread[1] * self.threshold)  # pooled as usual: adds nothing
+
+    def train(self, mode: bool = True) -> "Detector":
+        """Always evaluation mode: what is fine-tuned are weights, never statistics."""
+        del mode
+        return super().train(False)
+
+    def save(self, folder: Path, *, about: Mapping[str, Any]) -> None:
+        """Write encoder, tensors and description below `folder`; `about` is kept beside them for a reader."""
+        tensors = {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
+        description = {
+            "settings": asdict(self.settings),
+            "threshold": asdict(self.point) if self.point else None,
+            **about,
+        }
+        write_detector(folder, self.encoder, tensors, description)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Detector":
+        """The detector of a run folder, on the CPU.
+
+        Raises:
+            RunError: files that are missing, damaged, or of a format this version does not know.
+            EncoderError: an encoder that is missing or is not the one described.
+        """
+        description, tensors = read_detector(folder)
+        try:
+            encoder = load_encoder(
+                description["encoder"],
+                f"local-dir:{folder / 'encoder'}",
+                levels=description["levels"],
+                image_size=description["image_size"],
+            )
+            settings = DetectorSettings(**description["settings"])
+            if settings.score not in SCORES:
+                raise RunError(
+                    f"{folder}: detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}"
+                )
+            names = [(f"mean_{i}", f"whitening_{i}") for i in range(len(encoder.levels))]
+            gaussians = [
+                Gaussian(tensors[mean], tensors[whitening], torch.zeros(()), 0)
+                for mean, whitening in [*names, ("dense_mean", "dense_whitening")]
+            ]
+            detector = cls(encoder, settings, gaussians)
+            for name in ("location", "spread", "threshold", "chi_square"):
+                detector.get_buffer(name).copy_(tensors[name])
+            if description["threshold"] is not None:
+                detector.point = WorkingPoint(**description["threshold"])
+                if torch.tensor(detector.point.threshold, dtype=torch.float32) != detector.threshold:
+                    raise RunError(f"{folder}: detector.json and detector.safetensors have two thresholds")
+        except (KeyError, TypeError, RuntimeError) as cause:
+            raise RunError(
+                f"{folder}: detector.json and detector.safetensors do not fit together: {cause}"
+            ) from cause
+        return detector
 
 
 def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
@@ -131,97 +230,3 @@ def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal[
     chosen = [last[stride] for stride in (4, 8, 16) if stride in last]
     depth = len(encoder.levels)
     return chosen if len(last) > 1 and chosen else sorted({depth * k // 4 for k in (1, 2, 3)})
-
-
-def on_grid(maps: Sequence[Tensor], grid: int) -> Tensor:
-    """Feature maps resized to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`."""
-    return torch.cat([resize_to_grid(m.float(), grid) for m in maps], 1).flatten(2).mT.contiguous()
-
-
-def resize_to_grid(level: Tensor, grid: int) -> Tensor:
-    """A map `(n, d, h, w)` at `grid` x `grid`: averaged down, bilinear up."""
-    if level.shape[-1] >= grid:
-        return F.adaptive_avg_pool2d(level, grid)
-    return F.interpolate(level, size=(grid, grid), mode="bilinear", align_corners=False)
-
-
-def fit_detector(
-    encoder: Encoder,
-    pixels: NDArray[np.uint8],
-    held_out: NDArray[np.uint8],
-    compute: Compute,
-    settings: DetectorSettings,
-) -> Detector:
-    """Fit all Gaussians to normal images in one pass, and the scores' scale to held-out normal images.
-
-    Args:
-        encoder: gives the features; is shared with the detector, not copied.
-        pixels: normal images, uint8 `(n, h, w, 3)`.
-        held_out: other normal images, for location and spread of the scores.
-        compute: device, precision, batch size.
-        settings: estimator and grid.
-
-    Raises:
-        GaussianError: features to which no Gaussian can be fitted.
-    """
-    sums = accumulate(_features(encoder, pixels, compute, settings))
-    gaussians = [
-        fit(s, settings.shrinkage, name=f"level {level}")
-        for s, level in zip(sums, encoder.levels, strict=False)
-    ]
-    dense = fit(sums[-1], settings.shrinkage, floor=settings.variance_floor, name="dense map")
-    detector = Detector(encoder, settings, [*gaussians, dense]).to(compute.fabric.device)
-    standardise(detector, held_out, compute)
-    return detector
-
-
-def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Compute) -> None:
-    """Set what the fused score is measured in: location and spread over held-out normal images."""
-    normal = score_images(detector, held_out, compute)
-    both = np.stack([normal["pooled"], normal["dense"]])
-    detector.location.copy_(torch.from_numpy(both.mean(1)))
-    detector.spread.copy_(torch.from_numpy(both.std(1, ddof=1)))
-
-
-def score_images(
-    detector: Detector, pixels: NDArray[np.uint8], compute: Compute
-) -> dict[str, NDArray[np.float64]]:
-    """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous.
-
-    Raises:
-        DivergedError: a score that is not finite.
-    """
-    outputs: list[Output] = []
-    for images in compute.batches(pixels):
-        with torch.inference_mode(), compute.fabric.autocast():
-            outputs.append(detector(images))
-    return finite_scores(outputs)
-
-
-def finite_scores(outputs: Sequence[Output]) -> dict[str, NDArray[np.float64]]:
-    """The scores of batches, joined, each `(n,)`.
-
-    Raises:
-        DivergedError: a score that is not finite.
-    """
-    scores: dict[str, NDArray[np.float64]] = {
-        name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES
-    }
-    for name, values in scores.items():
-        if not np.isfinite(values).all():
-            raise DivergedError(
-                f"{int((~np.isfinite(values)).sum())} of {len(values)} {name} scores are not finite"
-            )
-    return scores
-
-
-def _features(
-    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
-) -> Iterator[list[Tensor]]:
-    """Batches of pooled features of every level, and last the dense ones."""
-    dense_levels = choose_dense_levels(encoder, settings.dense_levels)
-    for images in compute.batches(pixels):
-        with torch.inference_mode(), compute.fabric.autocast():
-            maps = encoder(images)
-            features = [*pool(maps), on_grid([maps[i] for i in dense_levels], settings.grid)]
-        yield features

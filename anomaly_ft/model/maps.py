@@ -1,103 +1,71 @@
-"""Where an image is anomalous: two maps in score units, and everything else of one forward pass.
-
-* dense map: the distance at every position, `Detector.forward` gives it; it localises.
-* contribution map: the pooled score split over positions without remainder; it explains.
+"""Maps of an image: bringing them onto one grid, smoothing, splitting a score over positions, and back to
+the image's own size.
 
 With mean pooling f = mean_ij f_ij, so (f - mu)^T P (f - mu) = mean_ij (f_ij - mu)^T P (f - mu): the
 terms of that mean are what each position contributes to a level's squared distance. Positions that
 pull the average back towards normal contribute less than nothing.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from anomaly_ft.data.images import Decoder
-from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.detector import SCORES, Detector, finite_scores, resize_to_grid
-from anomaly_ft.model.encoder import pool
 
 Map = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Examined:
-    """All that a detector says about n images; distances, higher = more anomalous.
+def on_grid(maps: Sequence[Tensor], grid: int) -> Tensor:
+    """Feature maps resized to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`."""
+    return torch.cat([resize_to_grid(m.float(), grid) for m in maps], 1).flatten(2).mT.contiguous()
 
-    `scores` by name `(n,)`; `distances (n, levels)` of pooled features; `dense` and `contribution`
-    maps `(n, grid, grid)`: the dense score is the maximum of the one, the pooled score the mean of
-    the other.
+
+def resize_to_grid(level: Tensor, grid: int) -> Tensor:
+    """A map `(n, d, h, w)` at `grid` x `grid`: averaged down, bilinear up."""
+    if level.shape[-1] >= grid:
+        return F.adaptive_avg_pool2d(level, grid)
+    return F.interpolate(level, size=(grid, grid), mode="bilinear", align_corners=False)
+
+
+def keep_mean(level: Tensor, grid: int) -> Tensor:
+    """Maps `(n, h, w)` on the grid, with the mean they had, which resizing alone may change a little."""
+    resized = resize_to_grid(level[:, None], grid)
+    return resized[:, 0] + (level.mean((1, 2)) - resized.mean((1, 2, 3)))[:, None, None]
+
+
+def split_distance(level: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """What each position of a feature map `(n, d, h, w)` contributes to the squared Mahalanobis distance of
+    the map's average: `(n, h, w)`, float32.
+
+    The mean over positions is that squared distance; single values may be negative.
     """
-
-    scores: dict[str, NDArray[np.float64]]
-    distances: NDArray[np.float64]
-    dense: Map
-    contribution: Map
-
-
-def contributions(detector: Detector, maps: Sequence[Tensor]) -> list[Tensor]:
-    """What each position contributes to each level's squared distance: `(n, h_l, w_l)`, float32.
-
-    The mean over positions is the level's squared Mahalanobis distance; single values may be negative.
-    """
-    split = []
-    for i, (features, level) in enumerate(zip(pool(maps), maps, strict=True)):
-        mean, whitening = detector.get_buffer(f"mean_{i}"), detector.get_buffer(f"whitening_{i}")
-        with torch.autocast(features.device.type, enabled=False):
-            towards = (features.to(mean.dtype) - mean) @ whitening.mT @ whitening  # P (f - mu), (n, d)
-            at_mean = (towards @ mean)[:, None, None]
-            split.append(torch.einsum("ndhw,nd->nhw", level.to(mean.dtype), towards) - at_mean)
-    return split
+    with torch.autocast(level.device.type, enabled=False):
+        features = level.mean((2, 3), dtype=mean.dtype)
+        towards = (features - mean) @ whitening.mT @ whitening  # P (f - mu), (n, d)
+        at_mean = (towards @ mean)[:, None, None]
+        return torch.einsum("ndhw,nd->nhw", level.to(mean.dtype), towards) - at_mean
 
 
-def contribution_map(detector: Detector, maps: Sequence[Tensor]) -> Tensor:
-    """The pooled score split over one grid, `(n, grid, grid)`; its mean is the pooled score.
-
-    Each level's contributions are divided by its distance, which leaves a map whose mean is the
-    distance, brought to the grid, and averaged over levels.
-    """
-    grid, total = detector.settings.grid, torch.zeros(())
-    distances = detector.level_distances(pool(maps))
-    for i, split in enumerate(contributions(detector, maps)):
-        level = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
-        total = total.to(level) + _to_grid(level, grid)
-    return total / len(maps)
+def smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Maps `(n, h, w)` blurred by a Gaussian of `sigma` positions, mirrored at the border."""
+    if sigma == 0:
+        return maps
+    side = 2 * math.ceil(3 * sigma) + 1
+    with torch.autocast(maps.device.type, enabled=False):  # else the blur rounds distances to bf16
+        return cast(Tensor, gaussian_blur(maps[:, None], [side, side], [sigma, sigma])[:, 0])
 
 
-def examine(detector: Detector, pixels: NDArray[np.uint8], compute: Compute) -> Examined:
-    """Scores, distances and maps of uint8 images `(n, h, w, 3)`, each seen once by the encoder.
-
-    Raises:
-        DivergedError: a score that is not finite.
-    """
-    parts = [examine_batch(detector, images, compute) for images in compute.batches(pixels)]
-    return Examined(
-        {name: np.concatenate([part.scores[name] for part in parts]) for name in SCORES},
-        np.concatenate([part.distances for part in parts]),
-        np.concatenate([part.dense for part in parts]),
-        np.concatenate([part.contribution for part in parts]),
-    )
-
-
-def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, explain: bool = True) -> Examined:
-    """`examine` for one batch `(n, 3, h, w)` in 0..255; without `explain` distances and contribution stay
-    empty, and it takes no longer than `Detector.forward`."""
-    with torch.inference_mode(), compute.fabric.autocast():
-        maps = detector.encoder(images)
-        output = detector.score(maps)
-        distances = detector.level_distances(pool(maps)) if explain else output.map[:0]
-        contribution = contribution_map(detector, maps) if explain else output.map[:0]
-    return Examined(
-        finite_scores([output]),
-        distances.double().cpu().numpy(),
-        output.map.float().cpu().numpy(),
-        contribution.float().cpu().numpy(),
-    )
+def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps `(n, h, w)` at another `(height, width)`: bilinear, in the same units."""
+    with torch.autocast(maps.device.type, enabled=False):
+        return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def upsample(small: Map, height: int, width: int, decoder: Decoder) -> Map:
@@ -119,32 +87,6 @@ def upsample(small: Map, height: int, width: int, decoder: Decoder) -> Map:
     return _bilinear(whole, height, width)
 
 
-def map_threshold(detector: Detector, score: str, threshold: float) -> float | None:
-    """The value of the dense map above which a place makes an otherwise usual image anomalous; one value
-    for all images, so that outlines can be compared.
-
-    Args:
-        detector: whose fused score joins pooled and dense.
-        score: the score that decides.
-        threshold: the score above which an image is anomalous.
-
-    Returns:
-        None for the pooled score, an average in which no place decides alone.
-    """
-    if score == "pooled":
-        return None
-    if score == "dense":
-        return threshold
-    return float(detector.location[1] + detector.spread[1] * threshold)  # pooled as usual: adds nothing
-
-
 def _bilinear(small: Map, height: int, width: int) -> Map:
-    image = torch.from_numpy(np.array(small, dtype=np.float32))[None, None]
-    large = F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False)
-    return np.asarray(large[0, 0].numpy(), dtype=np.float32)
-
-
-def _to_grid(level: Tensor, grid: int) -> Tensor:
-    """A level's map on the grid, with the mean it had, which resizing alone may change a little."""
-    resized = resize_to_grid(level[:, None], grid)
-    return resized[:, 0] + (level.mean((1, 2)) - resized.mean((1, 2, 3)))[:, None, None]
+    large = enlarge(torch.from_numpy(np.array(small, dtype=np.float32))[None], (height, width))
+    return np.asarray(large[0].numpy(), dtype=np.float32)

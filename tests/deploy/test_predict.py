@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from anomaly_ft.cli import main
+from anomaly_ft.data.images import Decoder
 from anomaly_ft.deploy.loading import LoadedRun, load_run
 from anomaly_ft.deploy.predict import COLUMNS, Prediction, Tally, expand, predict, render, stream
 from anomaly_ft.errors import DataError, RunError
@@ -182,7 +183,9 @@ def test_maps_of_a_pooled_score_are_contributions(small_run: Path, mvtec_folder:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
     described = json.loads((folder / "detector.json").read_text())
-    (folder / "detector.json").write_text(json.dumps(described | {"score": "pooled"}))
+    (folder / "detector.json").write_text(
+        json.dumps(described | {"settings": described["settings"] | {"score": "pooled"}})
+    )
     image = mvtec_folder / "test" / "hole" / "000.png"
     assert call(folder, image, "--output", tmp_path / "out", "--maps").exit_code == 0
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
@@ -208,9 +211,17 @@ def test_what_the_user_can_mend_ends_with_two(arguments: list[str], message: str
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"score": "best"}, "decides by 'best'"), ({"threshold": 3}, "no usable score and threshold")],
+    [
+        ({"threshold": None}, "has no threshold"),
+        ({"preprocessing": 3}, "no usable preprocessing"),
+        (
+            {"preprocessing": {"resize": "stretch", "range": None}},
+            "resize is 'stretch', expected one of squash",
+        ),
+        ({"preprocessing": {"resize": "squash", "range": [1]}}, "no usable preprocessing"),
+    ],
 )
-def test_a_description_that_decides_nothing_is_refused(
+def test_a_description_that_leaves_out_how_to_decide_or_to_read_is_refused(
     change: dict[str, object], message: str, small_run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -219,6 +230,16 @@ def test_a_description_that_decides_nothing_is_refused(
     (folder / "detector.json").write_text(json.dumps(described | change))
     with pytest.raises(RunError, match=message):
         load_run(folder)
+
+
+def test_images_are_read_as_the_run_read_them(small_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run, folder)
+    described = json.loads((folder / "detector.json").read_text())
+    how = {"resize": "letterbox", "range": [0, 4095]}
+    (folder / "detector.json").write_text(json.dumps(described | {"preprocessing": how}))
+    assert load_run(small_run).decoder == Decoder(64)
+    assert load_run(folder).decoder == Decoder(64, "letterbox", (0.0, 4095.0))
     with pytest.raises(RunError, match="no run folder at"):
         load_run(tmp_path / "nowhere")
 

@@ -6,8 +6,9 @@ import torch
 
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import Detector, DetectorSettings, fit_detector
+from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import load_encoder, pool
+from anomaly_ft.model.fitting import fit_detector
 
 Textures = Callable[[int, int, int], np.ndarray]
 

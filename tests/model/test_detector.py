@@ -1,23 +1,21 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.covariance import LedoitWolf
 
 from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import (
-    Detector,
-    DetectorSettings,
-    choose_dense_levels,
-    fit_detector,
-    on_grid,
-    score_images,
-    standardise,
-)
+from anomaly_ft.model.detector import Detector, DetectorSettings, ScoreName, choose_dense_levels
 from anomaly_ft.model.encoder import Encoder, load_encoder
+from anomaly_ft.model.examine import examine, score_images
+from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.model.maps import on_grid
+from anomaly_ft.model.working_point import WorkingPoint
 
 SETTINGS = DetectorSettings(grid=4, smoothing=0.5)
 Textures = Callable[[int, int, int], np.ndarray]
@@ -89,7 +87,7 @@ def test_the_dense_score_is_the_maximum_of_the_smoothed_map_of_distances(
     maps = np.stack(by_position, 1).reshape(9, 4, 4)
     smooth = np.stack([gaussian_filter(m, 0.5, mode="mirror", radius=2) for m in maps])
     with torch.no_grad():
-        output = detector(compute.batch(others))
+        output = detector.score(encoder(compute.batch(others)))
     np.testing.assert_allclose(output.map, smooth, rtol=1e-3)
     np.testing.assert_allclose(output.dense, smooth.max((1, 2)), rtol=1e-3)
 
@@ -134,11 +132,59 @@ def test_the_order_of_images_does_not_change_scores(
         np.testing.assert_allclose(backwards[name][::-1], scores, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("score", ["pooled", "dense", "fused"])
+def test_the_module_gives_the_score_that_decides_and_a_map_of_the_images_size(
+    score: ScoreName,
+    detector: Detector,
+    others: np.ndarray,
+    compute: Compute,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(detector, "settings", replace(SETTINGS, score=score))
+    found = examine(detector, others, compute)
+    with torch.no_grad():
+        scores, maps = detector(compute.batch(others))
+    assert scores.shape == (9,)
+    assert maps.shape == (9, 64, 64)
+    np.testing.assert_allclose(scores, found.scores[score], rtol=1e-4, atol=1e-4)
+    small = found.contribution if score == "pooled" else found.dense
+    by_pillow = Image.fromarray(small[4]).resize((64, 64), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(maps[4], np.asarray(by_pillow), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_neither_batch_nor_order_changes_what_the_module_gives(
+    precision: str, detector: Detector, others: np.ndarray
+) -> None:
+    half = make_compute(device="cpu", precision=precision)
+    with torch.inference_mode(), half.fabric.autocast():
+        together = detector(half.batch(others))
+        alone = [detector(half.batch(others[i : i + 1])) for i in reversed(range(9))]
+    for i, value in enumerate(together):
+        one_by_one = torch.cat([detection[i] for detection in alone[::-1]])
+        torch.testing.assert_close(one_by_one, value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_detector_never_leaves_evaluation_mode(detector: Detector) -> None:
+    assert not any(module.training for module in detector.train().modules())
+
+
+def test_a_working_point_is_part_of_the_module(
+    encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    fresh = fit_detector(encoder, normal, others, compute, SETTINGS)
+    assert torch.isinf(fresh.threshold), "until one is set nothing is anomalous"
+    fresh.set_point(WorkingPoint(2.5, 0.01, 0.1, 9), range(8))
+    assert fresh.state_dict()["threshold"] == 2.5
+    assert fresh.state_dict()["chi_square"].tolist() == list(range(8))
+
+
 def test_scores_are_float32_or_better_in_bf16(detector: Detector, others: np.ndarray, compute: Compute) -> None:
     bf16 = make_compute(device="cpu", precision="bf16")
     with torch.no_grad(), bf16.fabric.autocast():
-        output = detector(bf16.batch(others))
-    assert {value.dtype for value in output} == {torch.float32}
+        output = detector.score(detector.encoder(bf16.batch(others)))
+        whole = detector(bf16.batch(others))
+    assert {value.dtype for value in (*output, *whole)} == {torch.float32}
     np.testing.assert_allclose(output.pooled, score_images(detector, others, compute)["pooled"], rtol=0.1)
 
 
@@ -154,7 +200,7 @@ def test_without_smoothing_the_map_is_that_of_the_distances(
     )
     floor = 0.01 * fitted.var(0).mean()
     with torch.no_grad():
-        found = plain(compute.batch(others)).map
+        found = plain.score(encoder(compute.batch(others))).map
     np.testing.assert_allclose(found[:, 1, 2], distances(fitted[:, 6], measured[:, 6], floor=floor), rtol=1e-3)
 
 

@@ -1,6 +1,7 @@
 """Maps of a small encoder with random weights, against plain loops and their own laws."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ from PIL import Image
 from anomaly_ft.data.images import Decoder, Resize
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import SCORES, Detector, DetectorSettings, fit_detector, score_images
+from anomaly_ft.model.detector import SCORES, Detector, DetectorSettings, ScoreName
 from anomaly_ft.model.encoder import load_encoder, pool
-from anomaly_ft.model.maps import contribution_map, contributions, examine, map_threshold, upsample
+from anomaly_ft.model.examine import examine, score_images
+from anomaly_ft.model.fitting import fit_detector
+from anomaly_ft.model.maps import split_distance, upsample
+from anomaly_ft.model.working_point import WorkingPoint
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +48,15 @@ def feature_maps(detector: Detector, pixels: np.ndarray) -> list[torch.Tensor]:
 def test_contributions_average_to_each_levels_squared_distance(detector: Detector, pixels: np.ndarray) -> None:
     maps = feature_maps(detector, pixels)
     squared = detector.level_distances(pool(maps)) ** 2
-    for i, split in enumerate(contributions(detector, maps)):
-        assert split.shape == (5, *maps[i].shape[2:])
+    for i, level in enumerate(maps):
+        split = split_distance(level, *detector.level_gaussian(i))
+        assert split.shape == (5, *level.shape[2:])
         torch.testing.assert_close(split.mean((1, 2)), squared[:, i], rtol=1e-5, atol=0)
 
 
 def test_a_contribution_is_the_formula_at_one_position(detector: Detector, pixels: np.ndarray) -> None:
     maps = feature_maps(detector, pixels)
-    split = contributions(detector, maps)[1][3].numpy()
+    split = split_distance(maps[1], *detector.level_gaussian(1))[3].numpy()
     level = maps[1][3].double().numpy()
     mean, whitening = (detector.get_buffer(f"{n}_1").double().numpy() for n in ("mean", "whitening"))
     precision = whitening.T @ whitening
@@ -62,7 +67,7 @@ def test_a_contribution_is_the_formula_at_one_position(detector: Detector, pixel
 
 def test_the_contribution_map_averages_to_the_pooled_score(detector: Detector, pixels: np.ndarray) -> None:
     maps = feature_maps(detector, pixels)
-    whole = contribution_map(detector, maps)
+    whole = detector.contribution_map(maps)
     assert whole.shape == (5, detector.settings.grid, detector.settings.grid)
     torch.testing.assert_close(whole.mean((1, 2)), detector.score(maps).pooled, rtol=1e-5, atol=0)
 
@@ -138,14 +143,22 @@ def test_what_was_cut_off_is_lowest() -> None:
 def test_a_place_above_the_map_threshold_makes_a_usual_image_anomalous(
     detector: Detector, compute: Compute, pixels: np.ndarray, threshold: float
 ) -> None:
+    detector.set_point(WorkingPoint(threshold, 0.01, 0.01, 99))
     found = examine(detector, pixels, compute)
-    at = map_threshold(detector, "fused", threshold)
+    at = detector.map_threshold()
     assert at is not None
     usual = float(detector.location[0])
     as_if_usual = found.scores["fused"] - (found.scores["pooled"] - usual) / float(detector.spread[0])
     np.testing.assert_array_equal(found.dense.max((1, 2)) > at, as_if_usual > threshold)
-    assert map_threshold(detector, "dense", threshold) == threshold
-    assert map_threshold(detector, "pooled", threshold) is None
+
+
+@pytest.mark.parametrize(("score", "expected"), [("dense", 3.5), ("pooled", None)])
+def test_the_dense_score_is_the_maximum_of_its_map_and_the_pooled_score_has_no_place(
+    score: ScoreName, expected: float | None, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "settings", replace(detector.settings, score=score))
+    detector.set_point(WorkingPoint(3.5, 0.01, 0.01, 99))
+    assert detector.map_threshold() == expected
 
 
 def test_bf16_reaches_the_encoder_and_not_the_distances(detector: Detector, pixels: np.ndarray) -> None:

@@ -1,6 +1,8 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anomaly_ft import __version__
 from anomaly_ft.errors import AnomalyFtError, EncoderError, RunError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import DetectorSettings, fit_detector, score_images
+from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import load_encoder
-from anomaly_ft.model.storage import load_detector, save_detector
+from anomaly_ft.model.examine import score_images
+from anomaly_ft.model.fitting import fit_detector
+from anomaly_ft.model.storage import FORMAT
+from anomaly_ft.model.working_point import WorkingPoint
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+POINT = WorkingPoint(threshold=3.3, wanted_fpr=0.01, promised_fpr=0.125, images=7)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,8 @@ def saved(
     settings = DetectorSettings("dense", 0.3, [0, "blocks.1"], grid=5, smoothing=0.8, variance_floor=0.2)
     detector = fit_detector(encoder, images[::-1] // 2 + 60, images // 2, compute, settings)
     folder = tmp_path_factory.mktemp("run")
-    save_detector(detector, folder, about={"threshold": {"threshold": 3.5}})
+    detector.set_point(POINT, [3.0, 4.0, 5.0, 4.0])
+    detector.save(folder, about={"final": "induced"})
     return folder, score_images(detector, images, compute)
 
 
@@ -48,24 +58,30 @@ def folder(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> Path:
 def test_a_detector_read_back_gives_identical_scores(
     saved: tuple[Path, dict[str, np.ndarray]], folder: Path, compute: Compute, images: np.ndarray
 ) -> None:
-    detector = load_detector(folder)
+    detector = Detector.load(folder)
     compute.prepare(detector.encoder)
     scores = score_images(detector, images, compute)
     for name, expected in saved[1].items():
         assert np.array_equal(scores[name], expected), name
     assert detector.encoder.levels == ("bn2", "blocks.1", "bn1")
     assert detector.settings.score == "dense"
-    assert not detector.encoder.training
+    assert not detector.training
+    assert detector.point == POINT
+    assert detector.chi_square.tolist() == [3, 4, 5, 4]
+    with torch.no_grad():
+        scores = detector(compute.batch(images)).scores
+    assert np.array_equal(scores.double().numpy(), saved[1]["dense"])
 
 
 def test_the_description_explains_the_numbers(folder: Path) -> None:
     description = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
-    assert description["threshold"] == {"threshold": 3.5}
+    assert description["threshold"] == asdict(POINT)
+    assert description["final"] == "induced"
     assert description["encoder"] == "test_efficientnet"
     assert description["image_size"] == 64
     assert "higher = more anomalous" in description["units"]
     tensors = load_file(folder / "detector.safetensors")
-    assert {"mean_0", "whitening_2", "dense_mean", "location", "spread"} <= tensors.keys()
+    assert {"mean_0", "whitening_2", "dense_mean", "location", "threshold", "chi_square"} <= tensors.keys()
     assert not any(key.startswith("encoder") for key in tensors)
 
 
@@ -73,14 +89,14 @@ def test_the_description_explains_the_numbers(folder: Path) -> None:
 def test_a_missing_file_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(RunError, match=f"is not a finished run: {name} is missing"):
-        load_detector(folder)
+        Detector.load(folder)
 
 
 @pytest.mark.parametrize("name", ["encoder/config.json", "encoder/model.safetensors"])
 def test_a_missing_encoder_is_an_error_about_that_file(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(EncoderError, match=Path(name).name):
-        load_detector(folder)
+        Detector.load(folder)
 
 
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
@@ -88,14 +104,46 @@ def test_a_damaged_file_is_an_error(name: str, folder: Path) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match="the stored detector is damaged"):
-        load_detector(folder)
+        Detector.load(folder)
 
 
-@pytest.mark.parametrize(("description", "found"), [({"format": 99}, "99"), ({}, "None"), ([], "None")])
-def test_another_format_is_an_error_that_names_both(description: object, found: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("description", "found", "advice"),
+    [
+        ({"format": 99, "anomaly_ft": "9.8.7"}, r"99, written by anomaly_ft 9\.8\.7;", "; install a newer"),
+        ({"format": 0}, "0, written by anomaly_ft unknown;", "$"),
+        ({"format": True}, "True, written by anomaly_ft unknown;", "$"),
+        ({"format": "1"}, "'1', written by anomaly_ft unknown;", "$"),
+        ({}, "None, written by anomaly_ft unknown;", "$"),
+        ([], "None, written by anomaly_ft unknown;", "$"),
+    ],
+)
+def test_a_newer_or_unknown_format_is_refused_with_the_versions_named(
+    description: object, found: str, advice: str, folder: Path
+) -> None:
     (folder / "detector.json").write_text(json.dumps(description))
-    with pytest.raises(RunError, match=f"detector.json has format {found}, this version reads format 1"):
-        load_detector(folder)
+    ours = rf"this is anomaly_ft {re.escape(__version__)}, which reads formats? 1( to \d+)?"
+    with pytest.raises(RunError, match=f"detector.json has format {found} {ours}{advice}"):
+        Detector.load(folder)
+
+
+def test_the_version_that_wrote_a_detector_stands_in_it(folder: Path) -> None:
+    description = json.loads((folder / "detector.json").read_text())
+    assert description["anomaly_ft"] == __version__
+    assert description["format"] == FORMAT
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT + 1))
+def test_a_detector_of_every_format_ever_written_gives_the_scores_it_gave_then(
+    number: int, compute: Compute
+) -> None:
+    stored = FIXTURES / f"format-{number}"
+    pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
+    scores = score_images(Detector.load(stored), pixels, compute)
+    expected = json.loads((stored / "expected.json").read_text())
+    assert scores.keys() == expected.keys()
+    for name, values in expected.items():
+        assert scores[name] == pytest.approx(values, rel=1e-4), name
 
 
 def spoil_json(folder: Path, key: str, value: object) -> None:
@@ -104,23 +152,38 @@ def spoil_json(folder: Path, key: str, value: object) -> None:
     (folder / "detector.json").write_text(json.dumps(description))
 
 
-@pytest.mark.parametrize(("key", "value"), [("settings", {"colour": 1}), ("settings", 3), ("levels", 3)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("settings", {"colour": 1}), ("settings", 3), ("levels", 3), ("threshold", 3)]
+)
 def test_a_description_that_makes_no_sense_is_an_error(key: str, value: object, folder: Path) -> None:
     spoil_json(folder, key, value)
     with pytest.raises(RunError, match=r"detector\.json and detector\.safetensors do not fit together"):
-        load_detector(folder)
+        Detector.load(folder)
 
 
-@pytest.mark.parametrize("key", ["mean_1", "dense_whitening", "location", "spread"])
+@pytest.mark.parametrize("key", ["mean_1", "dense_whitening", "location", "spread", "threshold"])
 def test_a_missing_tensor_is_an_error_that_names_it(key: str, folder: Path) -> None:
     tensors = load_file(folder / "detector.safetensors")
     del tensors[key]
     save_file(tensors, folder / "detector.safetensors")
     with pytest.raises(RunError, match=f"do not fit together: '{key}'"):
-        load_detector(folder)
+        Detector.load(folder)
 
 
 def test_an_encoder_of_another_kind_is_an_error(folder: Path) -> None:
     spoil_json(folder, "encoder", "test_vit")
     with pytest.raises(AnomalyFtError, match="holds a 'test_efficientnet'"):
-        load_detector(folder)
+        Detector.load(folder)
+
+
+def test_two_thresholds_are_an_error(folder: Path) -> None:
+    spoil_json(folder, "threshold", asdict(POINT) | {"threshold": 9.5})
+    with pytest.raises(RunError, match=r"detector\.json and detector\.safetensors have two thresholds"):
+        Detector.load(folder)
+
+
+def test_a_score_nobody_knows_is_an_error(folder: Path) -> None:
+    settings = json.loads((folder / "detector.json").read_text())["settings"]
+    spoil_json(folder, "settings", settings | {"score": "best"})
+    with pytest.raises(RunError, match=r"detector\.json decides by 'best', expected pooled, dense, fused"):
+        Detector.load(folder)

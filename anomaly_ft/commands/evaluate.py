@@ -1,0 +1,36 @@
+"""`anomaly-ft evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from anomaly_ft.commands.shared import echo_summary, quieten_libraries
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", "root", metavar="ROOT", help="Labelled images; unset: the test images of the run.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Where the new folder goes; unset: beside the run."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json as the last line of stdout.")
+def evaluate(run: Path, root: str | None, output: Path | None, as_json: bool) -> None:
+    """Measure the detector of a finished RUN again, on its own test images or on others.
+
+    Leaves a folder of its own with numbers by defect type, their 95 % intervals, pixel metrics where
+    there are masks, and a report.html. Nothing is written into the run.
+
+    \b
+    Examples:
+      anomaly-ft evaluate runs/bottle-001
+      anomaly-ft evaluate runs/bottle-001 --data bottles-of-march --output evaluations
+    """
+    from anomaly_ft.evaluate import evaluate as measure_again
+    from anomaly_ft.terminal import Terminal
+
+    quieten_libraries()
+    terminal = Terminal()
+    summary = measure_again(run, terminal, root=root, output=output)
+    terminal.evaluation(summary)
+    if as_json:
+        echo_summary(summary["folder"])

@@ -1,0 +1,54 @@
+"""`anomaly-ft train`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from anomaly_ft.commands.shared import DIVERGED, echo_summary, quieten_libraries
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; may be repeated."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    help="Where the run folder and the MLflow database go.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show data, levels and settings; train nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json as the last line of stdout.")
+def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool, as_json: bool) -> None:
+    """Fine-tune the encoder that RECIPE (a YAML file) describes.
+
+    Leaves a run folder with the fine-tuned encoder, the detector, its threshold and all numbers. Exits
+    with 4 when training diverged; the best epoch before that is kept all the same.
+
+    \b
+    Examples:
+      anomaly-ft train recipes/quickstart.yaml
+      anomaly-ft train recipes/mvtec.yaml -s data.root=bottle -s optimizer.lr=3e-5
+      anomaly-ft train recipes/mvtec.yaml -s data.root=bottle --dry-run
+    """
+    from anomaly_ft.recipe_file import read_recipe
+
+    resolved = read_recipe(recipe, overrides)
+    from anomaly_ft.run import train as run_train
+    from anomaly_ft.setup import prepare
+    from anomaly_ft.terminal import Terminal
+
+    quieten_libraries()
+    terminal = Terminal()
+    setup = prepare(resolved, terminal)
+    for line in setup.describe():
+        terminal.say(line)
+    if dry_run:
+        terminal.say("\n" + setup.recipe.to_yaml())
+        return
+    summary = run_train(setup, output)
+    terminal.results(summary)
+    if as_json:
+        echo_summary(summary["folder"])
+    if summary["stop_reason"] == "diverged":
+        sys.exit(DIVERGED)

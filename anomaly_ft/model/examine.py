@@ -1,0 +1,97 @@
+"""All that a detector says about images, each seen once by the encoder; batches in, arrays out.
+
+* dense map: the distance at every position; it localises.
+* contribution map: the pooled score split over positions without remainder; it explains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ft.errors import DivergedError
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.detector import SCORES, Detector, Scores
+from anomaly_ft.model.encoder import pool
+from anomaly_ft.model.maps import Map
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All that a detector says about n images; distances, higher = more anomalous.
+
+    `scores` by name `(n,)`; `distances (n, levels)` of pooled features; `dense` and `contribution`
+    maps `(n, grid, grid)`: the dense score is the maximum of the one, the pooled score the mean of
+    the other.
+    """
+
+    scores: dict[str, NDArray[np.float64]]
+    distances: NDArray[np.float64]
+    dense: Map
+    contribution: Map
+
+
+def examine(detector: Detector, pixels: NDArray[np.uint8], compute: Compute) -> Examined:
+    """Scores, distances and maps of uint8 images `(n, h, w, 3)`, each seen once by the encoder.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    parts = [examine_batch(detector, images, compute) for images in compute.batches(pixels)]
+    return Examined(
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in SCORES},
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.dense for part in parts]),
+        np.concatenate([part.contribution for part in parts]),
+    )
+
+
+def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, explain: bool = True) -> Examined:
+    """`examine` for one batch `(n, 3, h, w)` in 0..255; without `explain` distances and contribution stay
+    empty, and it takes no longer than the scores alone."""
+    with torch.inference_mode(), compute.fabric.autocast():
+        maps = detector.encoder(images)
+        output = detector.score(maps)
+        distances = detector.level_distances(pool(maps)) if explain else output.map[:0]
+        contribution = detector.contribution_map(maps) if explain else output.map[:0]
+    return Examined(
+        finite_scores([output]),
+        distances.double().cpu().numpy(),
+        output.map.float().cpu().numpy(),
+        contribution.float().cpu().numpy(),
+    )
+
+
+def score_images(
+    detector: Detector, pixels: NDArray[np.uint8], compute: Compute
+) -> dict[str, NDArray[np.float64]]:
+    """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    outputs: list[Scores] = []
+    for images in compute.batches(pixels):
+        with torch.inference_mode(), compute.fabric.autocast():
+            outputs.append(detector.score(detector.encoder(images)))
+    return finite_scores(outputs)
+
+
+def finite_scores(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
+    """The scores of batches, joined, each `(n,)`.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    scores: dict[str, NDArray[np.float64]] = {
+        name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES
+    }
+    for name, values in scores.items():
+        if not np.isfinite(values).all():
+            raise DivergedError(
+                f"{int((~np.isfinite(values)).sum())} of {len(values)} {name} scores are not finite"
+            )
+    return scores

@@ -1,0 +1,65 @@
+"""From images of normal parts to a detector: all Gaussians in one pass, then the scores' scale."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.detector import Detector, DetectorSettings, choose_dense_levels
+from anomaly_ft.model.encoder import Encoder, pool
+from anomaly_ft.model.examine import score_images
+from anomaly_ft.model.gaussian import accumulate, fit
+from anomaly_ft.model.maps import on_grid
+
+
+def fit_detector(
+    encoder: Encoder,
+    pixels: NDArray[np.uint8],
+    held_out: NDArray[np.uint8],
+    compute: Compute,
+    settings: DetectorSettings,
+) -> Detector:
+    """Fit all Gaussians to normal images in one pass, and the scores' scale to held-out normal images.
+
+    Args:
+        encoder: gives the features; is shared with the detector, not copied.
+        pixels: normal images, uint8 `(n, h, w, 3)`.
+        held_out: other normal images, for location and spread of the scores.
+        compute: device, precision, batch size.
+        settings: estimator and grid.
+
+    Raises:
+        GaussianError: features to which no Gaussian can be fitted.
+    """
+    sums = accumulate(_features(encoder, pixels, compute, settings))
+    gaussians = [
+        fit(s, settings.shrinkage, name=f"level {level}")
+        for s, level in zip(sums, encoder.levels, strict=False)
+    ]
+    dense = fit(sums[-1], settings.shrinkage, floor=settings.variance_floor, name="dense map")
+    detector = Detector(encoder, settings, [*gaussians, dense]).to(compute.fabric.device)
+    standardise(detector, held_out, compute)
+    return detector
+
+
+def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Compute) -> None:
+    """Set what the fused score is measured in: location and spread over held-out normal images."""
+    normal = score_images(detector, held_out, compute)
+    both = np.stack([normal["pooled"], normal["dense"]])
+    detector.location.copy_(torch.from_numpy(both.mean(1)))
+    detector.spread.copy_(torch.from_numpy(both.std(1, ddof=1)))
+
+
+def _features(
+    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
+) -> Iterator[list[Tensor]]:
+    """Batches of pooled features of every level, and last the dense ones."""
+    dense_levels = choose_dense_levels(encoder, settings.dense_levels)
+    for images in compute.batches(pixels):
+        with torch.inference_mode(), compute.fabric.autocast():
+            maps = encoder(images)
+            features = [*pool(maps), on_grid([maps[i] for i in dense_levels], settings.grid)]
+        yield features
