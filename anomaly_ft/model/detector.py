@@ -106,7 +106,7 @@ class Detector(nn.Module):
     def score(self, maps: Sequence[Tensor]) -> Scores:
         """All scores from feature maps, as `Encoder` gives them."""
         pooled = self.level_distances(pool(maps)).mean(1)
-        dense_map = squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening).sqrt()
+        dense_map = self.squared_dense_distances(maps).sqrt()
         dense_map = smooth(dense_map.view(-1, self.settings.grid, self.settings.grid), self.settings.smoothing)
         dense = dense_map.flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
@@ -114,8 +114,15 @@ class Detector(nn.Module):
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
         """Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n, levels)`."""
-        distances = [squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)]
-        return torch.stack(distances, 1).sqrt()
+        return self.squared_level_distances(features).sqrt()
+
+    def squared_level_distances(self, features: Sequence[Tensor]) -> Tensor:
+        """Squared Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
+        return torch.stack([squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)], 1)
+
+    def squared_dense_distances(self, maps: Sequence[Tensor]) -> Tensor:
+        """Squared Mahalanobis distance at each position of the grid, `(n, grid^2)`."""
+        return squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening)
 
     def level_gaussian(self, i: int) -> tuple[Tensor, Tensor]:
         """Mean `(d,)` and whitening `(d, d)` of a level."""

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import timm
 import torch
 from timm.models import save_for_hf
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, did_you_mean
@@ -38,7 +39,7 @@ class Encoder(nn.Module):
         self._forward: Callable[[Tensor], Tensor] = cast(Any, model).forward_features
         self._seen: dict[str, Tensor] = {}
         for level in self.levels:
-            model.get_submodule(level).register_forward_hook(self._keep(level))
+            model.get_submodule(level).register_forward_hook(partial(self._keep, level))  # survives a copy
         self.train(False)
         shapes = self._probe()
         self.widths = tuple(shape[1] for shape in shapes)  # d_l
@@ -88,11 +89,15 @@ class Encoder(nn.Module):
             plain, str(folder), safe_serialization=True, data_config={"input_size": size, "crop_pct": 1.0}
         )
 
-    def _keep(self, level: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self._seen[level] = output
+    def _keep(self, level: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        self._seen[level] = output
 
-        return hook
+    def parameter_groups(self, lr: float, *, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+        """Trained parameters for an optimiser, each layer's learning rate `layer_decay` times that of the
+        layer after it; the last layer's is `lr`. Layers are as timm counts them."""
+        groups = param_groups_layer_decay(self.model, weight_decay_exclude_1d=False, layer_decay=layer_decay)
+        last = max(group["lr_scale"] for group in groups)
+        return [{"params": group["params"], "lr": lr * group["lr_scale"] / last} for group in groups]
 
     def _to_grid(self, output: Tensor) -> Tensor:
         """A level's output as `(n, d, h, w)`: patch tokens become a grid, channels come second."""
