@@ -204,7 +204,13 @@ def _seal(
         if kind != final:
             numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
             continue
-        levels = chi_square(detector.encoder.levels, detector.encoder.widths, rate, calibration.distances)
+        levels = chi_square(
+            detector.encoder.levels,
+            detector.encoder.widths,
+            rate,
+            calibration.distances,
+            weights=detector.level_weights.cpu().numpy(),
+        )
         detector.set_point(point, [level.threshold for level in levels])
         how = {"resize": recipe.data.resize, "range": recipe.data.range}
         detector.save(partial, about={"final": final, "preprocessing": how})

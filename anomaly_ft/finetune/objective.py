@@ -36,20 +36,21 @@ class InducedDistance(nn.Module):
         self.terms: Mapping[Term, float] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `(n, 3, h, w)` in 0..255 to a scalar: the mean over images, and over levels (`pooled`),
-        over positions (`dense`), or of both means (`joint`), plus the penalties."""
+        """Images `(n, 3, h, w)` in 0..255 to a scalar: the mean over images, and over levels by their
+        weights (`pooled`), over positions (`dense`), or of both means (`joint`), plus the penalties."""
         maps = self.detector.encoder(images)
         features = pool(maps)
         parts = []
         if self.target != "dense":
-            parts.append(self._mean(self.detector.squared_level_distances(features)))
+            levels = self._raise(self.detector.squared_level_distances(features))
+            parts.append((levels * self.detector.level_weights).sum(1).mean())
         if self.target != "pooled":
-            parts.append(self._mean(self.detector.squared_dense_distances(maps)))
+            parts.append(self._raise(self.detector.squared_dense_distances(maps)).mean())
         loss = torch.stack(parts).mean()
         for term, strength in self.terms.items():
             loss = loss + strength * term(features, images)
         return loss
 
-    def _mean(self, squared: Tensor) -> Tensor:
+    def _raise(self, squared: Tensor) -> Tensor:
         # the root of 0 has no slope; a distance this small has nothing left to lower
-        return squared.clamp_min(torch.finfo(squared.dtype).tiny).pow(self.power).mean()
+        return squared.clamp_min(torch.finfo(squared.dtype).tiny).pow(self.power)

@@ -38,6 +38,7 @@ class DetectorSettings:
     grid: int = 14
     smoothing: float = 0.5
     variance_floor: float = 0.01
+    level_weights: Sequence[float] = ()  # of each level in the pooled score; none: all alike
 
 
 class Detection(NamedTuple):
@@ -69,6 +70,7 @@ class Detector(nn.Module):
 
     dense_mean: Tensor
     dense_whitening: Tensor
+    level_weights: Tensor
     location: Tensor
     spread: Tensor
     threshold: Tensor
@@ -86,6 +88,7 @@ class Detector(nn.Module):
             self.register_buffer(f"whitening_{i}", gaussian.whitening.float())
         self.register_buffer("dense_mean", dense.mean.float())
         self.register_buffer("dense_whitening", dense.whitening.float())
+        self.register_buffer("level_weights", shares(settings.level_weights, encoder.levels), persistent=False)
         self.register_buffer("location", torch.zeros(2))
         self.register_buffer("spread", torch.ones(2))
         self.register_buffer("threshold", torch.tensor(torch.inf))
@@ -105,7 +108,7 @@ class Detector(nn.Module):
 
     def score(self, maps: Sequence[Tensor]) -> Scores:
         """All scores from feature maps, as `Encoder` gives them."""
-        pooled = self.level_distances(pool(maps)).mean(1)
+        pooled = (self.level_distances(pool(maps)) * self.level_weights).sum(1)
         dense_map = self.squared_dense_distances(maps).sqrt()
         dense_map = smooth(dense_map.view(-1, self.settings.grid, self.settings.grid), self.settings.smoothing)
         dense = dense_map.flatten(1).amax(1)
@@ -136,7 +139,7 @@ class Detector(nn.Module):
         """The pooled score split over one grid, `(n, grid, grid)`; its mean is the pooled score.
 
         Each level's contributions are divided by its distance, which leaves a map whose mean is the
-        distance, brought to the grid, and averaged over levels.
+        distance, brought to the grid, and averaged over levels by their weights.
         """
         distances = self.level_distances(pool(maps))
         levels = []
@@ -144,7 +147,7 @@ class Detector(nn.Module):
             split = split_distance(level, *self.level_gaussian(i))
             split = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
             levels.append(keep_mean(split, self.settings.grid))
-        return torch.stack(levels).mean(0)
+        return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
 
     def set_point(self, point: WorkingPoint, chi_square: Sequence[float] = ()) -> None:
         """Decide by `point` from now on, and keep the chi-square thresholds of levels and pooled score."""
@@ -216,6 +219,22 @@ class Detector(nn.Module):
                 f"{folder}: detector.json and detector.safetensors do not fit together: {cause}"
             ) from cause
         return detector
+
+
+def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
+    """Weights of the levels as shares of one `(levels,)`; equal ones where no weights are given.
+
+    Raises:
+        EncoderError: not one weight for each level, negative ones, or zeros alone.
+    """
+    if not weights:
+        return torch.full((len(levels),), 1 / len(levels))
+    if len(weights) != len(levels) or min(weights) < 0 or sum(weights) <= 0:
+        raise EncoderError(
+            f"gaussian.level_weights: expected one weight of 0 or more for each of the {len(levels)} levels "
+            f"({', '.join(levels)}), not all of them 0; got {list(weights)}"
+        )
+    return torch.tensor(weights) / sum(weights)
 
 
 def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
