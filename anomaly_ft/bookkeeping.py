@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from anomaly_ft import __version__
-from anomaly_ft.finetune.loop import EpochRecord
+from anomaly_ft.finetune.state import EpochRecord
 from anomaly_ft.finetune.validation import PseudoSet
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import Tracker

@@ -1,4 +1,8 @@
-"""The run folder: written aside, renamed when complete, never half there."""
+"""The run folder: written aside, renamed when complete, never half there.
+
+What is written is flushed to the disk before it takes its name, so that no power cut leaves a name without its
+content.
+"""
 
 import json
 import os
@@ -39,7 +43,12 @@ def finished_name(partial: Path) -> str:
 
 def finish_folder(partial: Path) -> Path:
     """Give a complete folder its name; until then nobody takes it for a finished run."""
-    return partial.rename(partial.with_name(finished_name(partial)))
+    for path in sorted(partial.rglob("*"), reverse=True):
+        _flush(path)
+    _flush(partial)
+    finished = partial.rename(partial.with_name(finished_name(partial)))
+    _flush(partial.parent)
+    return finished
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -55,4 +64,26 @@ def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The file as it was, or all of the new content, whenever the machine stops."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Let the disk have a file, or the names in a folder."""
+    if os.name == "nt" and path.is_dir():  # Windows does so by itself
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -23,8 +23,9 @@ from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
 from anomaly_ft.finetune.forgetting import Rule
-from anomaly_ft.finetune.loop import EpochRecord, fine_tune
+from anomaly_ft.finetune.loop import Keep, fine_tune
 from anomaly_ft.finetune.objective import InducedDistance
+from anomaly_ft.finetune.state import EpochRecord, LoopState
 from anomaly_ft.finetune.validation import PseudoSet, Validation, calibrate, fixed, validate
 from anomaly_ft.folder import (
     append_json_line,
@@ -67,7 +68,7 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
         with setup.phase("calibrate"):
             sets = pseudo_sets(setup, frozen)
         records = []
-        for record in epochs(setup, frozen, sets):
+        for record in epochs(setup, loop_state(setup, frozen), frozen, sets):
             records.append(record)
             setup.terminal.epoch(record, recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
@@ -142,34 +143,55 @@ def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
     return sets
 
 
-def epochs(
-    setup: Setup,
-    induced: Detector,
-    sets: dict[str, PseudoSet],
-    observe: Callable[[Detector], None] = lambda detector: None,
-) -> Iterator[EpochRecord]:
-    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
+def loop_state(setup: Setup, induced: Detector) -> LoopState:
+    """What trains, before its first step.
 
     Args:
         setup: the run.
         induced: detector of the pretrained encoder, whose Gaussians training pulls towards.
-        sets: pseudo-anomalies to validate with.
-        observe: is shown the detector of each validation; what it does has no say in anything.
     """
-    recipe, fabric = setup.recipe, setup.compute.fabric
+    recipe = setup.recipe
     optimizer = OPTIMIZERS[recipe.optimizer.name](
         [p for p in setup.encoder.parameters() if p.requires_grad],
         lr=recipe.optimizer.lr,
         weight_decay=recipe.optimizer.weight_decay,
     )
-    objective, optimizer = fabric.setup(InducedDistance(induced, recipe.objective.distance), optimizer)
+    objective, optimizer = setup.compute.fabric.setup(
+        InducedDistance(induced, recipe.objective.distance), optimizer
+    )
+    steps = math.ceil(len(setup.data.split.fit) / recipe.optimizer.batch_size)
+    warmup = round(recipe.schedule.warmup_epochs * steps)
+    return LoopState(
+        objective, optimizer, LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    )
+
+
+def epochs(
+    setup: Setup,
+    state: LoopState,
+    induced: Detector,
+    sets: dict[str, PseudoSet],
+    observe: Callable[[Detector], None] = lambda detector: None,
+    keep: Keep = lambda state, ended: None,
+) -> Iterator[EpochRecord]:
+    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
+
+    Args:
+        setup: the run.
+        state: what trains, and how far it is.
+        induced: detector of the pretrained encoder.
+        sets: pseudo-anomalies to validate with.
+        observe: is shown the detector of each validation; what it does has no say in anything.
+        keep: see `fine_tune`.
+    """
+    recipe = setup.recipe
     fit, watch = setup.data.normals("fit").pixels, setup.data.normals("watch").pixels
 
-    def batches(epoch: int) -> Iterator[Tensor]:
+    def batches(epoch: int, done: int) -> Iterator[Tensor]:
         size = recipe.optimizer.batch_size
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
-        chunks = np.split(order, range(size, len(fit), size))
-        for chunk in setup.terminal.track(chunks, f"epoch {epoch}", len(fit), size=len):
+        chunks = np.split(order, range(size, len(fit), size))[done:]
+        for chunk in setup.terminal.track(chunks, f"epoch {epoch}", sum(map(len, chunks)), size=len):
             yield setup.compute.batch(setup.augment(fit[chunk], chunk.tolist(), epoch))
 
     def validate_now() -> Validation:
@@ -178,9 +200,7 @@ def epochs(
         return validate(_score_with(setup, detector), watch, sets)
 
     rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
-    warmup = round(recipe.schedule.warmup_epochs * math.ceil(len(fit) / recipe.optimizer.batch_size))
-    scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return fine_tune(objective, optimizer, scheduler, fabric, batches, validate_now, rule)
+    return fine_tune(state, setup.compute.fabric, batches, validate_now, rule, keep)
 
 
 def _seal(

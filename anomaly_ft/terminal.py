@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
-    from anomaly_ft.finetune.loop import EpochRecord
+    from anomaly_ft.finetune.state import EpochRecord
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from anomaly_ft.finetune.forgetting import Rule, judge
 from anomaly_ft.model.detector import SCORES, Detector
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.run import epochs, fit, pseudo_sets, score_test
+from anomaly_ft.run import epochs, fit, loop_state, pseudo_sets, score_test
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
 
@@ -50,7 +50,8 @@ def trajectory(recipe: Recipe, rule: Rule, terminal: Terminal) -> list[dict[str,
             test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
 
     frozen = fit(setup)
-    records = list(epochs(setup, frozen, pseudo_sets(setup, frozen), observe))
+    sets, state = pseudo_sets(setup, frozen), loop_state(setup, frozen)
+    records = list(epochs(setup, state, frozen, sets, observe))
     validations = [record.validation for record in records if record.validation]
     verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
     final = next((verdict for verdict in verdicts if verdict.stop), verdicts[-1])

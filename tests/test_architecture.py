@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from what knows nothing to what knows all; those in one line may not know one another
 ORDER = [
     ["errors"],
+    ["folder"],
     ["recipe"],
     ["recipe_file"],
     ["metrics"],
@@ -27,7 +28,7 @@ ORDER = [
     ["evaluation"],
     ["deploy"],
     ["tracking"],
-    ["terminal", "folder"],
+    ["terminal"],
     ["setup"],
     ["bookkeeping"],
     ["run", "evaluate"],
@@ -46,7 +47,7 @@ OWNERS = {
     "mlflow": {"tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file"},
     "rich": {"terminal"},
-    "safetensors": {"model", "deploy"},
+    "safetensors": {"model", "finetune", "deploy"},
     "timm": {"model"},
     "yaml": {"recipe", "recipe_file"},
 }

@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import ConstantLR, LinearLR
 
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.finetune.forgetting import Rule
-from anomaly_ft.finetune.loop import EpochRecord, fine_tune
+from anomaly_ft.finetune.loop import fine_tune
+from anomaly_ft.finetune.state import EpochRecord, LoopState
 from anomaly_ft.finetune.validation import Validation
 
 
@@ -38,11 +39,14 @@ class Bench:
         self.objective, self.optimizer = self.fabric.setup(self.module, optimizer)
         self.scheduler = ConstantLR(self.optimizer, factor=1.0)
 
-    def batches(self, epoch: int) -> Iterator[Tensor]:
+    @property
+    def state(self) -> LoopState:
+        return LoopState(self.objective, self.optimizer, self.scheduler)
+
+    def batches(self, epoch: int, done: int = 0) -> Iterator[Tensor]:
         self.asked.append(epoch)
         generator = torch.Generator().manual_seed(epoch)
-        for size in (4, 4, 2):
-            yield torch.randn(size, 2, generator=generator)
+        yield from [torch.randn(size, 2, generator=generator) for size in (4, 4, 2)][done:]
 
     def validate(self) -> Validation:
         self.seen.append(self.module.w.detach().clone())
@@ -51,20 +55,15 @@ class Bench:
             raise DivergedError("a score is not finite")
         return Validation(auroc, {}, np.zeros(20), 0.0)
 
-    def run(self, rule: Rule, batches: Callable[[int], Iterator[Tensor]] | None = None) -> list[EpochRecord]:
-        return list(
-            fine_tune(
-                self.objective, self.optimizer, self.scheduler, self.fabric,
-                batches or self.batches, self.validate, rule,
-            )
-        )  # fmt: skip
+    def run(
+        self, rule: Rule, batches: Callable[[int, int], Iterator[Tensor]] | None = None
+    ) -> list[EpochRecord]:
+        return list(fine_tune(self.state, self.fabric, batches or self.batches, self.validate, rule))
 
 
 def test_the_untrained_module_is_measured_before_anything_else() -> None:
     bench = Bench([0.8])
-    records = fine_tune(
-        bench.objective, bench.optimizer, bench.scheduler, bench.fabric, bench.batches, bench.validate, Rule(1)
-    )
+    records = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, Rule(1))
     first = next(records)
     assert (first.epoch, first.train_loss, first.images) == (0, None, 0)
     assert first.validation is not None
@@ -120,9 +119,7 @@ def test_when_nothing_beats_the_pretrained_weights_they_come_back() -> None:
 
 def test_the_weights_are_back_when_the_last_record_comes() -> None:
     bench = Bench([0.80, 0.82, 0.84])
-    loop = fine_tune(
-        bench.objective, bench.optimizer, bench.scheduler, bench.fabric, bench.batches, bench.validate, Rule(2)
-    )
+    loop = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, Rule(2))
     weights = [bench.module.w.detach().clone() for record in loop]
     assert torch.equal(weights[-1], bench.seen[2])
 
@@ -138,7 +135,7 @@ def test_every_step_moves_the_learning_rate() -> None:
 @pytest.mark.parametrize("lr", [1e3, 1e30])
 def test_a_learning_rate_that_diverges_keeps_the_best_epoch(lr: float) -> None:
     bench = Bench([0.80, 0.82])
-    records = bench.run(Rule(10), lambda epoch: _exploding(bench, epoch, lr))
+    records = bench.run(Rule(10), lambda epoch, done: _exploding(bench, epoch, lr))
     assert [record.epoch for record in records] == [0, 1, 2]
     assert records[-1].validation is None
     assert (records[-1].verdict.reason, records[-1].verdict.best_epoch) == ("diverged", 1)
@@ -170,7 +167,7 @@ def test_an_epoch_without_batches_is_an_error() -> None:
         bench.run(Rule(1), _no_batches)
 
 
-def _no_batches(epoch: int) -> Iterator[Tensor]:
+def _no_batches(epoch: int, done: int) -> Iterator[Tensor]:
     return iter(())
 
 
