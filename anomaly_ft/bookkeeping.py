@@ -25,6 +25,7 @@ def epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
         metrics["val/normal_score_mean"] = record.validation.normal_score_mean
         for name, auroc in record.validation.by_augmentation.items():
             metrics[f"val/vicinal_auroc.{name}"] = auroc
+        metrics |= record.validation.watched
     if record.train_seconds:
         metrics["train/images_per_second"] = record.images / record.train_seconds
     return metrics

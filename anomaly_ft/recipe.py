@@ -112,7 +112,8 @@ class Encoder(Section):
     levels: Literal["all"] | tuple[str | int, ...] = "all"
     """Levels to measure at: module names or indices."""
     train_blocks: Literal["all"] | tuple[str, ...] = "all"
-    """Modules whose parameters are fine-tuned."""
+    """Modules whose parameters are fine-tuned. Where these are late ones, the blocks before them are computed
+    once for each image."""
 
 
 class GaussianSection(Section):
@@ -128,9 +129,13 @@ class GaussianSection(Section):
     """Standard deviation, in grid positions, with which the dense map is smoothed."""
     variance_floor: float = Field(default=0.01, ge=0, le=1)
     """Variance added at every position of the dense map, as a share of the mean variance."""
-    final: Literal["induced", "refitted"] = "refitted"
-    """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
-    fine-tuned encoder. Vicinal validation judges with the same."""
+    level_weights: Literal["uniform", "informative"] | tuple[Annotated[float, Field(ge=0)], ...] = "uniform"
+    """What each level counts for in the pooled score: all alike, for as much as it tells held-out normal
+    images from pseudo-anomalies before training, or a number for each."""
+    final: Literal["induced", "refitted", "averaged", "validated"] = "refitted"
+    """Gaussians of the detector: as the pretrained encoder induced them, fitted again to the fine-tuned
+    encoder, the mean of both, or whichever vicinal validation finds best. Validation judges epochs with
+    the same (`validated`: with refitted ones)."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
@@ -142,6 +147,14 @@ class GaussianSection(Section):
 class Objective(Section):
     distance: Literal["mahalanobis", "squared_mahalanobis"] = "mahalanobis"
     """What is averaged over normal images and minimised."""
+    target: Literal["pooled", "dense", "joint"] = "pooled"
+    """Distance of the pooled features, of the features at each position, or the mean of both."""
+    l2_sp: float = Field(default=0.0, ge=0)
+    """Strength with which weights are held at their pretrained values."""
+    ewc: float = Field(default=0.0, ge=0)
+    """The same, each weight by its Fisher information."""
+    distillation: float = Field(default=0.0, ge=0)
+    """Strength with which features are held at those of the pretrained encoder."""
 
 
 class Validation(Section):
@@ -155,6 +168,8 @@ class Validation(Section):
     """AUROC of the pretrained encoder to which each severity is calibrated."""
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target has no say in the verdict."""
+    max_share: Share = 0.25
+    """Share of the time of fine-tuning that validation may take."""
 
 
 class Optimizer(Section):
@@ -164,6 +179,8 @@ class Optimizer(Section):
     """Learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of each layer as a share of that of the layer after it."""
     batch_size: int = Field(default=16, ge=1)
     """Images in a training step."""
 
@@ -174,6 +191,14 @@ class Schedule(Section):
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
+    epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Training steps from one validation to the next; `auto`: one pass over the images, or more where
+    validation would take more than its share of the time."""
+    average: bool = False
+    """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
+    interpolate: tuple[Share, ...] = ()
+    """Shares of the fine-tuned weights to try, mixed with the pretrained ones, such as [0.25, 0.5, 0.75];
+    vicinal validation chooses."""
     patience: int = Field(default=3, ge=1)
     """Stop after so many validations in a row that are not kept."""
     tolerance: float = Field(default=1.0, ge=0)
@@ -210,7 +235,7 @@ class Runtime(Section):
     cache: Literal["auto", "memory", "disk", "none"] = "auto"
     """Where decoded images are kept; `auto`: memory up to cache_gib, else the disk if it has room."""
     cache_gib: float = Field(default=4.0, ge=0)
-    """Memory that decoded images may take."""
+    """Memory that decoded images, and what frozen early blocks made of them, may take."""
     cache_dir: str = ""
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
 

@@ -1,32 +1,23 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-from torch.optim.lr_scheduler import LinearLR
 
 from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
-from anomaly_ft.data.vicinal import Pixels
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
-from anomaly_ft.finetune.forgetting import Rule
-from anomaly_ft.finetune.loop import Keep, fine_tune
-from anomaly_ft.finetune.objective import InducedDistance
-from anomaly_ft.finetune.state import EpochRecord, LoopState
-from anomaly_ft.finetune.validation import PseudoSet, Validation, calibrate, fixed, validate
+from anomaly_ft.finetune.averaging import trained_weights
+from anomaly_ft.finetune.state import EpochRecord
 from anomaly_ft.folder import (
     append_json_line,
     finish_folder,
@@ -35,14 +26,11 @@ from anomaly_ft.folder import (
     write_json,
     write_text,
 )
-from anomaly_ft.metrics import Floats
-from anomaly_ft.model.detector import Detector, DetectorSettings
-from anomaly_ft.model.examine import Examined, examine, score_images
-from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.model.detector import Detector
+from anomaly_ft.model.examine import Examined, examine
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import make_tracker
-
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+from anomaly_ft.tuning import choose_final, current, epochs, loop_state, mix, watchdog
 
 
 def train(setup: Setup, output: Path) -> dict[str, Any]:
@@ -63,21 +51,24 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
     ) as tracker:
         bookkeeping.log_start(setup, tracker)
         with setup.phase("fit"):
-            frozen = fit(setup)
-            frozen_test = _examine_test(setup, frozen)
-        with setup.phase("calibrate"):
-            sets = pseudo_sets(setup, frozen)
+            dog = watchdog(setup)
+            frozen_test = examine_test(setup, dog.induced)
+        pretrained = trained_weights(setup.encoder)
         records = []
-        for record in epochs(setup, loop_state(setup, frozen), frozen, sets):
+        for record in epochs(setup, loop_state(setup, dog.induced), dog):
             records.append(record)
             setup.terminal.epoch(record, recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
             tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 setup.encoder.save(partial / "encoder")
+        with setup.phase("choose"):
+            mixed = mix(setup, dog, pretrained, records)
+            final = choose_final(setup, dog)
         with setup.phase("seal"):
-            sealed, material = _seal(setup, partial, frozen, frozen_test, records)
-        summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | sealed
+            sealed, material = _seal(setup, partial, dog.induced, final, frozen_test, records)
+        summary = bookkeeping.summarise(setup, dog.sets, records, tracker.run_id) | sealed
+        summary |= {"final": final, "mixed": mixed, "level_weights": dog.induced.level_weights.tolist()}
         write_report(partial / "report.html", summary, material)
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
@@ -85,142 +76,29 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
-def fit(setup: Setup) -> Detector:
-    gaussian = setup.recipe.gaussian.model_dump(exclude={"final"})
-    return fit_detector(
-        setup.encoder,
-        setup.data.normals("fit").pixels,
-        setup.data.normals("watch").pixels,
-        setup.compute,
-        DetectorSettings(**gaussian),
-    )
-
-
-def _current(setup: Setup, induced: Detector, final: str) -> Detector:
-    """The detector that the encoder, as it is now, makes with induced or with refitted Gaussians."""
-    if final == "refitted":
-        return fit(setup)
-    standardise(induced, setup.data.normals("watch").pixels, setup.compute)
-    return induced
-
-
-def _score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
-    def score(pixels: Pixels) -> Floats:
-        return score_images(detector, pixels, setup.compute)[setup.recipe.gaussian.score]
-
-    return score
-
-
-def score_test(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
-    test = setup.data.test
-    return score_images(detector, test.pixels, setup.compute) if len(test) else None
-
-
-def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
+def examine_test(setup: Setup, detector: Detector) -> Examined | None:
     test = setup.data.test
     return examine(detector, test.pixels, setup.compute) if len(test) else None
-
-
-def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
-    section, seed = setup.recipe.validation, setup.recipe.seed
-    watch, score = setup.data.normals("watch"), _score_with(setup, frozen)
-    if not isinstance(section.severity, str):
-        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed)
-    sets = calibrate(
-        score,
-        watch,
-        section.augmentations,
-        target=section.target_auroc,
-        tolerance=section.tolerance,
-        seed=seed,
-    )
-    for name, pseudo in sets.items():
-        said = "" if pseudo.informative else ", too far from the target to have a say"
-        setup.terminal.say(
-            f"watching {name} at severity {pseudo.severity:.3f}: "
-            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{said}"
-        )
-    return sets
-
-
-def loop_state(setup: Setup, induced: Detector) -> LoopState:
-    """What trains, before its first step.
-
-    Args:
-        setup: the run.
-        induced: detector of the pretrained encoder, whose Gaussians training pulls towards.
-    """
-    recipe = setup.recipe
-    optimizer = OPTIMIZERS[recipe.optimizer.name](
-        [p for p in setup.encoder.parameters() if p.requires_grad],
-        lr=recipe.optimizer.lr,
-        weight_decay=recipe.optimizer.weight_decay,
-    )
-    objective, optimizer = setup.compute.fabric.setup(
-        InducedDistance(induced, recipe.objective.distance), optimizer
-    )
-    steps = math.ceil(len(setup.data.split.fit) / recipe.optimizer.batch_size)
-    warmup = round(recipe.schedule.warmup_epochs * steps)
-    return LoopState(
-        objective, optimizer, LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    )
-
-
-def epochs(
-    setup: Setup,
-    state: LoopState,
-    induced: Detector,
-    sets: dict[str, PseudoSet],
-    observe: Callable[[Detector], None] = lambda detector: None,
-    keep: Keep = lambda state, ended: None,
-) -> Iterator[EpochRecord]:
-    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
-
-    Args:
-        setup: the run.
-        state: what trains, and how far it is.
-        induced: detector of the pretrained encoder.
-        sets: pseudo-anomalies to validate with.
-        observe: is shown the detector of each validation; what it does has no say in anything.
-        keep: see `fine_tune`.
-    """
-    recipe = setup.recipe
-    fit, watch = setup.data.normals("fit").pixels, setup.data.normals("watch").pixels
-
-    def batches(epoch: int, done: int) -> Iterator[Tensor]:
-        size = recipe.optimizer.batch_size
-        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
-        chunks = np.split(order, range(size, len(fit), size))[done:]
-        for chunk in setup.terminal.track(chunks, f"epoch {epoch}", sum(map(len, chunks)), size=len):
-            yield setup.compute.batch(setup.augment(fit[chunk], chunk.tolist(), epoch))
-
-    def validate_now() -> Validation:
-        detector = _current(setup, induced, recipe.gaussian.final)
-        observe(detector)
-        return validate(_score_with(setup, detector), watch, sets)
-
-    rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
-    return fine_tune(state, setup.compute.fabric, batches, validate_now, rule, keep)
 
 
 def _seal(
     setup: Setup,
     partial: Path,
     induced: Detector,
+    final: str,
     frozen: Examined | None,
     records: list[EpochRecord],
 ) -> tuple[dict[str, Any], Material]:
-    """Both final detectors are measured on the test split; the recipe decides which one is kept."""
+    """Detectors with induced and with refitted Gaussians are measured on the test split; `final` is kept."""
     recipe, test = setup.recipe, setup.data.test
-    score_name, final = recipe.gaussian.score, recipe.gaussian.final
-    rate = recipe.evaluation.false_positive_rate
+    score_name, rate = recipe.gaussian.score, recipe.evaluation.false_positive_rate
     decoder = Decoder(recipe.data.image_size, recipe.data.resize, recipe.data.range)
     numbers: dict[str, Any] = {}
-    for kind in ("induced", "refitted"):
-        detector = _current(setup, induced, kind)
+    for kind in dict.fromkeys(("induced", "refitted", final)):
+        detector = current(setup, induced, kind)
         calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
         point = conformal(calibration.scores[score_name], rate)
-        tested = _examine_test(setup, detector)
+        tested = examine_test(setup, detector)
         if kind != final:
             numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
             continue

@@ -4,15 +4,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from lightning_fabric import seed_everything
 
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import Dataset, Options, load_dataset
-from anomaly_ft.data.records import counts
+from anomaly_ft.data.images import Pixels
+from anomaly_ft.data.records import Part, counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
-from anomaly_ft.model.encoder import Encoder, load_encoder
+from anomaly_ft.model.detector import DetectorSettings
+from anomaly_ft.model.encoder import Encoder, Halfway, load_encoder
+from anomaly_ft.model.frozen import run_halfway
 from anomaly_ft.model.weights import resolve_source
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.terminal import Terminal
@@ -28,6 +32,7 @@ class Setup:
     compute: Compute
     terminal: Terminal
     seconds: dict[str, float] = field(default_factory=dict)
+    halfway: dict[str, Halfway] = field(default_factory=dict)  # what frozen early blocks made of images
     augment: Augment = lambda pixels, *_: pixels  # what training images go through
 
     @contextmanager
@@ -36,6 +41,27 @@ class Setup:
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def normals(self, part: Part) -> Pixels:
+        """What the encoder is given of the normal images that serve one purpose, see `keep`."""
+        return self.keep(part, self.data.normals(part).pixels)
+
+    def keep(self, name: str, pixels: Pixels) -> Pixels:
+        """What the encoder is given in place of images that it sees again and again: the images, or, where
+        early blocks are frozen, what these made of them, computed once if the cache has room for it."""
+        if name not in self.halfway:
+            taken = self.data.memory + sum(kept.nbytes for kept in self.halfway.values())
+            room = int(self.recipe.runtime.cache_gib * 2**30) - taken
+            made = run_halfway(self.encoder, pixels, self.compute, self.detector_settings(), room)
+            if made is None:
+                return pixels
+            self.halfway[name] = made
+        return cast(Pixels, self.halfway[name])  # it indexes like images, and whoever batches it knows
+
+    def detector_settings(self) -> DetectorSettings:
+        gaussian = self.recipe.gaussian.model_dump(exclude={"final", "level_weights"})
+        weights = self.recipe.gaussian.level_weights
+        return DetectorSettings(**gaussian, level_weights=() if isinstance(weights, str) else weights)
 
     def describe(self) -> list[str]:
         """What will be trained on what, for people."""
@@ -51,6 +77,7 @@ class Setup:
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
             f"{trainable / 1e6:.2f} million trainable parameters",
             f"levels   {levels}",
+            *([f"frozen   all before {encoder.tail[0]}: computed once for each image"] if encoder.tail else []),
             f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "
             f"{torch.get_num_threads()} threads",
         ]

@@ -26,11 +26,12 @@ from scipy.stats import spearmanr
 from anomaly_ft.evaluation.measure import measure
 from anomaly_ft.finetune.forgetting import Rule, judge
 from anomaly_ft.model.detector import SCORES, Detector
+from anomaly_ft.model.examine import score_images
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.run import epochs, fit, loop_state, pseudo_sets, score_test
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
+from anomaly_ft.tuning import epochs, loop_state, watchdog
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 FOLDERS = {"mtd": "mtd", "screw": "mvtec_screw", "bottle": "mvtec_bottle"}
@@ -45,13 +46,12 @@ def trajectory(recipe: Recipe, rule: Rule, terminal: Terminal) -> list[dict[str,
     test: list[dict[str, float | None]] = []
 
     def observe(detector: Detector) -> None:
-        scores = score_test(setup, detector)
-        if scores is not None:
-            test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
+        scores = score_images(detector, setup.data.test.pixels, setup.compute)
+        test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
 
-    frozen = fit(setup)
-    sets, state = pseudo_sets(setup, frozen), loop_state(setup, frozen)
-    records = list(epochs(setup, state, frozen, sets, observe))
+    dog = watchdog(setup)
+    dog.observe = observe
+    records = list(epochs(setup, loop_state(setup, dog.induced), dog))
     validations = [record.validation for record in records if record.validation]
     verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
     final = next((verdict for verdict in verdicts if verdict.stop), verdicts[-1])
@@ -128,7 +128,7 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
             continue
         for seed in range(seeds):
             chosen = [f"data.root={roots[name]}", f"seed={seed}", "tracking.mlflow=false", *settings]
-            rule = Rule(**read_recipe(RECIPE, chosen).schedule.model_dump(exclude={"warmup_epochs"}))
+            rule = rule_of(read_recipe(RECIPE, chosen))
             recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
             rows = trajectory(recipe, rule, terminal)
             frame = pd.DataFrame(rows).assign(set=name, seed=seed, settings=" ".join(settings) or "default")

@@ -31,13 +31,14 @@ ORDER = [
     ["terminal"],
     ["setup"],
     ["bookkeeping"],
+    ["tuning"],
     ["run", "evaluate"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "tuning", "run", "evaluate", "commands"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {

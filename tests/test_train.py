@@ -15,14 +15,17 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-import anomaly_ft.run
+import anomaly_ft.tuning
 from anomaly_ft.cli import main
 from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.finetune.validation import Validation
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.detector import Detector
+from anomaly_ft.model.encoder import Halfway
 from anomaly_ft.model.examine import score_images
 from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.setup import prepare
+from anomaly_ft.terminal import Terminal
 
 RECIPE = """
 name: tiny
@@ -75,7 +78,7 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, *findings: float | type[BaseExc
             return Validation(found, {"scar": found}, np.zeros(5), 0.0)
         raise found
 
-    monkeypatch.setattr(anomaly_ft.run, "validate", validate)
+    monkeypatch.setattr(anomaly_ft.tuning, "validate", validate)
 
 
 @pytest.fixture(scope="module")
@@ -368,6 +371,10 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
         ("validation.augmentations=[mixup, confetti]", "encoder.train_blocks=[blocks.3]",
          "encoder.levels=[0, 4]", "gaussian.dense_levels=[0]"),
         ("runtime.precision=bf16", "runtime.channels_last=false", "runtime.batch_size=5"),
+        ("objective.l2_sp=0.1", "objective.ewc=0.1", "objective.distillation=0.1", "objective.target=joint"),
+        ("schedule.average=true", "schedule.interpolate=[0.3, 0.6]", "optimizer.layer_decay=0.8"),
+        ("gaussian.level_weights=informative", "gaussian.final=validated", "schedule.epoch_steps=3"),
+        ("gaussian.final=averaged", "objective.target=dense", "validation.max_share=0.05"),
     ],
     ids=lambda settings: settings[0],
 )  # fmt: skip
@@ -429,3 +436,27 @@ def test_a_database_of_ones_own_keeps_artifacts_in_the_output_folder(
     folder, _ = finished
     assert list((folder.parent / "mlartifacts").rglob("summary.json"))
     assert not Path("mlruns").exists()
+
+
+def test_frozen_early_blocks_are_computed_once_without_changing_a_number(recipe: Path, output: Path) -> None:
+    late = ("encoder.train_blocks=[blocks.3, blocks.4, conv_head, bn2]", "schedule.max_epochs=2")
+    once = succeed(recipe, output, *late)
+    every_time = succeed(recipe, output, *late, "runtime.cache_gib=0", "runtime.cache=memory")
+    histories = [pd.read_json(run["folder"] / "history.jsonl", lines=True) for run in (once, every_time)]
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5)
+    assert histories[0]["train/loss"].notna().sum() == 2
+    assert once["test"] == pytest.approx(every_time["test"], rel=1e-4)
+
+
+def test_what_frozen_blocks_gave_is_kept_while_the_cache_has_room(recipe: Path) -> None:
+    late = ["encoder.train_blocks=[blocks.4]"]
+    setup = prepare(read_recipe(recipe, late), Terminal())
+    pixels = setup.data.normals("watch").pixels
+    kept = setup.normals("watch")
+    assert isinstance(kept, Halfway)
+    assert setup.normals("watch") is kept
+    gib = (setup.data.memory + kept.nbytes) / 2**30
+    tight = prepare(read_recipe(recipe, [*late, f"runtime.cache_gib={gib}"]), Terminal())
+    assert isinstance(tight.normals("watch"), Halfway)
+    assert not isinstance(tight.keep("more", pixels), Halfway), "the cache is full"
+    assert not isinstance(prepare(read_recipe(recipe), Terminal()).normals("watch"), Halfway)

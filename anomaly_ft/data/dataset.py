@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from anomaly_ft.data.cache import Kind, choose_cache, default_folder, load_cached
 from anomaly_ft.data.duplicates import leaks
 from anomaly_ft.data.images import Decoder, Images, Resize
@@ -50,6 +52,12 @@ class Dataset:
         """The normal training images that serve one purpose; their pixels are fetched when asked for."""
         chosen = list(getattr(self.split, part))
         return Images(view(self.train.pixels, chosen), tuple(self.train.records[i] for i in chosen))
+
+    @property
+    def memory(self) -> int:
+        """Bytes of decoded images that are held in memory."""
+        held = (images.pixels for images in (self.train, self.test))
+        return sum(pixels.nbytes for pixels in held if isinstance(pixels, np.ndarray))
 
     @property
     def skipped(self) -> tuple[tuple[Record, str], ...]:

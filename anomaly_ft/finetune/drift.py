@@ -27,10 +27,12 @@ def effective_rank(features: ArrayLike) -> float:
 
 
 def _centred(features: ArrayLike) -> Floats:
-    values = np.asarray(features, dtype=np.float64)
-    return values - values.mean(0)
+    values: Floats = np.asarray(features, dtype=np.float64)
+    centred: Floats = values - values.mean(0)
+    return centred
 
 
 def _gram(features: ArrayLike) -> Floats:
     values = _centred(features)
-    return values @ values.T
+    gram: Floats = values @ values.T
+    return gram

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from anomaly_ft.finetune.penalties import Term
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.encoder import pool
-from anomaly_ft.model.gaussian import squared_distance
 
 Distance = Literal["mahalanobis", "squared_mahalanobis"]
 Target = Literal["pooled", "dense", "joint"]

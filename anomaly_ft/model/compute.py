@@ -6,7 +6,7 @@ float32, see `gaussian`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ft.errors import DeviceError
-from anomaly_ft.model.encoder import Encoder
+from anomaly_ft.model.encoder import Encoder, Halfway
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -37,8 +37,15 @@ class Compute:
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return encoder.to(self.fabric.device).to(memory_format=memory_format)
 
-    def batch(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 `(n, h, w, 3)` to uint8 `(n, 3, h, w)` on the device; channels last as it lies in memory."""
+    @overload
+    def batch(self, pixels: NDArray[np.uint8]) -> Tensor: ...
+    @overload
+    def batch(self, pixels: Halfway) -> Halfway: ...
+    def batch(self, pixels: NDArray[np.uint8] | Halfway) -> Tensor | Halfway:
+        """uint8 `(n, h, w, 3)` to uint8 `(n, 3, h, w)` on the device; channels last as it lies in memory.
+        What is halfway through the encoder goes there as it is."""
+        if isinstance(pixels, Halfway):
+            return pixels.to(self.fabric.device)
         images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.fabric.device).permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
 

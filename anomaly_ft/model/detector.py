@@ -10,7 +10,7 @@ Three scores, all higher = more anomalous:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -148,6 +148,19 @@ class Detector(nn.Module):
             split = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
             levels.append(keep_mean(split, self.settings.grid))
         return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
+
+    def with_level_weights(self, weights: Sequence[float]) -> "Detector":
+        """A detector with the same encoder and Gaussians whose levels count otherwise; to be standardised."""
+        settings = replace(self.settings, level_weights=tuple(weights))
+        return Detector(self.encoder, settings, self.gaussians()).to(self.location.device)
+
+    def gaussians(self) -> list[Gaussian]:
+        """Those of the levels, and last that of the dense map."""
+        pairs = [self.level_gaussian(i) for i in range(len(self.encoder.levels))]
+        return [
+            Gaussian(mean, whitening, torch.zeros(()), 0)
+            for mean, whitening in [*pairs, (self.dense_mean, self.dense_whitening)]
+        ]
 
     def set_point(self, point: WorkingPoint, chi_square: Sequence[float] = ()) -> None:
         """Decide by `point` from now on, and keep the chi-square thresholds of levels and pooled score."""

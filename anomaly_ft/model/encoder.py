@@ -13,14 +13,44 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from timm.models import save_for_hf
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, did_you_mean
+from anomaly_ft.model.chain import Stop, find_chain, stop_before
 from anomaly_ft.model.weights import load_pretrained
+
+
+class Halfway:
+    """What the frozen early part of an encoder made of n images; the encoder takes it in their place.
+
+    `activation` `(n, ...)` is what the first module that trains is given; `levels` are the maps
+    `(n, d_l, h, w)` of the levels before it. No dataclass: Fabric would take one apart.
+    """
+
+    def __init__(self, activation: Tensor, levels: Sequence[Tensor]) -> None:
+        self.activation = activation
+        self.levels = tuple(levels)
+
+    def __len__(self) -> int:
+        return len(self.activation)
+
+    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "Halfway":
+        """Some of the images, copied: what runs on them may work in place."""
+        chosen = torch.from_numpy(np.arange(len(self))[rows])
+        return Halfway(_take(self.activation, chosen), [_take(level, chosen) for level in self.levels])
+
+    def to(self, device: torch.device) -> "Halfway":
+        return Halfway(self.activation.to(device), [level.to(device) for level in self.levels])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.activation, *self.levels))
 
 
 class Encoder(nn.Module):
@@ -42,18 +72,50 @@ class Encoder(nn.Module):
         for level in self.levels:
             model.get_submodule(level).register_forward_hook(partial(self._keep, level))  # survives a copy
         self.train(False)
+        self._chain: list[str] = []  # modules that run one after another, up to the last
+        self.tail: list[str] = []  # of these the ones behind a frozen early part, if there is one
+        self.early: tuple[str, ...] = ()  # levels in that part
         shapes = self._probe()
         self.widths = tuple(shape[1] for shape in shapes)  # d_l
         self.strides = tuple(image_size // shape[-1] for shape in shapes)  # pixels from position to position
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255."""
+    def forward(self, images: Tensor | Halfway) -> list[Tensor]:
+        """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255,
+        or of what `halfway` made of them."""
         self._seen.clear()
+        if isinstance(images, Halfway):
+            x = images.activation
+            for name in self.tail:
+                x = self.model.get_submodule(name)(x)
+            return self._read_off(dict(zip(self.early, images.levels, strict=True)))
         self._forward((images.float() - self.mean) / self.std)
-        unseen = [level for level in self.levels if level not in self._seen]
+        return self._read_off({})
+
+    def halfway(self, images: Tensor) -> Halfway:
+        """What the frozen early part makes of RGB images `(n, 3, h, w)` in 0..255; see `train_only`.
+
+        Raises:
+            EncoderError: no early part is frozen.
+        """
+        if not self.tail:
+            raise EncoderError("encoder.train_blocks: no early part of the encoder is frozen")
+        self._seen.clear()
+        handle = stop_before(self.model.get_submodule(self.tail[0]))
+        try:
+            self._forward((images.float() - self.mean) / self.std)
+        except Stop as reached:
+            return Halfway(reached.activation, [self._to_grid(self._seen[level]) for level in self.early])
+        finally:
+            handle.remove()
+            self._seen.clear()
+        raise EncoderError(f"encoder.train_blocks: features do not pass through {self.tail[0]}")
+
+    def _read_off(self, early: dict[str, Tensor]) -> list[Tensor]:
+        """The levels' maps in order; those before a frozen part's end are given."""
+        unseen = [level for level in self.levels if level not in self._seen and level not in early]
         if unseen:
             raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
-        maps = [self._to_grid(self._seen[level]) for level in self.levels]
+        maps = [early[name] if name in early else self._to_grid(self._seen[name]) for name in self.levels]
         self._seen.clear()
         return maps
 
@@ -64,6 +126,9 @@ class Encoder(nn.Module):
 
     def train_only(self, blocks: Sequence[str] | Literal["all"]) -> int:
         """Let only the parameters below the named modules train; returns how many numbers that is.
+
+        Where these are later modules, what comes before them is the frozen early part that `halfway`
+        computes.
 
         Raises:
             EncoderError: a name that is no module of the model, or modules without parameters.
@@ -80,7 +145,21 @@ class Encoder(nn.Module):
         count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         if not count:
             raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
+        self._split()
         return count
+
+    def _split(self) -> None:
+        """Find where the frozen early part ends: before the first module of the chain that trains."""
+        modules = [self.model.get_submodule(name) for name in self._chain]
+        trains = [any(p.requires_grad for p in module.parameters()) for module in modules]
+        inside = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
+        everywhere = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        first = trains.index(True) if True in trains and inside == everywhere else 0
+        self.tail = self._chain[first:] if first else []
+        self.early = tuple(level for level in self.levels if first and not self._behind(level))
+
+    def _behind(self, level: str) -> bool:
+        return any(level == name or level.startswith(f"{name}.") for name in self.tail)
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
@@ -119,11 +198,19 @@ class Encoder(nn.Module):
     def _probe(self) -> list[torch.Size]:
         blank = torch.zeros(1, 3, self.image_size, self.image_size)
         try:
-            return [level.shape for level in self(blank)]
+            maps, self._chain = find_chain(self.model, self.levels, lambda: self(blank))
+            return [level.shape for level in maps]
         except (AssertionError, RuntimeError) as cause:
             raise EncoderError(
                 f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
             ) from cause
+
+
+def _take(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Some rows, in the memory format of the whole."""
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return tensor.index_select(0, rows)
 
 
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:

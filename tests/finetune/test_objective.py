@@ -82,7 +82,9 @@ def test_the_dense_objective_is_the_mean_distance_over_positions_and_the_joint_o
         )
     distances = []
     for position in range(features.shape[1]):
-        mean, whitening = (b[position].double().numpy() for b in (detector.dense_mean, detector.dense_whitening))
+        mean, whitening = (
+            b[position].double().numpy() for b in (detector.dense_mean, detector.dense_whitening)
+        )
         distances += [np.linalg.norm(whitening @ (x - mean)) for x in features[:, position]]
     assert dense == pytest.approx(np.mean(distances), rel=1e-4)
     assert joint == pytest.approx((pooled + dense) / 2, rel=1e-5)

@@ -38,7 +38,7 @@ def small() -> nn.Linear:
 def move(module: nn.Module, by: float) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += by
+            parameter.add_(by)
 
 
 def test_l2_sp_is_half_the_squared_way_from_the_start() -> None:
@@ -98,7 +98,7 @@ def test_distillation_is_the_way_of_the_features_in_units_of_the_gaussians(
         before = pool(detector.encoder(images))
         assert term(before, images).item() == pytest.approx(0, abs=1e-9)
         for parameter in detector.encoder.parameters():
-            parameter *= 1.02
+            parameter.mul_(1.02)
         after = pool(detector.encoder(images))
         value = term(after, images).item()
     levels = []
