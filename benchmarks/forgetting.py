@@ -31,7 +31,7 @@ from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
-from anomaly_ft.tuning import epochs, loop_state, watchdog
+from anomaly_ft.tuning import epochs, loop_state, rule_of, watchdog
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 FOLDERS = {"mtd": "mtd", "screw": "mvtec_screw", "bottle": "mvtec_bottle"}
