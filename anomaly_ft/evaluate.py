@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from anomaly_ft import __version__
 from anomaly_ft.bookkeeping import LIBRARIES
-from anomaly_ft.data.dataset import read_records
-from anomaly_ft.data.images import Images, load_images
+from anomaly_ft.data.cache import load_cached
+from anomaly_ft.data.dataset import place, read_records
+from anomaly_ft.data.images import Decoder, Images
 from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.records import Record
 from anomaly_ft.deploy.loading import LoadedRun, load_run
@@ -24,6 +26,7 @@ from anomaly_ft.folder import finish_folder, finished_name, start_folder, write_
 from anomaly_ft.model.examine import examine
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.setup import data_options
 from anomaly_ft.terminal import Terminal
 
 
@@ -45,7 +48,7 @@ def evaluate(
     recipe, run = open_run(folder)
     source = root or recipe.data.root
     layout, records = _own_test(recipe) if root is None else _labelled(root)
-    images = _load(source, records, run, terminal)
+    images = _load(source, records, recipe, run.decoder, terminal)
     examined = examine(run.detector, images.pixels, run.compute)
     found = assess(images.records, examined, run.score, run.point, run.decoder)
     partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
@@ -95,12 +98,13 @@ def _labelled(root: str) -> tuple[str, list[Record]]:
     return reading.layout, [record for record in reading.records if record.split != "train"]
 
 
-def _load(root: str, records: Sequence[Record], run: LoadedRun, terminal: Terminal) -> Images:
+def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder, terminal: Terminal) -> Images:
     if not records:
         raise DataError(f"{root}: there are no labelled test images to measure on")
-    how = run.decoder
     seen = terminal.track(records, "reading test images", len(records))
-    return load_images(records, how.size, resize=how.resize, value_range=how.value_range, progress=seen)
+    kind, disk = place(decoder, len(records), data_options(recipe))
+    threads = torch.get_num_threads()
+    return load_cached(records, decoder, kind, disk=disk, threads=threads, progress=seen)
 
 
 def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:

@@ -219,6 +219,10 @@ class Tracking(Section):
     """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
     experiment: str = Field(default="anomaly_ft", min_length=1)
     """MLflow experiment."""
+    images: int = Field(default=6, ge=0, le=8)
+    """Test images (else held-out ones) whose maps are logged after every validation; 0: none."""
+    system_metrics: bool = False
+    """Log the machine's load as system/..., which needs the package psutil."""
 
 
 class Runtime(Section):
@@ -238,6 +242,8 @@ class Runtime(Section):
     """Memory that decoded images, and what frozen early blocks made of them, may take."""
     cache_dir: str = ""
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
+    cache_disk_gib: float = Field(default=50.0, ge=0)
+    """Space that all caches on disk may take together; those used longest ago make room for a new one."""
 
     def computing(self) -> dict[str, Any]:
         """The settings that decide how a batch is computed."""

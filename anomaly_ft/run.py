@@ -11,6 +11,7 @@ from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.assess import Assessment, assess
+from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
@@ -18,6 +19,7 @@ from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
 from anomaly_ft.finetune.averaging import trained_weights
 from anomaly_ft.finetune.state import EpochRecord
+from anomaly_ft.finetune.validation import PseudoSet
 from anomaly_ft.folder import (
     append_json_line,
     finish_folder,
@@ -28,6 +30,7 @@ from anomaly_ft.folder import (
 )
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine
+from anomaly_ft.notes import experiment_tags
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import make_tracker
 from anomaly_ft.tuning import choose_final, current, epochs, loop_state, mix, watchdog
@@ -48,18 +51,23 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
         experiment=recipe.tracking.experiment,
         name=finished_name(partial),
         output=output,
+        experiment_tags=experiment_tags(),
+        system_metrics=recipe.tracking.system_metrics,
     ) as tracker:
         bookkeeping.log_start(setup, tracker)
         with setup.phase("fit"):
             dog = watchdog(setup)
             frozen_test = examine_test(setup, dog.induced)
         pretrained = trained_weights(setup.encoder)
-        records = []
+        records, gallery = [], _gallery(setup, dog.sets)
+        dog.observe = gallery.look
         for record in epochs(setup, loop_state(setup, dog.induced), dog):
             records.append(record)
             setup.terminal.epoch(record, recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
             tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            for name, picture in gallery.pictures():
+                tracker.image(picture, name, record.epoch)
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 setup.encoder.save(partial / "encoder")
         with setup.phase("choose"):
@@ -79,6 +87,16 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
 def examine_test(setup: Setup, detector: Detector) -> Examined | None:
     test = setup.data.test
     return examine(detector, test.pixels, setup.compute) if len(test) else None
+
+
+def _gallery(setup: Setup, sets: dict[str, PseudoSet]) -> Gallery:
+    """The images that are shown after every validation."""
+    tracking, score = setup.recipe.tracking, setup.recipe.gaussian.score
+    count = tracking.images if tracking.mlflow else 0
+    pseudo = {name: pseudo.pixels for name, pseudo in sets.items()}
+    return gallery_of(
+        setup.data.test, setup.data.normals("watch"), pseudo, setup.compute, count=count, score=score
+    )
 
 
 def _seal(

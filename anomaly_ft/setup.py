@@ -110,7 +110,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         seed=recipe.seed,
         threads=torch.get_num_threads(),
         progress=terminal.track,
-        options=_data_options(recipe),
+        options=data_options(recipe),
     )
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
@@ -122,7 +122,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     return setup
 
 
-def _data_options(recipe: Recipe) -> Options:
+def data_options(recipe: Recipe) -> Options:
+    """How the recipe wants images read and kept."""
     data, runtime = recipe.data, recipe.runtime
     return Options(
         layout=data.layout,
@@ -136,6 +137,7 @@ def _data_options(recipe: Recipe) -> Options:
         cache=runtime.cache,
         cache_gib=runtime.cache_gib,
         cache_dir=runtime.cache_dir,
+        cache_disk_gib=runtime.cache_disk_gib,
     )
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anomaly_ft.cli import main
+from anomaly_ft.data import images
 
 
 def call(*arguments: object) -> Result:
@@ -120,3 +122,22 @@ def test_pixel_numbers_need_no_square_images(small_run: Path, mvtec_folder: Path
     assert 0 <= found["test"]["pixel_aupro"] <= 1
     assert found["test_masks"]["with_mask"] == 3
     assert found["test_masks"]["empty_masks"] == 1
+
+
+def test_measuring_reads_images_from_the_cache_as_training_does(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["runtime"] |= {"cache": "disk", "cache_dir": str(tmp_path / "cache")}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    first = call(run, "--json")
+    assert first.exit_code == 0, first.output
+    decoded = []
+    monkeypatch.setattr(images, "read_image", lambda *_: decoded.append(1))
+    second = call(run, "--json")
+    assert second.exit_code == 0, second.output
+    assert decoded == []
+    assert (
+        json.loads(second.stdout.splitlines()[-1])["test"] == json.loads(first.stdout.splitlines()[-1])["test"]
+    )

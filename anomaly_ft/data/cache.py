@@ -9,11 +9,13 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,10 +40,19 @@ from anomaly_ft.errors import DataError
 
 Kind = Literal["memory", "disk", "none"]
 FORMAT = 1  # of the files; a new number makes old files useless
+ABANDONED = 24 * 3600  # seconds after which a half written file is nobody's
 SPARE = 1.1  # times the space needed that has to be free on the disk
 
 
-def choose_cache(wanted: Kind | Literal["auto"], need: int, gib: float, folder: Path) -> Kind:
+@dataclass(frozen=True)
+class Disk:
+    """The folder of caches, and how many GiB they may take together."""
+
+    folder: Path
+    gib: float = 50.0
+
+
+def choose_cache(wanted: Kind | Literal["auto"], need: int, gib: float, disk: Disk) -> Kind:
     """Where `need` bytes of pixels go; `auto`: memory up to `gib`, else the disk if it has room, else nowhere.
 
     Raises:
@@ -51,6 +62,14 @@ def choose_cache(wanted: Kind | Literal["auto"], need: int, gib: float, folder: 
         return wanted
     if wanted == "auto" and need <= gib * 2**30:
         return "memory"
+    folder = disk.folder
+    if need > disk.gib * 2**30:
+        if wanted == "disk":
+            raise DataError(
+                f"runtime.cache: {need / 2**30:.1f} GiB of images are more than all caches may take; raise "
+                f"runtime.cache_disk_gib ({disk.gib:g}), or set runtime.cache to none"
+            )
+        return "none"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable, free = os.access(folder, os.W_OK), shutil.disk_usage(folder).free
@@ -77,7 +96,7 @@ def load_cached(
     decoder: Decoder,
     kind: Kind,
     *,
-    folder: Path,
+    disk: Disk,
     threads: int = 1,
     progress: Iterable[Record] | None = None,
 ) -> Images:
@@ -93,7 +112,7 @@ def load_cached(
             progress=progress,
         )
     if kind == "disk":
-        rows, bad = _from_disk(records, decoder, folder, threads, progress or records)
+        rows, bad = _from_disk(records, decoder, disk, threads, progress or records)
         mapped: Pixels = rows
 
         def take(wanted: NDArray[np.intp]) -> Pixels:
@@ -127,16 +146,18 @@ def _decode_now(records: Sequence[Record], decoder: Decoder, threads: int) -> Pi
 
 
 def _from_disk(
-    records: Sequence[Record], decoder: Decoder, folder: Path, threads: int, progress: Iterable[Record]
+    records: Sequence[Record], decoder: Decoder, disk: Disk, threads: int, progress: Iterable[Record]
 ) -> tuple[Pixels, dict[int, str]]:
     """Pixels `(n, size, size, 3)` of all records in a mapped file, and what could not be decoded."""
-    path = folder / f"{_key(records, decoder, threads)}.npy"
+    path = disk.folder / f"{_key(records, decoder, threads)}.npy"
     about = path.with_suffix(".json")
     if path.is_file() and about.is_file():
         found = _open(path, about, len(records), decoder.size)
         if found:
+            path.touch()  # used last
             return found
         warnings.warn(f"{path}: the cache is damaged and is built again", stacklevel=2)
+    make_room(disk, 3 * decoder.size**2 * len(records))
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
     try:
         sums, bad = _write(partial, records, decoder, threads, progress)
@@ -146,6 +167,23 @@ def _from_disk(
     finally:
         partial.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r"), bad
+
+
+def make_room(disk: Disk, need: int) -> None:
+    """Delete the caches used longest ago until `need` bytes more stay within what caches may take, and
+    what interrupted runs left half written. A cache that is mapped elsewhere stays readable there."""
+    with suppress(OSError):  # nothing here is worth a run's end
+        for partial in disk.folder.glob(".*.partial"):
+            if time.time() - partial.stat().st_mtime > ABANDONED:
+                partial.unlink()
+        oldest_first = sorted(disk.folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+        taken = sum(path.stat().st_size for path in oldest_first)
+        for path in oldest_first:
+            if taken + need <= disk.gib * 2**30:
+                break
+            taken -= path.stat().st_size
+            path.with_suffix(".json").unlink(missing_ok=True)  # first: without it the rows count for nothing
+            path.unlink()
 
 
 def _write(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anomaly_ft.data.cache import Kind, choose_cache, default_folder, load_cached
+from anomaly_ft.data.cache import Disk, Kind, choose_cache, default_folder, load_cached
 from anomaly_ft.data.duplicates import leaks
 from anomaly_ft.data.images import Decoder, Images, Resize
 from anomaly_ft.data.layouts.detect import Reading, read_root
@@ -35,6 +35,7 @@ class Options:
     cache: Kind | Literal["auto"] = "auto"
     cache_gib: float = 4.0
     cache_dir: str = ""
+    cache_disk_gib: float = 50.0
 
 
 @dataclass(frozen=True)
@@ -138,18 +139,24 @@ def load_dataset(
     if not how.allow_leak:
         refuse_leaks(reading.records)
     decoder = Decoder(image_size, how.resize, how.value_range)
-    folder = Path(how.cache_dir).expanduser() if how.cache_dir else default_folder()
-    kind = choose_cache(how.cache, 3 * image_size**2 * len(reading.records), how.cache_gib, folder)
+    kind, disk = place(decoder, len(reading.records), how)
 
     def load(part: str) -> Images:
         wanted = [record for record in reading.records if record.split == part]
         seen = progress(wanted, f"reading {part} images", len(wanted))
-        return load_cached(wanted, decoder, kind, folder=folder, threads=threads, progress=seen)
+        return load_cached(wanted, decoder, kind, disk=disk, threads=threads, progress=seen)
 
     train, test = load("train"), load("test")
     refuse_bad(train.skipped + test.skipped, len(reading.records), how.on_error, how.max_bad_share)
     split = split_normals(train.records, watch=watch, calibrate=calibrate, seed=seed)
     return Dataset(reading.layout, train, test, split, reading.why, kind)
+
+
+def place(decoder: Decoder, count: int, how: Options) -> tuple[Kind, Disk]:
+    """Where the pixels of `count` images are kept."""
+    folder = Path(how.cache_dir).expanduser() if how.cache_dir else default_folder()
+    disk = Disk(folder, how.cache_disk_gib)
+    return choose_cache(how.cache, 3 * decoder.size**2 * count, how.cache_gib, disk), disk
 
 
 def refuse_leaks(records: Sequence[Record]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -21,6 +22,7 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # On damaged files decoders raise nearly anything, from OSError to struct.error; one bad file must
 # never end the reading of ten thousand
 UNREADABLE = Exception
+ORIENTATION = 0x0112  # of EXIF
 DEEP_MAX = 65535  # of 16-bit images; 32-bit integers are taken for 16-bit ones unless they are larger
 
 Pixels = NDArray[np.uint8]
@@ -57,21 +59,21 @@ def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Im
     """The image as 8-bit RGB, upright, see-through parts on white.
 
     More than 8 bits are scaled, never clipped: from 0..65535, or from `value_range` where a camera uses
-    less of it. Colour of 16 bits is scaled from 0..65535 always.
+    less of it. Opacity of 16 bits is scaled from 0..65535 always.
 
     Raises:
         ValueError: values outside of the range, floating-point values without a range, an empty file.
-        OSError, SyntaxError, Image.DecompressionBombError and more: Pillow, for a damaged file.
+        OSError, SyntaxError, Image.DecompressionBombError and more: the decoder, for a damaged file.
     """
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
     with Image.open(path) as image:
-        deep_colour = len(image.getbands()) > 1 and ";16" in str(image.tile)
-        image.load()
         upright: Image.Image = image
+        if len(image.getbands()) > 1 and ";16" in str(image.tile):
+            upright = _deep_colour(path, image, value_range)
+        else:
+            image.load()
         ImageOps.exif_transpose(upright, in_place=True)
-    if deep_colour and value_range:
-        raise ValueError("16-bit colour together with data.range: only its upper 8 bits can be read")
     if upright.mode == "F" or upright.mode.startswith("I"):  # I;16 and its like, 32-bit I
         return Image.fromarray(_scale(np.asarray(upright), upright.mode, value_range)).convert("RGB")
     if upright.has_transparency_data:
@@ -189,6 +191,27 @@ def refuse_if_none(
         raise DataError(
             f"none of {len(records)} images could be read; first: {skipped[0][0].path}: {skipped[0][1]}"
         )
+
+
+def _deep_colour(path: Path, header: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
+    """Colour of 16 bits by OpenCV, all bits scaled to 8: Pillow keeps the upper 8 and throws the rest away."""
+    if header.mode == "CMYK":  # which OpenCV takes for RGBA
+        if value_range:
+            raise ValueError("16-bit CMYK together with data.range: only its upper 8 bits can be read")
+        header.load()
+        return header
+    orientation = header.getexif().get(ORIENTATION, 1)
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise ValueError("16-bit colour that cannot be decoded")
+    if path.suffix.lower() in (".tif", ".tiff"):  # whose decoder has turned them already
+        orientation = 1
+    scaled = _scale(values[..., 2::-1], "RGB", value_range)
+    if values.shape[2] == 4:
+        scaled = np.dstack([scaled, _scale(values[..., 3], "A", None)])
+    image = Image.fromarray(scaled)
+    image.getexif()[ORIENTATION] = orientation
+    return image
 
 
 def _scale(values: NDArray[np.generic], mode: str, value_range: tuple[float, float] | None) -> Pixels:

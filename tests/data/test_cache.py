@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomaly_ft.data import images
-from anomaly_ft.data.cache import choose_cache, default_folder
+from anomaly_ft.data.cache import Disk, choose_cache, default_folder, make_room
 from anomaly_ft.data.dataset import Options, load_dataset
 from anomaly_ft.errors import DataError
 
@@ -137,22 +137,73 @@ def test_a_file_that_breaks_between_epochs_is_named(root):
 
 
 def test_memory_is_used_up_to_the_budget_then_the_disk(tmp_path):
-    assert choose_cache("auto", 2**30, 1.0, tmp_path) == "memory"
-    assert choose_cache("auto", 2**30 + 1, 1.0, tmp_path) == "disk"
+    assert choose_cache("auto", 2**30, 1.0, Disk(tmp_path)) == "memory"
+    assert choose_cache("auto", 2**30 + 1, 1.0, Disk(tmp_path)) == "disk"
 
 
 def test_without_room_on_the_disk_nothing_is_kept(tmp_path):
-    assert choose_cache("auto", 2**60, 1.0, tmp_path) == "none"
+    assert choose_cache("auto", 2**60, 1.0, Disk(tmp_path, gib=2**40)) == "none"
     with pytest.raises(DataError, match=r"cannot take 1073741824.0 GiB"):
-        choose_cache("disk", 2**60, 1.0, tmp_path)
+        choose_cache("disk", 2**60, 1.0, Disk(tmp_path, gib=2**40))
 
 
 def test_a_cache_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="not writable"):
-        choose_cache("disk", 1, 1.0, tmp_path / "file" / "below")
+        choose_cache("disk", 1, 1.0, Disk(tmp_path / "file" / "below"))
 
 
 def test_caches_go_where_the_system_wants_them(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "anomaly_ft"
+
+
+def test_caches_used_longest_ago_make_room(tmp_path):
+    for i, name in enumerate(["second", "first", "third"]):
+        np.save(tmp_path / f"{name}.npy", np.zeros(2**20 - 128, np.uint8))  # a MiB with its header
+        (tmp_path / f"{name}.json").write_text("{}")
+        os.utime(tmp_path / f"{name}.npy", (0, [200, 100, 300][i]))
+    make_room(Disk(tmp_path, gib=3.5 / 1024), 2**19)
+    assert len(list(tmp_path.iterdir())) == 6, "there is room"
+    make_room(Disk(tmp_path, gib=2.5 / 1024), 2**20)
+    assert {path.name for path in tmp_path.iterdir()} == {"third.npy", "third.json"}
+    mapped = np.load(tmp_path / "third.npy", mmap_mode="r")
+    make_room(Disk(tmp_path, gib=1 / 1024), 2**20)
+    assert list(tmp_path.iterdir()) == []
+    assert mapped.sum() == 0, "what is mapped stays readable"
+
+
+def test_reading_a_cache_again_is_using_it(root):
+    load(root, "disk")
+    for path in files(root):
+        os.utime(path, (0, 0))
+    load(root, "disk")
+    assert all(path.stat().st_mtime > 0 for path in files(root) if path.suffix == ".npy")
+
+
+def test_what_a_dead_run_left_half_written_goes(tmp_path):
+    old, new = tmp_path / ".a.1.partial", tmp_path / ".b.2.partial"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    make_room(Disk(tmp_path), 1)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_new_cache_stays_within_the_space_for_all(root):
+    load(root, "disk")
+    first = sum(path.stat().st_size for path in files(root) if path.suffix == ".npy")
+    options = Options(cache="disk", cache_dir=str(root.parent / "c"), cache_disk_gib=5 * first / 2**30)
+    load_dataset(str(root), **SHARES | {"image_size": 16}, options=options)  # four times as large
+    assert sum(path.stat().st_size for path in files(root)) < 5.5 * first
+    load_dataset(str(root), **SHARES | {"image_size": 17}, options=options)
+    assert sum(path.stat().st_size for path in files(root)) < 5.5 * first
+
+
+def test_images_beyond_the_space_for_caches_are_not_put_there(tmp_path):
+    assert choose_cache("auto", 2 * 2**30, 1.0, Disk(tmp_path, gib=1.5)) == "none"
+    with pytest.raises(
+        DataError, match=r"2\.0 GiB of images are more than all caches .* runtime\.cache_disk_gib \(1\.5\)"
+    ):
+        choose_cache("disk", 2 * 2**30, 1.0, Disk(tmp_path, gib=1.5))

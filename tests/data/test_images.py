@@ -129,25 +129,110 @@ def test_thirty_two_bits_beyond_sixteen_need_a_range(tmp_path):
     assert np.asarray(read_image(tmp_path / "a.tif", (0, 70000)))[0, :, 0].tolist() == [0, 255]
 
 
-def png(width, height, bits, colour, rows):
+COLOUR = np.array([[[0, 256, 65535], [30000, 1000, 200]], [[1, 2, 3], [129, 4095, 40000]]], np.uint16)
+
+
+def png(width, height, bits, colour, rows, orientation=None):
     """The bytes of a PNG, for kinds that Pillow does not write."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", head)]
+    if orientation:
+        tags = struct.pack(">HHHIHH", 1, 274, 3, 1, orientation, 0)
+        parts.append(chunk(b"eXIf", b"MM\0*" + struct.pack(">I", 8) + tags + b"\0\0\0\0"))
+    return b"".join([*parts, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
 
 
-def test_sixteen_bit_colour_is_scaled_and_refuses_a_range(tmp_path):
-    rows = b"\0" + np.array([0, 256, 65535, 30000, 1000, 200], ">u2").tobytes()
-    (tmp_path / "a.png").write_bytes(png(2, 1, 16, 2, rows))
-    found = np.asarray(read_image(tmp_path / "a.png")).astype(int).ravel()
-    assert np.abs(found - [0, 1, 255, 117, 4, 1]).max() <= 1
-    with pytest.raises(ValueError, match=r"16-bit colour together with data.range"):
-        read_image(tmp_path / "a.png", (0, 4095))
+def deep_png(values, orientation=None):
+    """16 bits a channel; grey with opacity, RGB or RGBA, by how many channels `(h, w, channels)` has."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png(width, height, 16, {2: 4, 3: 2, 4: 6}[channels], rows, orientation)
+
+
+def deep_tiff(values, orientation=None, photometric=2):
+    height, width, channels = values.shape
+    rows = values.astype("<u2").tobytes()
+    tags = {
+        256: width,
+        257: height,
+        259: 1,
+        262: photometric,
+        274: orientation or 1,
+        277: channels,
+        278: height,
+    }
+    if channels == 4 and photometric == 2:
+        tags[338] = 2  # the fourth is opacity
+    count = len(tags) + 3
+    bits = 8 + 2 + 12 * count + 4
+    entries = {tag: struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items()}
+    entries[258] = struct.pack("<HHII", 258, 3, channels, bits)
+    entries[273] = struct.pack("<HHII", 273, 4, 1, bits + 2 * channels)
+    entries[279] = struct.pack("<HHII", 279, 4, 1, len(rows))
+    head = b"II*\0" + struct.pack("<IH", 8, count)
+    body = b"".join(entry for _, entry in sorted(entries.items()))
+    return head + body + b"\0\0\0\0" + struct.pack(f"<{channels}H", *[16] * channels) + rows
+
+
+@pytest.mark.parametrize(("name", "made"), [("a.png", deep_png), ("a.tif", deep_tiff)])
+def test_sixteen_bit_colour_is_scaled_with_all_its_bits(tmp_path, name, made):
+    (tmp_path / name).write_bytes(made(COLOUR))
+    expected = np.rint(COLOUR / 65535 * 255).astype(np.uint8)
+    assert np.array_equal(np.asarray(read_image(tmp_path / name)), expected)
+    twelve = COLOUR // 16
+    (tmp_path / name).write_bytes(made(twelve))
+    expected = np.rint(twelve / 4095 * 255).astype(np.uint8)
+    assert np.array_equal(np.asarray(read_image(tmp_path / name, (0, 4095))), expected)
+    assert np.ptp(expected[1, 1]) > 100, "twelve bits read as sixteen would be nearly black"
+
+
+@pytest.mark.parametrize(("name", "made"), [("a.png", deep_png), ("a.tif", deep_tiff)])
+def test_sixteen_bit_colour_beyond_the_range_is_refused_not_clipped(tmp_path, name, made):
+    (tmp_path / name).write_bytes(made(COLOUR))
+    with pytest.raises(ValueError, match=r"values 0 to 65535 reach beyond 0 to 4095; set data.range"):
+        read_image(tmp_path / name, (0, 4095))
+
+
+@pytest.mark.parametrize(("name", "made"), [("a.png", deep_png), ("a.tif", deep_tiff)])
+def test_sixteen_bit_colour_on_its_side_is_set_upright(tmp_path, name, made):
+    (tmp_path / name).write_bytes(made(COLOUR, orientation=6))
+    expected = np.rot90(np.rint(COLOUR / 65535 * 255).astype(np.uint8), k=-1)
+    assert np.array_equal(np.asarray(read_image(tmp_path / name)), expected)
+
+
+@pytest.mark.parametrize(("name", "made"), [("a.png", deep_png), ("a.tif", deep_tiff)])
+def test_see_through_sixteen_bit_colour_stands_on_white(tmp_path, name, made):
+    opacity = np.array([[65535, 0], [0, 65535]], np.uint16)
+    (tmp_path / name).write_bytes(made(np.dstack([COLOUR, opacity])))
+    found = np.asarray(read_image(tmp_path / name))
+    assert (found[opacity == 0] == 255).all()
+    seen = opacity > 0
+    assert np.array_equal(found[seen], np.rint(COLOUR[seen] / 65535 * 255).astype(np.uint8))
+
+
+def test_sixteen_bit_grey_with_opacity_is_scaled(tmp_path):
+    values = np.dstack([COLOUR[..., 0], np.full((2, 2), 65535, np.uint16)])
+    (tmp_path / "a.png").write_bytes(deep_png(values))
+    found = np.asarray(read_image(tmp_path / "a.png"))
+    assert np.array_equal(found[..., 1], np.rint(COLOUR[..., 0] / 65535 * 255).astype(np.uint8))
+
+
+def test_sixteen_bits_of_printing_inks_are_read_without_a_range(tmp_path):
+    inks = np.full((2, 2, 4), [0, 65535, 65535, 0], np.uint16)
+    (tmp_path / "a.tif").write_bytes(deep_tiff(inks, photometric=5))
+    assert np.asarray(read_image(tmp_path / "a.tif"))[0, 0].tolist() == [255, 0, 0]
+    with pytest.raises(ValueError, match=r"16-bit CMYK together with data.range"):
+        read_image(tmp_path / "a.tif", (0, 4095))
+
+
+def test_damaged_sixteen_bit_colour_is_an_error(tmp_path):
+    (tmp_path / "a.png").write_bytes(deep_png(COLOUR.repeat(50, 0))[:100])
+    with pytest.raises(ValueError, match="16-bit colour that cannot be decoded"):
+        read_image(tmp_path / "a.png")
 
 
 def broken(folder):
