@@ -59,8 +59,11 @@ class Data(Section):
     """Share of unreadable images up to which they are skipped."""
     allow_leak: bool = False
     """Whether the same image, or group, may be in train and in test."""
-    augment: tuple[dict[str, dict[str, Any]], ...] = ()
-    """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]."""
+    augment: tuple[dict[str, dict[str, Any]], ...] = (
+        {"RandomBrightnessContrast": {"brightness_limit": 0.1, "contrast_limit": 0.1, "p": 0.8}},
+    )
+    """albumentations transforms of training images: what may differ from one good part to the next. [] for
+    none; [{HorizontalFlip: {p: 0.5}}] where parts may lie either way."""
     watch_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
     calibration_share: Share = 0.15
@@ -175,7 +178,7 @@ class Validation(Section):
 class Optimizer(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
-    lr: float = Field(default=1e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
     """Learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
@@ -187,13 +190,16 @@ class Optimizer(Section):
 
 class Schedule(Section):
     max_epochs: int = Field(default=6, ge=0)
-    """Epochs at most; 0 measures the frozen encoder and trains nothing."""
+    """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
+    max_steps: int = Field(default=90, ge=1)
+    """Training steps at most, whole epochs but never less than one: how far the encoder may move depends on
+    steps, not on how many images there are. Raise it together with max_epochs to train for longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps from one validation to the next; `auto`: one pass over the images, or more where
-    validation would take more than its share of the time."""
+    """Training steps from one validation to the next; `auto`: one pass over the images or a share of
+    max_steps, whichever is less, but so many that validation takes no more than its share of the time."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()
@@ -244,6 +250,9 @@ class Runtime(Section):
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
     cache_disk_gib: float = Field(default=50.0, ge=0)
     """Space that all caches on disk may take together; those used longest ago make room for a new one."""
+
+    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    """Minutes between checkpoints within an epoch; there is one after each epoch anyway. 0: after each step."""
 
     def computing(self) -> dict[str, Any]:
         """The settings that decide how a batch is computed."""

@@ -1,11 +1,9 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
@@ -18,58 +16,70 @@ from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
 from anomaly_ft.finetune.averaging import trained_weights
-from anomaly_ft.finetune.state import EpochRecord
+from anomaly_ft.finetune.checkpoint import Checkpoints
+from anomaly_ft.finetune.state import EpochRecord, LoopState
 from anomaly_ft.finetune.validation import PseudoSet
 from anomaly_ft.folder import (
     append_json_line,
     finish_folder,
     finished_name,
+    json_line,
+    replace_folder,
     start_folder,
     write_json,
     write_text,
+    writing_to,
 )
+from anomaly_ft.interrupts import finishing_the_step
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine
 from anomaly_ft.notes import experiment_tags
+from anomaly_ft.resume import remember_run, remembered_run, write_start
 from anomaly_ft.setup import Setup
-from anomaly_ft.tracking import make_tracker
-from anomaly_ft.tuning import choose_final, current, epochs, loop_state, mix, watchdog
+from anomaly_ft.tracking import Tracker, make_tracker
+from anomaly_ft.tuning import Watchdog, choose_final, current, epochs, loop_state, mix, watchdog
 
 
-def train(setup: Setup, output: Path) -> dict[str, Any]:
+def train(
+    setup: Setup, output: Path, *, unfinished: Path | None = None, tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Fine-tune, seal, and leave a finished run folder in `output`; returns its summary.
 
     While it works, what it has so far stands in a folder whose name begins with a dot and ends in
     `.partial`; it stays when the run is interrupted, with the best encoder up to then.
+
+    Args:
+        setup: the run.
+        output: where the run folder goes.
+        unfinished: a folder that such a run left, to go on where it was.
+        tags: of its MLflow run, beside the usual ones.
+
+    Raises:
+        RunError: the folder cannot be written to; what it holds can be gone on with.
     """
-    recipe, partial = setup.recipe, start_folder(output, setup.recipe.name)
-    write_text(partial / "recipe.yaml", recipe.to_yaml())
-    pd.DataFrame(setup.data.manifest()).to_csv(partial / "split.csv", index=False)
-    with make_tracker(
-        enabled=recipe.tracking.mlflow,
-        uri=recipe.tracking.uri,
-        experiment=recipe.tracking.experiment,
-        name=finished_name(partial),
-        output=output,
-        experiment_tags=experiment_tags(),
-        system_metrics=recipe.tracking.system_metrics,
-    ) as tracker:
+    recipe, partial = setup.recipe, unfinished or start_folder(output, setup.recipe.name)
+    with (
+        writing_to(partial),
+        make_tracker(
+            enabled=recipe.tracking.mlflow,
+            uri=recipe.tracking.uri,
+            experiment=recipe.tracking.experiment,
+            name=finished_name(partial),
+            output=output,
+            run_id=remembered_run(partial),
+            experiment_tags=experiment_tags(),
+            system_metrics=recipe.tracking.system_metrics,
+        ) as tracker,
+    ):
+        write_start(partial, setup)
         bookkeeping.log_start(setup, tracker)
+        tracker.tags(tags or {})
+        remember_run(partial, tracker.run_id)
         with setup.phase("fit"):
             dog = watchdog(setup)
-            frozen_test = examine_test(setup, dog.induced)
+            frozen_test = _examine_test(setup, dog.induced)
         pretrained = trained_weights(setup.encoder)
-        records, gallery = [], _gallery(setup, dog.sets)
-        dog.observe = gallery.look
-        for record in epochs(setup, loop_state(setup, dog.induced), dog):
-            records.append(record)
-            setup.terminal.epoch(record, recipe.gaussian.score)
-            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
-            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
-            for name, picture in gallery.pictures():
-                tracker.image(picture, name, record.epoch)
-            if record.verdict.best_epoch == record.epoch and record.epoch:
-                setup.encoder.save(partial / "encoder")
+        records = _train(setup, partial, dog, tracker)
         with setup.phase("choose"):
             mixed = mix(setup, dog, pretrained, records)
             final = choose_final(setup, dog)
@@ -84,7 +94,40 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
-def examine_test(setup: Setup, detector: Detector) -> Examined | None:
+def _train(setup: Setup, partial: Path, dog: Watchdog, tracker: Tracker) -> list[EpochRecord]:
+    """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
+    checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
+    state, gallery = loop_state(setup, dog.induced), _gallery(setup, dog.sets)
+    gallery.look(dog.induced)  # its colours are those of the pretrained encoder, whenever this run goes on
+    checkpoints.restore(state)
+    lines = [json_line(bookkeeping.history_line(record)) for record in state.records]
+    write_text(partial / "history.jsonl", "".join(lines))
+    for record in state.records:
+        tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+    if state.records:
+        setup.terminal.say(f"going on with {finished_name(partial)} after epoch {len(state.records) - 1}")
+    with finishing_the_step(setup.terminal.say) as asked:
+
+        def keep(state: LoopState, ended: bool) -> None:
+            checkpoints.keep(state, ended or bool(asked))
+            if ended:
+                remember_run(partial, tracker.run_id)
+            if asked and not ended:
+                raise KeyboardInterrupt
+
+        dog.observe = gallery.look
+        for record in epochs(setup, state, dog, keep):
+            setup.terminal.epoch(record, setup.recipe.gaussian.score)
+            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
+            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            for name, picture in gallery.pictures():
+                tracker.image(picture, name, record.epoch)
+            if record.verdict.best_epoch == record.epoch and record.epoch:
+                replace_folder(partial / "encoder", setup.encoder.save)
+    return state.records
+
+
+def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
     test = setup.data.test
     return examine(detector, test.pixels, setup.compute) if len(test) else None
 
@@ -116,7 +159,7 @@ def _seal(
         detector = current(setup, induced, kind)
         calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
         point = conformal(calibration.scores[score_name], rate)
-        tested = examine_test(setup, detector)
+        tested = _examine_test(setup, detector)
         if kind != final:
             numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
             continue

@@ -30,7 +30,6 @@ from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import level_distances, pooled_features, score_images
 from anomaly_ft.model.fitting import average_detectors, fit_detector, standardise
-from anomaly_ft.recipe import Recipe
 from anomaly_ft.setup import Setup
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -204,22 +203,24 @@ def steps_of_a_pass(setup: Setup) -> int:
 
 
 def steps_of_an_epoch(setup: Setup, sets: dict[str, PseudoSet]) -> int:
-    """Training steps from one validation to the next: one pass over the images, or more where validation
-    would take more than its share of the time, counted in forward passes, so that it is the same anywhere."""
+    """Training steps from one validation to the next. The cost of validation is counted in forward passes,
+    not measured, so that a run is the same anywhere."""
     section = setup.recipe.schedule
     if isinstance(section.epoch_steps, int):
         return section.epoch_steps
+    wanted = min(steps_of_a_pass(setup), math.ceil(section.max_steps / max(1, section.max_epochs)))
     split, share = setup.data.split, setup.recipe.validation.max_share
     passes = len(split.watch) * (2 + sum(pseudo.informative for pseudo in sets.values()))
     passes += len(split.fit) if setup.recipe.gaussian.final != "induced" else 0
     trained = passes * (1 - share) / share / TRAINING_COST
-    return max(steps_of_a_pass(setup), math.ceil(trained / setup.recipe.optimizer.batch_size))
+    affordable = math.ceil(trained / setup.recipe.optimizer.batch_size)
+    return min(max(wanted, affordable), section.max_steps)
 
 
-def rule_of(recipe: Recipe) -> Rule:
-    schedule = recipe.schedule
+def rule_of(setup: Setup, sets: dict[str, PseudoSet]) -> Rule:
+    schedule = setup.recipe.schedule
     return Rule(
-        schedule.max_epochs,
+        min(schedule.max_epochs, max(1, schedule.max_steps // steps_of_an_epoch(setup, sets))),
         patience=schedule.patience,
         tolerance=schedule.tolerance,
         margin=schedule.margin,
@@ -254,7 +255,9 @@ def epochs(
                 setup.augment(images, chunk.tolist(), number + 1) if augmented else images
             )
 
-    return fine_tune(state, setup.compute.fabric, batches, watchdog.validate, rule_of(setup.recipe), keep)
+    return fine_tune(
+        state, setup.compute.fabric, batches, watchdog.validate, rule_of(setup, watchdog.sets), keep
+    )
 
 
 def mix(
@@ -268,7 +271,7 @@ def mix(
     if not shares or not best or ends[0] is None or ends[1] is None:
         return {}
     kept, found = interpolate(
-        setup.encoder, pretrained, shares, watchdog.validate, rule_of(setup.recipe), (ends[0], ends[1])
+        setup.encoder, pretrained, shares, watchdog.validate, rule_of(setup, watchdog.sets), (ends[0], ends[1])
     )
     setup.terminal.say(f"{kept:.0%} of the fine-tuned weights are mixed with the pretrained ones")
     aurocs = {share: validation.auroc for share, validation in found.items()}
