@@ -101,10 +101,13 @@ class Detector(nn.Module):
         The map is the dense one, or, where the pooled score decides, that score split over positions.
         Under autocast the encoder runs in its precision, distances and maps in float32.
         """
-        features = self.encoder(images)
-        found = self.score(features)
-        small = self.contribution_map(features) if self.settings.score == "pooled" else found.map
-        return Detection(getattr(found, self.settings.score), enlarge(small, images.shape[-2:]))
+        return self.detect(self.encoder(images), images.shape[-2:])
+
+    def detect(self, maps: Sequence[Tensor], size: Sequence[int]) -> Detection:
+        """`forward` from feature maps, as `Encoder` gives them, of images of `size` (height, width)."""
+        found = self.score(maps)
+        small = self.contribution_map(maps) if self.settings.score == "pooled" else found.map
+        return Detection(getattr(found, self.settings.score), enlarge(small, size))
 
     def score(self, maps: Sequence[Tensor]) -> Scores:
         """All scores from feature maps, as `Encoder` gives them."""
