@@ -179,7 +179,7 @@ def test_mlflow_knows_the_run_from_epoch_zero_on(
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in losses] == [1]
     assert run.info.status == "FINISHED"
-    assert run.data.params["optimizer.lr"] == "0.0001"
+    assert run.data.params["optimizer.lr"] == "0.0003"
     assert run.data.params["encoder.name"] == "test_efficientnet"
     assert run.data.tags["stop_reason"] == summary["stop_reason"]
     assert run.data.metrics["test/image_auroc"] == summary["test"]["image_auroc"]
