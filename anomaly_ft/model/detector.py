@@ -160,10 +160,9 @@ class Detector(nn.Module):
 
     def gaussians(self) -> list[Gaussian]:
         """Those of the levels, and last that of the dense map."""
-        pairs = [self.level_gaussian(i) for i in range(len(self.encoder.levels))]
+        levels = [self.level_gaussian(i) for i in range(len(self.encoder.levels))]
         return [
-            Gaussian(mean, whitening, torch.zeros(()), 0)
-            for mean, whitening in [*pairs, (self.dense_mean, self.dense_whitening)]
+            Gaussian(*pair, torch.zeros(()), 0) for pair in (*levels, (self.dense_mean, self.dense_whitening))
         ]
 
     def set_point(self, point: WorkingPoint, chi_square: Sequence[float] = ()) -> None:
