@@ -255,9 +255,8 @@ def epochs(
                 setup.augment(images, chunk.tolist(), number + 1) if augmented else images
             )
 
-    return fine_tune(
-        state, setup.compute.fabric, batches, watchdog.validate, rule_of(setup, watchdog.sets), keep
-    )
+    rule, at_a_time = rule_of(setup, watchdog.sets), recipe.runtime.micro_batch_size
+    return fine_tune(state, setup.compute.fabric, batches, watchdog.validate, rule, keep, at_a_time)
 
 
 def mix(
