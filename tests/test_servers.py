@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -27,22 +28,20 @@ POSTGRES = [*Path("/usr/lib/postgresql").glob("*/bin"), Path(shutil.which("initd
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of its own in a folder; it refuses to run as root, so it runs as its package's user."""
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL of its own; it refuses to run as root, so it runs as its package's user."""
     pytest.importorskip("psycopg2")
     programs = next((path for path in POSTGRES if (path / "initdb").exists()), None)
     if programs is None:
         pytest.skip("PostgreSQL is not installed")
     who: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/", **who}
-    data, port = folder / "postgres", free_port("127.0.0.1", 5480)
-    data.mkdir()
+    data, port = (
+        Path(tempfile.mkdtemp()),
+        free_port("127.0.0.1", 5480),
+    )  # pytest's own folder is closed to others
     if who:
         shutil.chown(data, "postgres")
-        for parent in folder.parents:
-            if parent.stat().st_uid == 0 and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-        folder.chmod(0o755)
     subprocess.run([programs / "initdb", "-D", data, "-U", "team", "-A", "trust"], check=True, **quiet)
     with subprocess.Popen([programs / "postgres", "-D", data, "-p", str(port), "-k", data], **quiet) as server:
         try:
@@ -54,6 +53,7 @@ def postgresql(folder: Path) -> Iterator[str]:
             yield f"postgresql://team@127.0.0.1:{port}/mlflow"
         finally:
             server.terminate()
+    shutil.rmtree(data)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         with tracking_server(f"sqlite:///{tmp_path / 'server.db'}", tmp_path) as address:
             yield address
     else:
-        with postgresql(tmp_path) as backend, tracking_server(backend, tmp_path) as address:
+        with postgresql() as backend, tracking_server(backend, tmp_path) as address:
             yield address
 
 
