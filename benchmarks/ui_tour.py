@@ -130,7 +130,7 @@ def pages(store: str) -> Iterator[Page]:
     verdicts = tuple(dict.fromkeys(run.data.tags["verdict"] for run in children))
     yield Page("children", table, ("mean of", *verdicts), 1100, expand=True)
     charts = ("Did it forget? Step 0 is the pretrained encoder", "val/vicinal_auroc", "gain/image_auroc")
-    yield Page("charts", table + "&compareRunsMode=CHART", charts, 1150)
+    yield Page("charts", table + "&compareRunsMode=CHART", ("elpv-mono: default", *charts), 1150, expand=True)
     note = ("Description", "image AUROC (pooled score)", "elpv-")
     yield Page("run", f"{base}/runs/{shown.info.run_id}?workflowType=machine_learning", note)
     curves = ("val (", "best (", "gain (")
