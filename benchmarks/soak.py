@@ -2,9 +2,10 @@
 
     python benchmarks/soak.py --minutes 30
 
-Small made images, a small encoder with random weights, a checkpoint after each step, MLflow in a database: what
-could leak is done as often as possible. Prints a line each minute, and ends with 1 when memory grew by more than a
-twentieth or open files by more than two between the first fifth and the last fifth of the time.
+Small made images, a small encoder with random weights, a checkpoint after each step, MLflow in a
+database: what could leak is done as often as possible. Prints a line each minute, and ends with 1
+when memory grew by more than a twentieth, or open files by more than two, between the first fifth and
+the last fifth of the time.
 """
 
 import logging
