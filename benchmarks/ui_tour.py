@@ -133,7 +133,7 @@ def pages(store: str) -> Iterator[Page]:
     yield Page("charts", table + "&compareRunsMode=CHART", ("elpv-mono: default", *charts), 1150, expand=True)
     note = ("Description", "image AUROC (pooled score)", "elpv-")
     yield Page("run", f"{base}/runs/{shown.info.run_id}?workflowType=machine_learning", note)
-    curves = ("val (", "best (", "gain (")
+    curves = ("vicinal_auroc",)
     yield Page("curves", f"{base}/runs/{shown.info.run_id}/model-metrics?workflowType=machine_learning", curves)
     files = ("report.html", "encoder", "images", "forgetting.png")
     artifacts = f"{base}/runs/{shown.info.run_id}/artifacts"
