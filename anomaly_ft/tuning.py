@@ -118,13 +118,16 @@ def epochs(
     fit = setup.data.normals("fit").pixels if augmented else setup.normals("fit")
     sets = {name: replace(s, pixels=setup.keep(f"pseudo {name}", s.pixels)) for name, s in sets.items()}
 
+    rank, ranks = setup.compute.fabric.global_rank, setup.compute.fabric.world_size
+
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         size = recipe.optimizer.batch_size
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
         chunks = np.split(order, range(size, len(fit), size))[done:]
         for chunk in setup.terminal.track(chunks, f"epoch {epoch}", sum(map(len, chunks)), size=len):
-            images = fit[chunk]
-            yield setup.compute.batch(setup.augment(images, chunk.tolist(), epoch) if augmented else images)
+            own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
+            images = fit[own]
+            yield setup.compute.batch(setup.augment(images, own.tolist(), epoch) if augmented else images)
 
     def validate_now() -> Validation:
         detector = current(setup, induced, recipe.gaussian.final)
