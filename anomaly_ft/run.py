@@ -87,6 +87,7 @@ def train(
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
+        tracker.model(finished, recipe.runtime.computing(), recipe.tracking.register)
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
