@@ -30,6 +30,7 @@ from anomaly_ft.folder import (
     writing_to,
 )
 from anomaly_ft.interrupts import finishing_the_step
+from anomaly_ft.model.compute import explain_memory
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine
 from anomaly_ft.notes import experiment_tags
@@ -58,6 +59,7 @@ def train(
     """
     recipe, partial = setup.recipe, unfinished or start_folder(output, setup.recipe.name)
     with (
+        explain_memory(),
         writing_to(partial),
         make_tracker(
             enabled=recipe.tracking.mlflow,

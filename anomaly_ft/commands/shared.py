@@ -24,6 +24,7 @@ def quieten_libraries() -> None:
     for name in ("lightning_fabric", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # from half the limit on
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:

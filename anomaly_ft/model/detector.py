@@ -9,6 +9,7 @@ Three scores, all higher = more anomalous:
 * fused: both in standard deviations of held-out normal images, added.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -184,6 +185,8 @@ class Detector(nn.Module):
         """
         description, tensors = read_detector(folder)
         try:
+            if not (type(description["image_size"]) is int and 32 <= description["image_size"] <= 2048):
+                raise ValueError(f"image_size is {description['image_size']!r:.40}, expected 32 to 2048")
             encoder = load_encoder(
                 description["encoder"],
                 f"local-dir:{folder / 'encoder'}",
@@ -207,11 +210,35 @@ class Detector(nn.Module):
                 detector.point = WorkingPoint(**description["threshold"])
                 if torch.tensor(detector.point.threshold, dtype=torch.float32) != detector.threshold:
                     raise RunError(f"{folder}: detector.json and detector.safetensors have two thresholds")
-        except (KeyError, TypeError, RuntimeError) as cause:
+            detector._try_out()
+        except (RunError, EncoderError):
+            raise
+        except Exception as cause:  # the files may hold anything
+            said = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
             raise RunError(
-                f"{folder}: detector.json and detector.safetensors do not fit together: {cause}"
+                f"{folder}: detector.json and detector.safetensors do not fit together: {said}"
             ) from cause
         return detector
+
+    def _try_out(self) -> None:
+        """Raise a ValueError, or whatever a blank image brings about, unless all parts fit together."""
+        for i, width in enumerate(self.encoder.widths):
+            shapes = [tuple(self.get_buffer(f"{name}_{i}").shape) for name in ("mean", "whitening")]
+            if shapes != [(width,), (width, width)]:
+                raise ValueError(
+                    f"level {self.encoder.levels[i]} has {width} dimensions, its Gaussian {shapes}"
+                )
+        grid, smoothing = self.settings.grid, self.settings.smoothing
+        if self.dense_mean.shape[0] != grid**2 or not 0 <= 3 * smoothing < grid:
+            raise ValueError(f"the dense map does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
+        for name, tensor in self.state_dict().items():
+            if name not in ("threshold", "chi_square") and not tensor.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        if self.point and not all(math.isfinite(value) for value in vars(self.point).values()):
+            raise ValueError("the threshold is not finite")
+        size = self.encoder.image_size
+        with torch.inference_mode():
+            self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
 
 
 def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
