@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
@@ -73,7 +75,8 @@ def train(
         ) as tracker,
     ):
         write_start(partial, setup)
-        bookkeeping.log_start(setup, tracker)
+        split = pd.DataFrame(setup.data.manifest())
+        bookkeeping.log_start(recipe, split, tracker, bookkeeping.git_commit())
         tracker.tags(tags or {})
         remember_run(partial, tracker.run_id)
         with setup.phase("fit"):
@@ -90,6 +93,9 @@ def train(
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
         tracker.model(finished, recipe.runtime.computing(), recipe.tracking.register)
+    if tracker.run_id != summary["mlflow_run_id"]:  # a store that was down at first
+        summary["mlflow_run_id"] = tracker.run_id
+        write_json(finished / "summary.json", summary)
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
