@@ -35,7 +35,9 @@ def promote(run: Path, name: str, alias: str, uri: str | None) -> None:
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise RunError(f"{run} is not a finished run: no usable summary.json ({cause})") from cause
     if not isinstance(run_id, str):
-        raise RunError(f"{run} was not logged to MLflow, so there is no model to promote; anomaly-ft sync uploads it")
+        raise RunError(
+            f"{run} was not logged to MLflow, so there is no model to promote; anomaly-ft sync uploads it"
+        )
     try:
         store = existing(choose_store(uri, run.resolve().parent))
     except FileNotFoundError as cause:
