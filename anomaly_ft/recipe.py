@@ -15,7 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Augmentation = Literal["mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti"]
+Augmentation = Literal[
+    "mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"
+]
 
 # YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
 EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
@@ -58,8 +60,11 @@ class Data(Section):
     """Share of unreadable images up to which they are skipped."""
     allow_leak: bool = False
     """Whether the same image, or group, may be in train and in test."""
-    augment: tuple[dict[str, dict[str, Any]], ...] = ()
-    """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]."""
+    augment: tuple[dict[str, dict[str, Any]], ...] = (
+        {"RandomBrightnessContrast": {"brightness_limit": 0.1, "contrast_limit": 0.1, "p": 0.8}},
+    )
+    """albumentations transforms of training images: what may differ from one good part to the next. [] for
+    none; [{HorizontalFlip: {p: 0.5}}] where parts may lie either way."""
     watch_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
     calibration_share: Share = 0.15
@@ -128,9 +133,13 @@ class GaussianSection(Section):
     """Standard deviation, in grid positions, with which the dense map is smoothed."""
     variance_floor: float = Field(default=0.01, ge=0, le=1)
     """Variance added at every position of the dense map, as a share of the mean variance."""
-    final: Literal["induced", "refitted"] = "refitted"
-    """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
-    fine-tuned encoder. Vicinal validation judges with the same."""
+    level_weights: Literal["uniform", "informative"] | tuple[Annotated[float, Field(ge=0)], ...] = "uniform"
+    """What each level counts for in the pooled score: all alike, for as much as it tells held-out normal
+    images from pseudo-anomalies before training, or a number for each."""
+    final: Literal["induced", "refitted", "averaged", "validated"] = "refitted"
+    """Gaussians of the detector: as the pretrained encoder induced them, fitted again to the fine-tuned
+    encoder, the mean of both, or whichever vicinal validation finds best. Validation judges epochs with
+    the same (`validated`: with refitted ones)."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
@@ -142,6 +151,14 @@ class GaussianSection(Section):
 class Objective(Section):
     distance: Literal["mahalanobis", "squared_mahalanobis"] = "mahalanobis"
     """What is averaged over normal images and minimised."""
+    target: Literal["pooled", "dense", "joint"] = "pooled"
+    """Distance of the pooled features, of the features at each position, or the mean of both."""
+    l2_sp: float = Field(default=0.0, ge=0)
+    """Strength with which weights are held at their pretrained values."""
+    ewc: float = Field(default=0.0, ge=0)
+    """The same, each weight by its Fisher information."""
+    distillation: float = Field(default=0.0, ge=0)
+    """Strength with which features are held at those of the pretrained encoder."""
 
 
 class Validation(Section):
@@ -155,25 +172,40 @@ class Validation(Section):
     """AUROC of the pretrained encoder to which each severity is calibrated."""
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target has no say in the verdict."""
+    max_share: Share = 0.25
+    """Share of the time of fine-tuning that validation may take."""
 
 
 class Optimizer(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
-    lr: float = Field(default=1e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
     """Learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of each layer as a share of that of the layer after it."""
     batch_size: int = Field(default=16, ge=1)
     """Images in a training step."""
 
 
 class Schedule(Section):
     max_epochs: int = Field(default=6, ge=0)
-    """Epochs at most; 0 measures the frozen encoder and trains nothing."""
+    """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
+    max_steps: int = Field(default=90, ge=1)
+    """Training steps at most, whole epochs but never less than one: how far the encoder may move depends on
+    steps, not on how many images there are. Raise it together with max_epochs to train for longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
+    epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Training steps from one validation to the next; `auto`: one pass over the images or a share of
+    max_steps, whichever is less, but so many that validation takes no more than its share of the time."""
+    average: bool = False
+    """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
+    interpolate: tuple[Share, ...] = ()
+    """Shares of the fine-tuned weights to try, mixed with the pretrained ones, such as [0.25, 0.5, 0.75];
+    vicinal validation chooses."""
     patience: int = Field(default=3, ge=1)
     """Stop after so many validations in a row that are not kept."""
     tolerance: float = Field(default=1.0, ge=0)

@@ -11,7 +11,7 @@ Three scores, all higher = more anomalous:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +39,7 @@ class DetectorSettings:
     grid: int = 14
     smoothing: float = 0.5
     variance_floor: float = 0.01
+    level_weights: Sequence[float] = ()  # of each level in the pooled score; none: all alike
 
 
 class Detection(NamedTuple):
@@ -70,6 +71,7 @@ class Detector(nn.Module):
 
     dense_mean: Tensor
     dense_whitening: Tensor
+    level_weights: Tensor
     location: Tensor
     spread: Tensor
     threshold: Tensor
@@ -87,6 +89,7 @@ class Detector(nn.Module):
             self.register_buffer(f"whitening_{i}", gaussian.whitening.float())
         self.register_buffer("dense_mean", dense.mean.float())
         self.register_buffer("dense_whitening", dense.whitening.float())
+        self.register_buffer("level_weights", shares(settings.level_weights, encoder.levels), persistent=False)
         self.register_buffer("location", torch.zeros(2))
         self.register_buffer("spread", torch.ones(2))
         self.register_buffer("threshold", torch.tensor(torch.inf))
@@ -109,8 +112,8 @@ class Detector(nn.Module):
 
     def score(self, maps: Sequence[Tensor]) -> Scores:
         """All scores from feature maps, as `Encoder` gives them."""
-        pooled = self.level_distances(pool(maps)).mean(1)
-        dense_map = squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening).sqrt()
+        pooled = (self.level_distances(pool(maps)) * self.level_weights).sum(1)
+        dense_map = self.squared_dense_distances(maps).sqrt()
         dense_map = smooth(dense_map.view(-1, self.settings.grid, self.settings.grid), self.settings.smoothing)
         dense = dense_map.flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
@@ -118,8 +121,15 @@ class Detector(nn.Module):
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
         """Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n, levels)`."""
-        distances = [squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)]
-        return torch.stack(distances, 1).sqrt()
+        return self.squared_level_distances(features).sqrt()
+
+    def squared_level_distances(self, features: Sequence[Tensor]) -> Tensor:
+        """Squared Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
+        return torch.stack([squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)], 1)
+
+    def squared_dense_distances(self, maps: Sequence[Tensor]) -> Tensor:
+        """Squared Mahalanobis distance at each position of the grid, `(n, grid^2)`."""
+        return squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening)
 
     def level_gaussian(self, i: int) -> tuple[Tensor, Tensor]:
         """Mean `(d,)` and whitening `(d, d)` of a level."""
@@ -133,7 +143,7 @@ class Detector(nn.Module):
         """The pooled score split over one grid, `(n, grid, grid)`; its mean is the pooled score.
 
         Each level's contributions are divided by its distance, which leaves a map whose mean is the
-        distance, brought to the grid, and averaged over levels.
+        distance, brought to the grid, and averaged over levels by their weights.
         """
         distances = self.level_distances(pool(maps))
         levels = []
@@ -141,7 +151,19 @@ class Detector(nn.Module):
             split = split_distance(level, *self.level_gaussian(i))
             split = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
             levels.append(keep_mean(split, self.settings.grid))
-        return torch.stack(levels).mean(0)
+        return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
+
+    def with_level_weights(self, weights: Sequence[float]) -> "Detector":
+        """A detector with the same encoder and Gaussians whose levels count otherwise; to be standardised."""
+        settings = replace(self.settings, level_weights=tuple(weights))
+        return Detector(self.encoder, settings, self.gaussians()).to(self.location.device)
+
+    def gaussians(self) -> list[Gaussian]:
+        """Those of the levels, and last that of the dense map."""
+        levels = [self.level_gaussian(i) for i in range(len(self.encoder.levels))]
+        return [
+            Gaussian(*pair, torch.zeros(()), 0) for pair in (*levels, (self.dense_mean, self.dense_whitening))
+        ]
 
     def set_point(self, point: WorkingPoint, chi_square: Sequence[float] = ()) -> None:
         """Decide by `point` from now on, and keep the chi-square thresholds of levels and pooled score."""
@@ -239,6 +261,22 @@ class Detector(nn.Module):
         size = self.encoder.image_size
         with torch.inference_mode():
             self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+
+
+def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
+    """Weights of the levels as shares of one `(levels,)`; equal ones where no weights are given.
+
+    Raises:
+        EncoderError: not one weight for each level, negative ones, or zeros alone.
+    """
+    if not weights:
+        return torch.full((len(levels),), 1 / len(levels))
+    if len(weights) != len(levels) or min(weights) < 0 or sum(weights) <= 0:
+        raise EncoderError(
+            f"gaussian.level_weights: expected one weight of 0 or more for each of the {len(levels)} levels "
+            f"({', '.join(levels)}), not all of them 0; got {list(weights)}"
+        )
+    return torch.tensor(weights) / sum(weights)
 
 
 def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
