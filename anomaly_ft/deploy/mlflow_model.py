@@ -27,7 +27,7 @@ from anomaly_ft.errors import RunError
 
 NAME = "detector"
 FILES = ("detector.json", "detector.safetensors", "encoder")
-# what `served` and all it imports need; a test compares this with their imports
+# what `served` and all it imports need
 LIBRARIES = (
     "lightning-fabric",
     "mlflow",
