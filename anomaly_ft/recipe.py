@@ -199,8 +199,8 @@ class Schedule(Section):
     """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
     full size, move the features several times further than normal images differ."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps from one validation to the next; `auto`: one pass over the images or a share of
-    max_steps, whichever is less, but so many that validation takes no more than its share of the time."""
+    """Training steps from one validation to the next; `auto`: one pass over the images or 15,
+    whichever is less, but so many that validation takes no more than its share of the time."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()
