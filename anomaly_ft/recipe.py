@@ -1,8 +1,4 @@
-"""The recipe: every setting of a run, its default and what it may be. Frozen once read.
-
-Every default of the toolkit stands here and nowhere else. `recipe_file` reads it; only `setup`, `run`
-and `commands` know it, everything else takes plain arguments.
-"""
+"""Every setting of a run, what it may be, and its default: here and nowhere else. Frozen once read."""
 
 import math
 import re
