@@ -1,11 +1,8 @@
-"""The recipe: every setting of a run, its default and what it may be. Frozen once read.
-
-Every default of the toolkit stands here and nowhere else. `recipe_file` reads it; only `setup`, `run`
-and `commands` know it, everything else takes plain arguments.
-"""
+"""Every setting of a run, what it may be, and its default: here and nowhere else. Frozen once read."""
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -218,17 +215,22 @@ class Evaluation(Section):
     """Share of normal images that the threshold may reject."""
 
 
-class Tracking(Section):
-    mlflow: bool = True
-    """Log to MLflow."""
-    uri: str | None = None
-    """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
-    experiment: str = Field(default="anomaly_ft", min_length=1)
-    """MLflow experiment."""
-    images: int = Field(default=6, ge=0, le=8)
-    """Test images (else held-out ones) whose maps are logged after every validation; 0: none."""
-    system_metrics: bool = False
-    """Log the machine's load as system/..., which needs the package psutil."""
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", 'Field name "register"')  # a method of the metaclass, called by nobody
+
+    class Tracking(Section):
+        mlflow: bool = True
+        """Log to MLflow."""
+        uri: str | None = None
+        """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
+        experiment: str = Field(default="anomaly_ft", min_length=1)
+        """MLflow experiment."""
+        images: int = Field(default=6, ge=0, le=8)
+        """Test images (else held-out ones) whose maps are logged after every validation; 0: none."""
+        system_metrics: bool = False
+        """Log the machine's load as system/..., which needs the package psutil."""
+        register: str = Field(default="", pattern=r"^[^/:]*$")
+        """Name in MLflow's model registry under which the detector becomes a new version; unset: none."""
 
 
 class Runtime(Section):
