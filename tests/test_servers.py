@@ -50,7 +50,7 @@ def postgresql() -> Iterator[str]:
             while subprocess.run(create, check=False, **quiet).returncode:
                 assert time.monotonic() < until, "PostgreSQL does not answer"
                 time.sleep(0.5)
-            yield f"postgresql://team@127.0.0.1:{port}/mlflow"
+            yield f"postgresql+psycopg2://team@127.0.0.1:{port}/mlflow"
         finally:
             server.terminate()
     shutil.rmtree(data)
@@ -75,7 +75,8 @@ def tracking_server(backend: str, folder: Path) -> Iterator[str]:
                 time.sleep(0.5)
         yield address
     finally:
-        os.killpg(process.pid, 15)
+        if process.poll() is None:
+            os.killpg(process.pid, 15)
         process.wait(60)
 
 
