@@ -1,4 +1,4 @@
-"""What a run writes down: the metric vocabulary, the lines of the history, the summary."""
+"""What a run writes down: metrics of an epoch, the lines of the history, the summary, what MLflow is told."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,16 @@ import pandas as pd
 from anomaly_ft import __version__
 from anomaly_ft.finetune.state import EpochRecord
 from anomaly_ft.finetune.validation import PseudoSet
+from anomaly_ft.notes import run_note, verdict
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import Tracker
+from anomaly_ft.vocabulary import final_metrics
 
 LIBRARIES = ("torch", "timm", "albumentations", "numpy", "scikit-learn", "mlflow", "lightning-fabric")
 
 
 def epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
-    """The metrics of one epoch under the names that MLflow and `history.jsonl` know."""
+    """The metrics of one epoch under the names of `vocabulary`."""
     metrics: dict[str, float | None] = {"train/loss": record.train_loss}
     if record.validation:
         metrics["val/vicinal_auroc"] = record.validation.auroc
@@ -99,14 +101,15 @@ def log_start(setup: Setup, tracker: Tracker) -> None:
 
 def log_end(summary: Mapping[str, Any], tracker: Tracker, folder: Path) -> None:
     """What the restored best epoch is worth, why training ended, and the run folder as artifacts."""
-    metrics: dict[str, float | None] = {"best/epoch": summary["best_epoch"]}
-    for prefix, numbers in (("test", summary["test"]), ("frozen", summary["frozen_test"])):
-        metrics |= {f"{prefix}/{name}": value for name, value in (numbers or {}).items()}
-    for name, frozen in (summary["frozen_test"] or {}).items():
-        tuned = summary["test"][name]
-        metrics[f"gain/{name}"] = None if frozen is None or tuned is None else tuned - frozen
-    tracker.metrics(metrics)
-    tracker.tags({"stop_reason": summary["stop_reason"], "run_folder": str(folder.resolve())})
+    tracker.metrics(final_metrics(summary))
+    tracker.tags(
+        {
+            "stop_reason": summary["stop_reason"],
+            "verdict": verdict(summary),
+            "run_folder": str(folder.resolve()),
+            "mlflow.note.content": run_note(summary, folder.resolve()),
+        }
+    )
     tracker.artifacts(folder)
 
 

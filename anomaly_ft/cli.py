@@ -6,11 +6,14 @@ as failure, 4 training diverged, 130 interrupted.
 
 import click
 
-from anomaly_ft import __version__
+from anomaly_ft.commands.compare import compare
 from anomaly_ft.commands.data import data
+from anomaly_ft.commands.doctor import doctor
 from anomaly_ft.commands.evaluate import evaluate
 from anomaly_ft.commands.predict import predict
 from anomaly_ft.commands.train import train
+from anomaly_ft.commands.ui import ui
+from anomaly_ft.doctor import versions
 from anomaly_ft.errors import AnomalyFtError
 
 
@@ -35,8 +38,19 @@ class _Group(click.Group):
             ctx.exit(130)
 
 
+def _show_versions(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    del option
+    if wanted and not ctx.resilient_parsing:
+        for name, number in versions().items():
+            click.echo(f"{name} {number}")
+        ctx.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="anomaly-ft")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_versions,
+    help="Show the versions of anomaly-ft and what it uses, and exit.",
+)  # fmt: skip
 def main() -> None:
     """Fine-tune a pretrained image encoder on images of good parts, and stop before it forgets.
 
@@ -47,5 +61,5 @@ def main() -> None:
     """
 
 
-for command in (train, data, evaluate, predict):
+for command in (train, data, evaluate, predict, compare, ui, doctor):
     main.add_command(command)

@@ -193,6 +193,10 @@ class Tracking(Section):
     """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
     experiment: str = Field(default="anomaly_ft", min_length=1)
     """MLflow experiment."""
+    images: int = Field(default=6, ge=0, le=8)
+    """Test images (else held-out ones) whose maps are logged after every validation; 0: none."""
+    system_metrics: bool = False
+    """Log the machine's load as system/..., which needs the package psutil."""
 
 
 class Runtime(Section):

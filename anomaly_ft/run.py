@@ -17,6 +17,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.vicinal import Pixels
 from anomaly_ft.evaluation.assess import Assessment, assess
+from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
@@ -39,6 +40,7 @@ from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine, score_images
 from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.notes import experiment_tags
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import make_tracker
 
@@ -60,6 +62,8 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
         experiment=recipe.tracking.experiment,
         name=finished_name(partial),
         output=output,
+        experiment_tags=experiment_tags(),
+        system_metrics=recipe.tracking.system_metrics,
     ) as tracker:
         bookkeeping.log_start(setup, tracker)
         with setup.phase("fit"):
@@ -67,12 +71,14 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
             frozen_test = _examine_test(setup, frozen)
         with setup.phase("calibrate"):
             sets = pseudo_sets(setup, frozen)
-        records = []
-        for record in epochs(setup, loop_state(setup, frozen), frozen, sets):
+        records, gallery = [], _gallery(setup, sets)
+        for record in epochs(setup, loop_state(setup, frozen), frozen, sets, observe=gallery.look):
             records.append(record)
             setup.terminal.epoch(record, recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
             tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            for name, picture in gallery.pictures():
+                tracker.image(picture, name, record.epoch)
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 setup.encoder.save(partial / "encoder")
         with setup.phase("seal"):
@@ -114,6 +120,16 @@ def score_test(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
 def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
     test = setup.data.test
     return examine(detector, test.pixels, setup.compute) if len(test) else None
+
+
+def _gallery(setup: Setup, sets: dict[str, PseudoSet]) -> Gallery:
+    """The images that are shown after every validation."""
+    tracking, score = setup.recipe.tracking, setup.recipe.gaussian.score
+    count = tracking.images if tracking.mlflow else 0
+    pseudo = {name: pseudo.pixels for name, pseudo in sets.items()}
+    return gallery_of(
+        setup.data.test, setup.data.normals("watch"), pseudo, setup.compute, count=count, score=score
+    )
 
 
 def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:

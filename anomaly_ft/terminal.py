@@ -3,9 +3,10 @@
 Everything goes to stderr; stdout is for results that a program reads.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -80,7 +81,7 @@ class Terminal:
         self.say(f"run folder  {summary['folder']}")
         self.say(f"report      {summary['folder']}/report.html")
         if summary["mlflow_run_id"]:
-            self.say(f"compare     mlflow ui --backend-store-uri {summary['mlflow_uri']}")
+            self.say(f"compare     anomaly-ft ui --store {summary['mlflow_uri']}")
 
     def evaluation(self, summary: Mapping[str, Any]) -> None:
         """The table of an evaluation, each number with its 95 % interval."""
@@ -138,8 +139,30 @@ def story(summary: Mapping[str, Any]) -> str:
     if best:
         rise = f"{curve[best]:.4f} (pretrained {curve[0]:.4f})"
         kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {rise}"
-    low, span = min(curve), (max(curve) - min(curve)) or 1.0
-    return f"{why}: {kept}.  " + "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in curve)
+    return f"{why}: {kept}.  {sparkline(curve)}"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """The values as bars between the lowest and the highest of them.
+
+    >>> sparkline([0.8, 0.84, 0.82])
+    '▁█▄'
+    """
+    low, span = min(values, default=0.0), (max(values, default=0.0) - min(values, default=0.0)) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in values)
+
+
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; numbers and bars to the right, headings folded at dots where there is little room."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=1000)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(heading.replace(".", ".\u200b"), overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

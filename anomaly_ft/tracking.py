@@ -5,9 +5,7 @@ the tracking server is reported once and never ends training; the run folder hol
 """
 
 import json
-import logging
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,7 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from anomaly_ft.store import choose_store, quieten_mlflow
 
 
 class Tracker(Protocol):
@@ -29,6 +31,7 @@ class Tracker(Protocol):
     def tags(self, tags: Mapping[str, str]) -> None: ...
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
 
 
@@ -42,23 +45,36 @@ class NullTracker:
     def tags(self, tags: Mapping[str, str]) -> None: ...
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
 
 
 class MlflowTracker:
-    """One MLflow run. Metric names: `train/…`, `val/…`, `test/…`, `frozen/…`, `gain/…`, `best/…`; the step
-    is the epoch, 0 the pretrained encoder."""
+    """One MLflow run; the step is the epoch, 0 the pretrained encoder."""
 
-    def __init__(self, uri: str, experiment: str, name: str, *, artifacts: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        name: str,
+        *,
+        artifacts: str | None = None,
+        experiment_tags: Mapping[str, str] | None = None,
+        system_metrics: bool = False,
+    ) -> None:
         """Args:
         uri: tracking server or database.
         experiment: MLflow experiment, made where it does not exist.
         name: of the run.
         artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
+        experiment_tags: of a new experiment.
+        system_metrics: log the machine's load as `system/…` while the run lasts.
         """
         self.run_id: str | None = None
         self.uri: str | None = uri
         self._experiment, self._name, self._artifacts = experiment, name, artifacts
+        self._experiment_tags, self._system_metrics = experiment_tags, system_metrics
+        self._monitor: Any = None
         self._working = True
 
     def __enter__(self) -> Self:
@@ -72,6 +88,8 @@ class MlflowTracker:
         status = "FINISHED"
         if kind is not None:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+        if self._monitor is not None:
+            self._monitor.finish()
         self._working = self.run_id is not None  # the last word is tried even after trouble
         self._try(lambda: self._client.set_terminated(self._id, status))
 
@@ -112,6 +130,10 @@ class MlflowTracker:
 
         self._try(log)
 
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
+        """Log an image `(h, w, 3)`; those of one key make a slider over steps."""
+        self._try(lambda: self._client.log_image(self._id, image, key=key, step=step))
+
     def artifacts(self, folder: Path) -> None:
         self._try(lambda: self._client.log_artifacts(self._id, str(folder)))
 
@@ -125,18 +147,24 @@ class MlflowTracker:
         import mlflow
         from mlflow.tracking import MlflowClient
 
-        for chatty in ("mlflow", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        quieten_mlflow()
         self._client = MlflowClient(self.uri)
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
-            experiment = self._client.create_experiment(self._experiment, artifact_location=self._artifacts)
+            experiment = self._client.create_experiment(
+                self._experiment, artifact_location=self._artifacts, tags=dict(self._experiment_tags or {})
+            )
         else:
             experiment = found.experiment_id
         self.run_id = self._client.create_run(experiment, run_name=self._name).info.run_id
         self.tags(
             {"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__}
         )
+        if self._system_metrics:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.uri)
+            self._monitor.start()
 
     def _try(self, action: Callable[[], Any]) -> None:
         """Do it, unless tracking has failed before; a failure is said once."""
@@ -154,7 +182,14 @@ class MlflowTracker:
 
 
 def make_tracker(
-    *, enabled: bool, uri: str | None, experiment: str, name: str, output: Path
+    *,
+    enabled: bool,
+    uri: str | None,
+    experiment: str,
+    name: str,
+    output: Path,
+    experiment_tags: Mapping[str, str] | None = None,
+    system_metrics: bool = False,
 ) -> AbstractContextManager[Tracker]:
     """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`.
 
@@ -163,12 +198,14 @@ def make_tracker(
     """
     if not enabled:
         return nullcontext(NullTracker())
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
+    chosen = choose_store(uri, output)
     served = not chosen.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
     artifacts = None if served else (output / "mlartifacts").resolve().as_uri()
-    return MlflowTracker(chosen, experiment, name, artifacts=artifacts)
-
-
-def store_of(output: Path) -> str:
-    """The address of the database in an output folder."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    return MlflowTracker(
+        chosen,
+        experiment,
+        name,
+        artifacts=artifacts,
+        experiment_tags=experiment_tags,
+        system_metrics=system_metrics,
+    )

@@ -27,17 +27,20 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
+    ["store", "viewer"],
     ["tracking"],
+    ["vocabulary"],
     ["terminal"],
+    ["notes"],
     ["setup"],
     ["bookkeeping"],
-    ["run", "evaluate"],
+    ["run", "evaluate", "comparison", "doctor"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "commands"}
+KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "comparison", "commands"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
@@ -45,7 +48,7 @@ OWNERS = {
     "cv2": {"data"},
     "click": {"cli", "commands"},
     "matplotlib": {"evaluation"},
-    "mlflow": {"tracking", "deploy"},
+    "mlflow": {"store", "tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file"},
     "rich": {"terminal"},
     "safetensors": {"model", "finetune", "deploy"},

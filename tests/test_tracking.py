@@ -1,14 +1,17 @@
 import json
 import logging
+import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from anomaly_ft.tracking import MlflowTracker, NullTracker, make_tracker, store_of
+from anomaly_ft.store import store_of
+from anomaly_ft.tracking import MlflowTracker, NullTracker, make_tracker
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +161,7 @@ def test_the_null_tracker_takes_everything_and_keeps_nothing(tmp_path: Path) -> 
         tracker.tags({"a": "b"})
         tracker.metrics({"a": None}, 3)
         tracker.dataset(pd.DataFrame(), "source", "name")
+        tracker.image(np.zeros((2, 2, 3), np.uint8), "a", 0)
         tracker.artifacts(tmp_path)
     assert tracker.run_id is None
     assert list(tmp_path.iterdir()) == []
@@ -176,3 +180,31 @@ def test_the_store_is_the_one_named_else_the_environments_else_one_in_the_output
     assert uri(None) == "http://environment"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert uri(None) == store_of(tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_an_image_is_logged_under_its_key_and_step(tracker: MlflowTracker) -> None:
+    with tracker:
+        for step in range(2):
+            tracker.image(np.full((8, 8, 3), 100 * step, np.uint8), "maps/a hole", step)
+    paths = [artifact.path for artifact in MlflowClient(tracker.uri).list_artifacts(tracker.run_id, "images")]
+    assert {tuple(path.split("+")[:3]) for path in paths} == {
+        ("images/maps~a hole", "step", str(step)) for step in range(2)
+    }
+
+
+def test_a_new_experiment_gets_its_tags_and_an_old_one_keeps_its_own(store: str, tmp_path: Path) -> None:
+    for note in ("first", "second"):
+        with MlflowTracker(
+            store, "tagged", "run", artifacts=tmp_path.as_uri(), experiment_tags={"mlflow.note.content": note}
+        ):
+            pass
+    assert MlflowClient(store).get_experiment_by_name("tagged").tags["mlflow.note.content"] == "first"
+
+
+def test_the_load_of_the_machine_is_logged_when_asked_for(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with MlflowTracker(store, "busy", "run", artifacts=tmp_path.as_uri(), system_metrics=True) as tracker:
+        time.sleep(0.5)
+    assert {name.split("/")[0] for name in logged(tracker).data.metrics} == {"system"}

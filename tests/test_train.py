@@ -23,9 +23,11 @@ from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.encoder import Halfway
 from anomaly_ft.model.examine import score_images
+from anomaly_ft.notes import experiment_tags, run_note, verdict
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
+from anomaly_ft.vocabulary import METRICS
 
 RECIPE = """
 name: tiny
@@ -187,7 +189,36 @@ def test_mlflow_knows_the_run_from_epoch_zero_on(
     )
     assert run.inputs.dataset_inputs[0].dataset.digest
     logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert logged == {name.split("/")[0] for name in FILES}
+    assert logged == {name.split("/")[0] for name in FILES} | {"images"}
+    pictures = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
+    sliders = {tuple(path.split("+")[:3]) for path in pictures}
+    names = {name for name, *_ in sliders}
+    assert {f"images/maps~{name} 000" for name in ("good", "hole")} < names
+    assert sliders == {(name, "step", step) for name in names for step in "01"}
+    assert len(names) == 6
+
+
+def test_every_metric_of_a_run_stands_in_the_vocabulary(
+    finished: tuple[Path, click.testing.Result], store: str
+) -> None:
+    run_id = json.loads((finished[0] / "summary.json").read_text())["mlflow_run_id"]
+    logged = set(MlflowClient(store).get_run(run_id).data.metrics)
+    history = [json.loads(line) for line in (finished[0] / "history.jsonl").read_text().splitlines()]
+    logged |= {name for line in history for name in line if "/" in name}
+    known = [re.escape(name).replace("<augmentation>", r"\w+").replace("<metric>", r"\w+") for name in METRICS]
+    assert {name for name in logged if not any(re.fullmatch(pattern, name) for pattern in known)} == set()
+
+
+def test_a_run_says_on_its_page_what_became_of_it(
+    finished: tuple[Path, click.testing.Result], store: str
+) -> None:
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    client = MlflowClient(store)
+    run = client.get_run(summary["mlflow_run_id"])
+    assert run.data.tags["mlflow.note.content"] == run_note(summary, finished[0].resolve())
+    assert run.data.tags["verdict"] == verdict(summary)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags.items() >= experiment_tags().items()
 
 
 def test_equal_seeds_give_equal_histories_to_the_last_digit(recipe: Path, output: Path) -> None:

@@ -1,7 +1,9 @@
 """What several commands need."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,3 +23,18 @@ def quieten_libraries() -> None:
     for name in ("lightning_fabric", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--output` and `--store`: which MLflow store is meant."""
+    output = click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path("runs"),
+        show_default=True,
+        help="The output folder of train, whose database is the store when no other is named.",
+    )
+    store = click.option(
+        "--store", metavar="URI", help="MLflow server or database; unset: MLFLOW_TRACKING_URI, else --output's."
+    )
+    return output(store(command))

@@ -1,0 +1,60 @@
+"""The metric names of a run, each with what it means: in MLflow, `history.jsonl` and `anomaly-ft compare`.
+
+Charts in MLflow group by the part before the slash. The step is the epoch, 0 the pretrained encoder.
+`train/` and `val/` are curves. All other metrics are logged once, after the best epoch's weights were
+restored, so their last value is what the run left.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# `<augmentation>` and `<metric>` stand for names
+METRICS: dict[str, str] = {
+    "train/loss": "mean distance of the epoch's training images to the induced Gaussians; lower is nearer",
+    "train/images_per_second": "training speed",
+    "val/vicinal_auroc": "the watched number: how well held-out normal images are told from "
+    "pseudo-anomalies, mean over the augmentations that have a say; in [0, 1], higher is better",
+    "val/vicinal_auroc.<augmentation>": "the same for one augmentation",
+    "val/normal_score_mean": "mean score of held-out normal images",
+    "best/epoch": "the epoch whose encoder was kept; 0: the pretrained one",
+    "best/vicinal_auroc": "`val/vicinal_auroc` of the encoder that was kept",
+    "gain/vicinal_auroc": "the same, less that of the pretrained encoder",
+    "frozen/<metric>": "of the pretrained encoder's detector on the test images",
+    "test/<metric>": "of the fine-tuned encoder's detector on the test images",
+    "gain/<metric>": "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped",
+    "threshold/score": "the score above which an image is called anomalous",
+    "threshold/promised_fpr": "share of normal images that the threshold promises to reject at most",
+    "system/<metric>": "of the machine while it trained, with `tracking.system_metrics: true`",
+}
+TEST_METRICS: dict[str, str] = {
+    "image_auroc": "area under the ROC curve over images, of the score that decides; also for each score "
+    "as `pooled_image_auroc`, `dense_image_auroc`, `fused_image_auroc`",
+    "image_ap": "average precision over images",
+    "image_f1_max": "F1 at the threshold that makes it highest",
+    "image_tpr_at_1pct_fpr": "share of anomalous images found where 1 % of normal ones are rejected; "
+    "also `5pct`",
+    "false_positive_rate": "share of normal test images above the run's own threshold",
+    "true_positive_rate": "share of anomalous test images above the run's own threshold",
+    "pixel_auroc": "area under the ROC curve over pixels, of the dense map; also `pixel_ap`",
+    "pixel_aupro": "area under the per-region overlap curve up to 30 % false positives, of the dense map",
+    "contribution_pixel_auroc": "the same of the contribution map; also `_ap` and `_aupro`",
+}
+
+
+def final_metrics(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """What the restored encoder is worth, from a `summary.json`; None where it was not measured."""
+    metrics: dict[str, float | None] = {"best/epoch": summary["best_epoch"]}
+    curve, best = summary["vicinal_auroc"], summary["best_epoch"]
+    metrics["best/vicinal_auroc"] = curve[best]
+    metrics["gain/vicinal_auroc"] = _difference(curve[best], curve[0])
+    frozen, tuned = summary["frozen_test"] or {}, summary["test"] or {}
+    metrics |= {f"frozen/{name}": value for name, value in frozen.items()}
+    metrics |= {f"test/{name}": value for name, value in tuned.items()}
+    metrics |= {f"gain/{name}": _difference(tuned[name], value) for name, value in frozen.items()}
+    metrics["threshold/score"] = summary["thresholds"]["threshold"]
+    metrics["threshold/promised_fpr"] = summary["thresholds"]["promised_fpr"]
+    return metrics
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
