@@ -10,11 +10,13 @@ from anomaly_ft.commands.compare import compare
 from anomaly_ft.commands.data import data
 from anomaly_ft.commands.doctor import doctor
 from anomaly_ft.commands.evaluate import evaluate
+from anomaly_ft.commands.init import init
 from anomaly_ft.commands.predict import predict
 from anomaly_ft.commands.train import train
 from anomaly_ft.commands.ui import ui
 from anomaly_ft.doctor import versions
 from anomaly_ft.errors import AnomalyFtError
+from anomaly_ft.interrupts import ended_by_signals
 
 
 class _Group(click.Group):
@@ -26,13 +28,15 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with ended_by_signals():
+                return super().invoke(ctx)
         except AnomalyFtError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo(
-                "Interrupted; what was written is kept (of train: in the output folder's .partial folder)",
+                "Interrupted; what was written is kept (of train: in the output folder's .partial folder; the "
+                "same command with --resume goes on)",
                 err=True,
             )
             ctx.exit(130)
@@ -61,5 +65,5 @@ def main() -> None:
     """
 
 
-for command in (train, data, evaluate, predict, compare, ui, doctor):
+for command in (init, train, data, evaluate, predict, compare, ui, doctor):
     main.add_command(command)

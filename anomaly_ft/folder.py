@@ -7,9 +7,13 @@ content.
 import json
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from anomaly_ft.errors import RunError
 
@@ -42,12 +46,13 @@ def finished_name(partial: Path) -> str:
 
 
 def finish_folder(partial: Path) -> Path:
-    """Give a complete folder its name; until then nobody takes it for a finished run."""
+    """Give a complete folder its name; until then nobody takes it for a finished run. Its checkpoint goes."""
     for path in sorted(partial.rglob("*"), reverse=True):
         _flush(path)
     _flush(partial)
     finished = partial.rename(partial.with_name(finished_name(partial)))
     _flush(partial.parent)
+    shutil.rmtree(finished / "checkpoint", ignore_errors=True)  # not before: until here it was needed
     return finished
 
 
@@ -58,9 +63,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value, allow_nan=False) + "\n")
+        file.write(json_line(value))
         file.flush()
         os.fsync(file.fileno())
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,6 +85,54 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     aside.replace(path)
     _flush(path.parent)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make the folder aside, then put it in the place of the one before."""
+    aside, before = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for left in (aside, before):
+        shutil.rmtree(left, ignore_errors=True)
+    write(aside)
+    if folder.exists():
+        folder.rename(before)
+    aside.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """A full or failing disk is the user's to mend: raises a RunError for an OSError inside."""
+    try:
+        yield
+    except OSError as cause:
+        raise RunError(
+            f"{folder}: cannot be written ({cause}); what is there is kept. "
+            "Make room, then go on with the same command and --resume"
+        ) from cause
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Nobody else works in this folder meanwhile; the lock ends with the process, however it ends.
+
+    Raises:
+        RunError: somebody does, or the folder cannot be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / ".lock", blocking=False)
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"--output {output}: another run is being written there; wait for its end, or give this one "
+            "another --output"
+        ) from None
+    except OSError as cause:
+        raise RunError(f"--output {output}: cannot be written to ({cause})") from cause
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _flush(path: Path) -> None:

@@ -219,6 +219,9 @@ class Runtime(Section):
     cache_disk_gib: float = Field(default=50.0, ge=0)
     """Space that all caches on disk may take together; those used longest ago make room for a new one."""
 
+    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    """Minutes between checkpoints within an epoch; there is one after each epoch anyway. 0: after each step."""
+
     def computing(self) -> dict[str, Any]:
         """The settings that decide how a batch is computed."""
         return self.model_dump(include={"device", "precision", "batch_size", "channels_last"})

@@ -1,21 +1,13 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
-from torch.optim.lr_scheduler import LinearLR
 
 from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
-from anomaly_ft.data.vicinal import Pixels
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.evaluation.localisation import localise
@@ -23,64 +15,67 @@ from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, pr
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
-from anomaly_ft.finetune.forgetting import Rule
-from anomaly_ft.finetune.loop import Keep, fine_tune
-from anomaly_ft.finetune.objective import InducedDistance
+from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.state import EpochRecord, LoopState
-from anomaly_ft.finetune.validation import PseudoSet, Validation, calibrate, fixed, validate
+from anomaly_ft.finetune.validation import PseudoSet
 from anomaly_ft.folder import (
     append_json_line,
     finish_folder,
     finished_name,
+    json_line,
+    replace_folder,
     start_folder,
     write_json,
     write_text,
+    writing_to,
 )
-from anomaly_ft.metrics import Floats
+from anomaly_ft.interrupts import finishing_the_step
 from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.examine import Examined, examine, score_images
-from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.model.examine import Examined, examine
 from anomaly_ft.notes import experiment_tags
+from anomaly_ft.resume import remember_run, remembered_run, write_start
 from anomaly_ft.setup import Setup
-from anomaly_ft.tracking import make_tracker
+from anomaly_ft.tracking import Tracker, make_tracker
+from anomaly_ft.tuning import current, epochs, fit, loop_state, pseudo_sets
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
-
-def train(setup: Setup, output: Path) -> dict[str, Any]:
+def train(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:
     """Fine-tune, seal, and leave a finished run folder in `output`; returns its summary.
 
     While it works, what it has so far stands in a folder whose name begins with a dot and ends in
     `.partial`; it stays when the run is interrupted, with the best encoder up to then.
+
+    Args:
+        setup: the run.
+        output: where the run folder goes.
+        unfinished: a folder that such a run left, to go on where it was.
+
+    Raises:
+        RunError: the folder cannot be written to; what it holds can be gone on with.
     """
-    recipe, partial = setup.recipe, start_folder(output, setup.recipe.name)
-    write_text(partial / "recipe.yaml", recipe.to_yaml())
-    pd.DataFrame(setup.data.manifest()).to_csv(partial / "split.csv", index=False)
-    with make_tracker(
-        enabled=recipe.tracking.mlflow,
-        uri=recipe.tracking.uri,
-        experiment=recipe.tracking.experiment,
-        name=finished_name(partial),
-        output=output,
-        experiment_tags=experiment_tags(),
-        system_metrics=recipe.tracking.system_metrics,
-    ) as tracker:
+    recipe, partial = setup.recipe, unfinished or start_folder(output, setup.recipe.name)
+    with (
+        writing_to(partial),
+        make_tracker(
+            enabled=recipe.tracking.mlflow,
+            uri=recipe.tracking.uri,
+            experiment=recipe.tracking.experiment,
+            name=finished_name(partial),
+            output=output,
+            run_id=remembered_run(partial),
+            experiment_tags=experiment_tags(),
+            system_metrics=recipe.tracking.system_metrics,
+        ) as tracker,
+    ):
+        write_start(partial, setup)
         bookkeeping.log_start(setup, tracker)
+        remember_run(partial, tracker.run_id)
         with setup.phase("fit"):
             frozen = fit(setup)
             frozen_test = _examine_test(setup, frozen)
         with setup.phase("calibrate"):
             sets = pseudo_sets(setup, frozen)
-        records, gallery = [], _gallery(setup, sets)
-        for record in epochs(setup, loop_state(setup, frozen), frozen, sets, observe=gallery.look):
-            records.append(record)
-            setup.terminal.epoch(record, recipe.gaussian.score)
-            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
-            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
-            for name, picture in gallery.pictures():
-                tracker.image(picture, name, record.epoch)
-            if record.verdict.best_epoch == record.epoch and record.epoch:
-                setup.encoder.save(partial / "encoder")
+        records = _train(setup, partial, frozen, sets, tracker)
         with setup.phase("seal"):
             sealed, material = _seal(setup, partial, frozen, frozen_test, records)
         summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | sealed
@@ -91,30 +86,38 @@ def train(setup: Setup, output: Path) -> dict[str, Any]:
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
-def fit(setup: Setup) -> Detector:
-    return fit_detector(
-        setup.encoder, setup.normals("fit"), setup.normals("watch"), setup.compute, setup.detector_settings()
-    )
+def _train(
+    setup: Setup, partial: Path, frozen: Detector, sets: dict[str, PseudoSet], tracker: Tracker
+) -> list[EpochRecord]:
+    """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
+    checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
+    state, gallery = loop_state(setup, frozen), _gallery(setup, sets)
+    gallery.look(frozen)  # its colours are those of the pretrained encoder, whenever this run goes on
+    checkpoints.restore(state)
+    lines = [json_line(bookkeeping.history_line(record)) for record in state.records]
+    write_text(partial / "history.jsonl", "".join(lines))
+    for record in state.records:
+        tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+    if state.records:
+        setup.terminal.say(f"going on with {finished_name(partial)} after epoch {len(state.records) - 1}")
+    with finishing_the_step(setup.terminal.say) as asked:
 
+        def keep(state: LoopState, ended: bool) -> None:
+            checkpoints.keep(state, ended or bool(asked))
+            if ended:
+                remember_run(partial, tracker.run_id)
+            if asked and not ended:
+                raise KeyboardInterrupt
 
-def _current(setup: Setup, induced: Detector, final: str) -> Detector:
-    """The detector that the encoder, as it is now, makes with induced or with refitted Gaussians."""
-    if final == "refitted":
-        return fit(setup)
-    standardise(induced, setup.normals("watch"), setup.compute)
-    return induced
-
-
-def _score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
-    def score(pixels: Pixels) -> Floats:
-        return score_images(detector, pixels, setup.compute)[setup.recipe.gaussian.score]
-
-    return score
-
-
-def score_test(setup: Setup, detector: Detector) -> dict[str, Floats] | None:
-    test = setup.data.test
-    return score_images(detector, test.pixels, setup.compute) if len(test) else None
+        for record in epochs(setup, state, frozen, sets, gallery.look, keep):
+            setup.terminal.epoch(record, setup.recipe.gaussian.score)
+            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
+            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            for name, picture in gallery.pictures():
+                tracker.image(picture, name, record.epoch)
+            if record.verdict.best_epoch == record.epoch and record.epoch:
+                replace_folder(partial / "encoder", setup.encoder.save)
+    return state.records
 
 
 def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
@@ -132,91 +135,6 @@ def _gallery(setup: Setup, sets: dict[str, PseudoSet]) -> Gallery:
     )
 
 
-def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
-    section, seed = setup.recipe.validation, setup.recipe.seed
-    watch, score = setup.data.normals("watch"), _score_with(setup, frozen)
-    if not isinstance(section.severity, str):
-        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed)
-    sets = calibrate(
-        score,
-        watch,
-        section.augmentations,
-        target=section.target_auroc,
-        tolerance=section.tolerance,
-        seed=seed,
-    )
-    for name, pseudo in sets.items():
-        said = "" if pseudo.informative else ", too far from the target to have a say"
-        setup.terminal.say(
-            f"watching {name} at severity {pseudo.severity:.3f}: "
-            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{said}"
-        )
-    return sets
-
-
-def loop_state(setup: Setup, induced: Detector) -> LoopState:
-    """What trains, before its first step.
-
-    Args:
-        setup: the run.
-        induced: detector of the pretrained encoder, whose Gaussians training pulls towards.
-    """
-    recipe = setup.recipe
-    optimizer = OPTIMIZERS[recipe.optimizer.name](
-        [p for p in setup.encoder.parameters() if p.requires_grad],
-        lr=recipe.optimizer.lr,
-        weight_decay=recipe.optimizer.weight_decay,
-    )
-    objective, optimizer = setup.compute.fabric.setup(
-        InducedDistance(induced, recipe.objective.distance), optimizer
-    )
-    steps = math.ceil(len(setup.data.split.fit) / recipe.optimizer.batch_size)
-    warmup = round(recipe.schedule.warmup_epochs * steps)
-    return LoopState(
-        objective, optimizer, LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    )
-
-
-def epochs(
-    setup: Setup,
-    state: LoopState,
-    induced: Detector,
-    sets: dict[str, PseudoSet],
-    observe: Callable[[Detector], None] = lambda detector: None,
-    keep: Keep = lambda state, ended: None,
-) -> Iterator[EpochRecord]:
-    """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
-
-    Args:
-        setup: the run.
-        state: what trains, and how far it is.
-        induced: detector of the pretrained encoder.
-        sets: pseudo-anomalies to validate with.
-        observe: is shown the detector of each validation; what it does has no say in anything.
-        keep: see `fine_tune`.
-    """
-    recipe = setup.recipe
-    augmented, watch = recipe.data.augment, setup.normals("watch")
-    fit = setup.data.normals("fit").pixels if augmented else setup.normals("fit")
-    sets = {name: replace(s, pixels=setup.keep(f"pseudo {name}", s.pixels)) for name, s in sets.items()}
-
-    def batches(epoch: int, done: int) -> Iterator[Tensor]:
-        size = recipe.optimizer.batch_size
-        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(fit))
-        chunks = np.split(order, range(size, len(fit), size))[done:]
-        for chunk in setup.terminal.track(chunks, f"epoch {epoch}", sum(map(len, chunks)), size=len):
-            images = fit[chunk]
-            yield setup.compute.batch(setup.augment(images, chunk.tolist(), epoch) if augmented else images)
-
-    def validate_now() -> Validation:
-        detector = _current(setup, induced, recipe.gaussian.final)
-        observe(detector)
-        return validate(_score_with(setup, detector), watch, sets)
-
-    rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
-    return fine_tune(state, setup.compute.fabric, batches, validate_now, rule, keep)
-
-
 def _seal(
     setup: Setup,
     partial: Path,
@@ -231,7 +149,7 @@ def _seal(
     decoder = Decoder(recipe.data.image_size, recipe.data.resize, recipe.data.range)
     numbers: dict[str, Any] = {}
     for kind in ("induced", "refitted"):
-        detector = _current(setup, induced, kind)
+        detector = current(setup, induced, kind)
         calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
         point = conformal(calibration.scores[score_name], rate)
         tested = _examine_test(setup, detector)

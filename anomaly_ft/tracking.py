@@ -1,15 +1,18 @@
 """Where a run is logged: MLflow, or nowhere.
 
 A tracker is a context manager: an exception marks the run FAILED, an interrupt KILLED. Trouble with
-the tracking server is reported once and never ends training; the run folder holds everything anyway.
+the tracking server is reported once and never ends training: what did not arrive is tried again later, and the
+run folder holds everything anyway.
 """
 
 import json
 import math
+import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -18,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomaly_ft.outbox import Outbox
 from anomaly_ft.store import choose_store, quieten_mlflow
 
 
@@ -59,6 +63,7 @@ class MlflowTracker:
         name: str,
         *,
         artifacts: str | None = None,
+        run_id: str | None = None,
         experiment_tags: Mapping[str, str] | None = None,
         system_metrics: bool = False,
     ) -> None:
@@ -67,6 +72,7 @@ class MlflowTracker:
         experiment: MLflow experiment, made where it does not exist.
         name: of the run.
         artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
+        run_id: of a run to go on with, where it is still there; what it has is not logged again.
         experiment_tags: of a new experiment.
         system_metrics: log the machine's load as `system/…` while the run lasts.
         """
@@ -75,10 +81,14 @@ class MlflowTracker:
         self._experiment, self._name, self._artifacts = experiment, name, artifacts
         self._experiment_tags, self._system_metrics = experiment_tags, system_metrics
         self._monitor: Any = None
-        self._working = True
+        self._earlier = run_id
+        self._has = _Logged()
+        self._outbox = Outbox(f"MLflow at {uri}")
+        self._latest = 0
+        self.complete = True  # whether everything arrived, known at the end
 
     def __enter__(self) -> Self:
-        self._try(self._start)
+        self._outbox.put(self._start)
         return self
 
     def __exit__(
@@ -90,34 +100,46 @@ class MlflowTracker:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
         if self._monitor is not None:
             self._monitor.finish()
-        self._working = self.run_id is not None  # the last word is tried even after trouble
-        self._try(lambda: self._client.set_terminated(self._id, status))
+        self._outbox.put(lambda: self._client.set_terminated(self._id, status, self._now()))
+        self.complete = self._outbox.empty(lambda: self.run_id is not None)
 
     def params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         entities = [Param(key, str(value)) for key, value in params.items()]
-        self._try(lambda: self._client.log_batch(self._id, params=entities))
+
+        def log() -> None:
+            new = [param for param in entities if param.key not in self._has.params]
+            self._client.log_batch(self._id, params=new)
+
+        self._outbox.put(log)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, value) for key, value in tags.items()]
-        self._try(lambda: self._client.log_batch(self._id, tags=entities))
+        self._outbox.put(lambda: self._client.log_batch(self._id, tags=entities))
 
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log the finite ones; a missing measurement is no point on a curve."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = self._now()
         finite = {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
         entities = [Metric(key, value, now, step) for key, value in finite.items()]
-        self._try(lambda: self._client.log_batch(self._id, metrics=entities))
+
+        def log() -> None:
+            new = [metric for metric in entities if (metric.key, metric.step) not in self._has.points]
+            self._client.log_batch(self._id, metrics=new)
+
+        self._outbox.put(log)
 
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
         """Link the data, one row an image; MLflow computes the digest."""
 
         def log() -> None:
+            if self._has.dataset:
+                return
             import mlflow.data
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -128,14 +150,14 @@ class MlflowTracker:
             tag = InputTag("mlflow.data.context", "training")
             self._client.log_inputs(self._id, [DatasetInput(Dataset(**made), [tag])])
 
-        self._try(log)
+        self._outbox.put(log)
 
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """Log an image `(h, w, 3)`; those of one key make a slider over steps."""
-        self._try(lambda: self._client.log_image(self._id, image, key=key, step=step))
+        self._outbox.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
     def artifacts(self, folder: Path) -> None:
-        self._try(lambda: self._client.log_artifacts(self._id, str(folder)))
+        self._outbox.put(lambda: self._client.log_artifacts(self._id, str(folder)))
 
     @property
     def _id(self) -> str:
@@ -144,11 +166,27 @@ class MlflowTracker:
         return self.run_id
 
     def _start(self) -> None:
+        _limit_patience()
         import mlflow
+        from mlflow.entities import RunTag
         from mlflow.tracking import MlflowClient
 
         quieten_mlflow()
         self._client = MlflowClient(self.uri)
+        self.run_id = self.run_id or self._reopened() or self._created()
+        labels = {
+            "mlflow.source.name": "anomaly-ft",
+            "mlflow.source.type": "LOCAL",
+            "mlflow": mlflow.__version__,
+        }
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in labels.items()])
+        if self._system_metrics:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.uri)
+            self._monitor.start()
+
+    def _created(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
             experiment = self._client.create_experiment(
@@ -156,29 +194,47 @@ class MlflowTracker:
             )
         else:
             experiment = found.experiment_id
-        self.run_id = self._client.create_run(experiment, run_name=self._name).info.run_id
-        self.tags(
-            {"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL", "mlflow": mlflow.__version__}
-        )
-        if self._system_metrics:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        run_id: str = self._client.create_run(experiment, run_name=self._name).info.run_id
+        return run_id
 
-            self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.uri)
-            self._monitor.start()
+    def _reopened(self) -> str | None:
+        """The id of the earlier run, if there was one and this store has it."""
+        from mlflow.exceptions import MlflowException
 
-    def _try(self, action: Callable[[], Any]) -> None:
-        """Do it, unless tracking has failed before; a failure is said once."""
-        if not self._working:
-            return
+        if self._earlier is None:
+            return None
         try:
-            action()
-        except Exception as cause:  # whatever the server, the database or the network raises
-            self._working = False
-            warnings.warn(
-                f"tracking: MLflow at {self.uri} failed ({type(cause).__name__}: {cause}); "
-                "training goes on without it, the run folder will be complete",
-                stacklevel=2,
-            )
+            run = self._client.get_run(self._earlier)
+        except MlflowException as cause:
+            if cause.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        self._client.update_run(self._earlier, status="RUNNING")
+        histories = [self._client.get_metric_history(self._earlier, key) for key in run.data.metrics]
+        points = {(point.key, point.step) for history in histories for point in history}
+        self._has = _Logged(frozenset(run.data.params), points, bool(run.inputs.dataset_inputs))
+        return self._earlier
+
+    def _now(self) -> int:
+        """Milliseconds since 1970 that never run backwards, whatever the clock does."""
+        self._latest = max(self._latest, int(time.time() * 1000))
+        return self._latest
+
+
+@dataclass(frozen=True)
+class _Logged:
+    """What a run has already: names of parameters, (metric, step), and whether data is linked."""
+
+    params: frozenset[str] = frozenset()
+    points: Set[tuple[str, int]] = frozenset()
+    dataset: bool = False
+
+
+def _limit_patience() -> None:
+    """MLflow's client would wait for a dead server for many minutes, and reports its use to its makers."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+    for name, value in (limits | {"MLFLOW_DISABLE_TELEMETRY": "true"}).items():
+        os.environ.setdefault(name, value)
 
 
 def make_tracker(
@@ -188,6 +244,7 @@ def make_tracker(
     experiment: str,
     name: str,
     output: Path,
+    run_id: str | None = None,
     experiment_tags: Mapping[str, str] | None = None,
     system_metrics: bool = False,
 ) -> AbstractContextManager[Tracker]:
@@ -206,6 +263,7 @@ def make_tracker(
         experiment,
         name,
         artifacts=artifacts,
+        run_id=run_id,
         experiment_tags=experiment_tags,
         system_metrics=system_metrics,
     )

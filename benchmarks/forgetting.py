@@ -28,9 +28,9 @@ from anomaly_ft.finetune.forgetting import Rule, judge
 from anomaly_ft.model.detector import SCORES, Detector
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.run import epochs, fit, loop_state, pseudo_sets, score_test
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
+from anomaly_ft.tuning import epochs, fit, loop_state, pseudo_sets, score_test
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 FOLDERS = {"mtd": "mtd", "screw": "mvtec_screw", "bottle": "mvtec_bottle"}

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from what knows nothing to what knows all; those in one line may not know one another
 ORDER = [
     ["errors"],
-    ["folder"],
+    ["folder", "interrupts"],
     ["recipe"],
     ["recipe_file"],
     ["metrics"],
@@ -27,26 +27,32 @@ ORDER = [
     ["finetune"],
     ["evaluation"],
     ["deploy"],
-    ["store", "viewer"],
+    ["store", "viewer", "starter", "outbox"],
     ["tracking"],
     ["vocabulary"],
     ["terminal"],
     ["notes"],
     ["setup"],
     ["bookkeeping"],
+    ["resume"],
+    ["tuning"],
     ["run", "evaluate", "comparison", "doctor"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {"recipe", "recipe_file", "setup", "run", "evaluate", "comparison", "commands"}
+KNOW_THE_RECIPE = {
+    "recipe", "recipe_file", "setup", "resume", "tuning", "run", "evaluate", "comparison", "commands",
+    "starter",
+}  # fmt: skip
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
     "albumentations": {"data"},
-    "cv2": {"data"},
     "click": {"cli", "commands"},
+    "cv2": {"data"},
+    "filelock": {"folder"},
     "matplotlib": {"evaluation"},
     "mlflow": {"store", "tracking", "deploy"},
     "pydantic": {"recipe", "recipe_file"},

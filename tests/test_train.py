@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-import anomaly_ft.run
+import anomaly_ft.tuning
 from anomaly_ft.cli import main
 from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.finetune.validation import Validation
@@ -80,7 +80,7 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, *findings: float | type[BaseExc
             return Validation(found, {"scar": found}, np.zeros(5), 0.0)
         raise found
 
-    monkeypatch.setattr(anomaly_ft.run, "validate", validate)
+    monkeypatch.setattr(anomaly_ft.tuning, "validate", validate)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_finished_run_has_every_file_and_nothing_else(finished: tuple[Path, cl
     folder, _ = finished
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == FILES
     left = {path.name for path in folder.parent.iterdir()}
-    assert left == {"tiny-001", "mlartifacts"}, "nothing half done is left"
+    assert left == {"tiny-001", "mlartifacts", ".lock"}, "nothing half done is left"
 
 
 def test_json_is_the_summary_and_the_last_line_of_stdout(finished: tuple[Path, click.testing.Result]) -> None:
@@ -364,22 +364,23 @@ def test_normal_images_alone_are_enough(recipe: Path, output: Path, mvtec_folder
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code"), [(OSError, "FAILED", 1), (KeyboardInterrupt, "KILLED", 130)]
+    ("error", "status", "code"),
+    [(ArithmeticError, "FAILED", 1), (OSError, "FAILED", 2), (KeyboardInterrupt, "KILLED", 130)],
 )
 def test_a_run_cut_short_leaves_what_it_has_and_is_marked(
     error: type[BaseException], status: str, code: int, recipe: Path, output: Path, store: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     validate_as(monkeypatch, 0.5, 0.9, error)
-    settings = ("tracking.mlflow=true", f"tracking.uri={store}", f"tracking.experiment=cut short {status}")
+    settings = ("tracking.mlflow=true", f"tracking.uri={store}", f"tracking.experiment=cut short {error}")
     result = train(recipe, output, "schedule.max_epochs=5", *settings)
     assert result.exit_code == code
-    (partial,) = output.glob(".*")
+    (partial,) = output.glob(".*.partial")
     assert partial.name == ".tiny-001.partial"
     assert len((partial / "history.jsonl").read_text().splitlines()) == 2
     assert (partial / "encoder" / "model.safetensors").is_file(), "the best encoder up to then"
     client = MlflowClient(store)
-    experiment = client.get_experiment_by_name(f"cut short {status}")
+    experiment = client.get_experiment_by_name(f"cut short {error}")
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == [status]
 
 

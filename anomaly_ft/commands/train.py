@@ -17,36 +17,50 @@ from anomaly_ft.commands.shared import DIVERGED, echo_summary, quieten_libraries
     "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
     help="Where the run folder and the MLflow database go.",
 )  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with the newest unfinished run of this recipe's name.")
 @click.option("--dry-run", is_flag=True, help="Show data, levels and settings; train nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json as the last line of stdout.")
-def train(recipe: Path, overrides: tuple[str, ...], output: Path, dry_run: bool, as_json: bool) -> None:
+def train(
+    recipe: Path, overrides: tuple[str, ...], output: Path, resume: bool, dry_run: bool, as_json: bool
+) -> None:
     """Fine-tune the encoder that RECIPE (a YAML file) describes.
 
     Leaves a run folder with the fine-tuned encoder, the detector, its threshold and all numbers. Exits
     with 4 when training diverged; the best epoch before that is kept all the same.
+
+    Ctrl-C and SIGTERM let the step end and write a checkpoint. --resume goes on from the last one, also of a
+    run that was killed, in the same folder and MLflow run; of the recipe only schedule.max_epochs, tracking
+    and runtime may have changed.
 
     \b
     Examples:
       anomaly-ft train recipes/quickstart.yaml
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle -s optimizer.lr=3e-5
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle --dry-run
+      anomaly-ft train recipes/quickstart.yaml --resume
     """
     from anomaly_ft.recipe_file import read_recipe
 
     resolved = read_recipe(recipe, overrides)
+    from anomaly_ft.folder import locked
+    from anomaly_ft.resume import refuse_changes, unfinished
     from anomaly_ft.run import train as run_train
     from anomaly_ft.setup import prepare
     from anomaly_ft.terminal import Terminal
 
     quieten_libraries()
     terminal = Terminal()
+    partial = unfinished(output, resolved.name) if resume else None
     setup = prepare(resolved, terminal)
     for line in setup.describe():
         terminal.say(line)
     if dry_run:
         terminal.say("\n" + setup.recipe.to_yaml())
         return
-    summary = run_train(setup, output)
+    with locked(output):
+        if partial:
+            refuse_changes(partial, setup)
+        summary = run_train(setup, output, unfinished=partial)
     terminal.results(summary)
     if as_json:
         echo_summary(summary["folder"])

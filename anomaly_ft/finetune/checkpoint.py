@@ -66,6 +66,23 @@ class Checkpoints:
             (self.folder / f"{number:08d}.json").unlink(missing_ok=True)
             (self.folder / f"{number:08d}.safetensors").unlink(missing_ok=True)
 
+    def restore(self, state: LoopState) -> None:
+        """Set a state back to the newest one that can be read; where none was kept it stays as it is.
+
+        Raises:
+            RunError: there are states and none of them can be read, or it is the state of something else.
+        """
+        stored = self.read()
+        if stored is None:
+            return
+        try:
+            state.load_state_dict(stored)
+        except Exception as cause:  # what was stored may be anything
+            raise RunError(
+                f"{self.folder}: the checkpoint does not fit this recipe ({type(cause).__name__}: {cause}); "
+                "start a new run without --resume"
+            ) from cause
+
     def read(self) -> dict[str, Any] | None:
         """The newest state that can be read; None where none was kept.
 

@@ -16,6 +16,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -163,9 +164,11 @@ class Encoder(nn.Module):
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
         size = (3, self.image_size, self.image_size)
         plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-        save_for_hf(
-            plain, str(folder), safe_serialization=True, data_config={"input_size": size, "crop_pct": 1.0}
-        )
+        config = {"input_size": size, "crop_pct": 1.0}
+        try:
+            save_for_hf(plain, str(folder), safe_serialization=True, data_config=config)
+        except SafetensorError as cause:  # its name for a full disk
+            raise OSError(f"{folder}: {cause}") from cause
 
     def _keep(self, level: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:

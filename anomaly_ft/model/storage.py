@@ -27,7 +27,10 @@ def write_detector(
     """Write the encoder, the tensors beside it, and a description for readers of either kind."""
     encoder.save(folder / "encoder")
     plain = {key: value.contiguous().cpu() for key, value in tensors.items()}
-    save_file(plain, folder / "detector.safetensors")
+    try:
+        save_file(plain, folder / "detector.safetensors")
+    except SafetensorError as cause:  # its name for a full disk
+        raise OSError(f"{folder}: {cause}") from cause
     described = {
         "format": FORMAT,
         "anomaly_ft": __version__,

@@ -1,0 +1,61 @@
+"""SIGTERM and Ctrl-C: at once where nothing is lost by it, after the present step where there is."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Asked:
+    """Whether somebody has asked for an end."""
+
+    def __init__(self) -> None:
+        self.yes = False
+
+    def __bool__(self) -> bool:
+        return self.yes
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM inside raises KeyboardInterrupt, as Ctrl-C does anyway."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    with _handling({signal.SIGTERM: end}):
+        yield
+
+
+@contextmanager
+def finishing_the_step(say: Callable[[str], None]) -> Iterator[Asked]:
+    """Inside, the first signal only asks, and the second raises KeyboardInterrupt; so does leaving without
+    having obeyed the first."""
+    asked = Asked()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        if asked:
+            raise KeyboardInterrupt
+        asked.yes = True
+        say(f"{signal.Signals(number).name}: finishing the step and writing a checkpoint; again to end at once")
+
+    with _handling({signal.SIGINT: ask, signal.SIGTERM: ask}):
+        yield asked
+    if asked:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _handling(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,58 @@
+"""What is to be sent somewhere that may be down: in order, tried again after a while, at little cost."""
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+PAUSE = 30.0  # seconds before a receiver that failed is tried again
+
+
+class Outbox:
+    """Actions that have not succeeded yet. A failure is said once and never raised."""
+
+    def __init__(self, receiver: str) -> None:
+        self._receiver = receiver
+        self._waiting: deque[Callable[[], Any]] = deque()
+        self._again_at = 0.0
+        self._said = False
+
+    def put(self, action: Callable[[], Any]) -> None:
+        """Do it, after what has to be done before; what fails waits for a while and is tried again."""
+        self._waiting.append(action)
+        while self._waiting and time.monotonic() >= self._again_at:
+            began = time.monotonic()
+            try:
+                self._waiting[0]()
+            except Exception as cause:  # whatever the server, the database or the network raises
+                took = time.monotonic() - began
+                self._again_at = time.monotonic() + max(PAUSE, 10 * took)  # a dead server costs a tenth at most
+                self._say(cause)
+            else:
+                self._waiting.popleft()
+
+    def empty(self, begun: Callable[[], bool]) -> bool:
+        """Try everything that waits for the last time; whether all of it succeeded. Nothing more is tried after
+        a failure unless it has `begun`."""
+        failed = 0
+        for action in self._waiting:
+            if failed and not begun():
+                break
+            try:
+                action()
+            except Exception as cause:
+                failed += 1
+                self._say(cause)
+        self._waiting.clear()
+        return not failed
+
+    def _say(self, cause: Exception) -> None:
+        if not self._said:
+            self._said = True
+            warnings.warn(
+                f"tracking: {self._receiver} failed ({type(cause).__name__}: {cause}); "
+                "training goes on, the run folder will be complete. "
+                "It is tried again; anomaly-ft sync RUN uploads what is missing",
+                stacklevel=3,
+            )
