@@ -1,7 +1,7 @@
 """The `anomaly-ft` command; its parts are in `commands`, named here in the order of the help.
 
 Exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 an anomaly was found and that is to count
-as failure, 4 training diverged, 130 interrupted.
+as failure, 4 training diverged, 5 runs of a sweep failed, 130 interrupted.
 """
 
 import click
@@ -12,6 +12,7 @@ from anomaly_ft.commands.doctor import doctor
 from anomaly_ft.commands.evaluate import evaluate
 from anomaly_ft.commands.init import init
 from anomaly_ft.commands.predict import predict
+from anomaly_ft.commands.sweep import sweep
 from anomaly_ft.commands.train import train
 from anomaly_ft.commands.ui import ui
 from anomaly_ft.doctor import versions
@@ -65,5 +66,5 @@ def main() -> None:
     """
 
 
-for command in (init, train, data, evaluate, predict, compare, ui, doctor):
+for command in (init, train, sweep, data, evaluate, predict, compare, ui, doctor):
     main.add_command(command)

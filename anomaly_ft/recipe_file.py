@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from anomaly_ft.errors import RecipeError, did_you_mean
 from anomaly_ft.recipe import EXPONENT, Recipe, Section
+
+S = TypeVar("S", bound=Section)
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool = True) -> Recipe:
@@ -23,6 +25,30 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool =
     Raises:
         RecipeError: everything that is wrong with it, at once.
     """
+    tree = read_yaml(path)
+    for override in overrides:
+        _override(tree, override, str(path))
+    return validate(Recipe, tree, str(path), check_root=check_root)
+
+
+def validate(model: type[S], tree: Mapping[str, Any], source: str, *, check_root: bool = True) -> S:
+    """A tree of settings as a validated section.
+
+    Raises:
+        RecipeError: everything that is wrong with it, at once.
+    """
+    try:
+        return model.model_validate(_tuples(tree), context={"check_root": check_root})
+    except pydantic.ValidationError as cause:
+        raise RecipeError(source, list(_word(cause, model))) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file, not validated.
+
+    Raises:
+        RecipeError: no file, no text, no YAML, or no sections.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -33,12 +59,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool =
     if not isinstance(tree, dict):
         kind = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise RecipeError(str(path), [f"expected sections with settings, such as 'data:', got {kind}"])
-    for override in overrides:
-        _override(tree, override, str(path))
-    try:
-        return Recipe.model_validate(_tuples(tree), context={"check_root": check_root})
-    except pydantic.ValidationError as cause:
-        raise RecipeError(str(path), list(_word(cause))) from None
+    return tree
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -89,12 +110,12 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _word(error: pydantic.ValidationError) -> Iterator[str]:
+def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """One line for each mistaken key: `section.key: expected this or that, got value`."""
     by_key: dict[str, list[Any]] = {}
     known: dict[str, Iterable[str]] = {}
     for mistake in error.errors():
-        key, fields = _locate(mistake["loc"])
+        key, fields = _locate(mistake["loc"], model)
         by_key.setdefault(key, []).append(mistake)
         known[key] = fields
     for key, mistakes in by_key.items():
@@ -111,10 +132,9 @@ def _word(error: pydantic.ValidationError) -> Iterator[str]:
             yield f"{key}: expected {' or '.join(wanted)}, got {got if len(got) < 80 else got[:77] + '...'}"
 
 
-def _locate(location: Sequence[str | int]) -> tuple[str, Iterable[str]]:
+def _locate(location: Sequence[str | int], section: type[BaseModel]) -> tuple[str, Iterable[str]]:
     """The dotted key of a mistake and the keys known beside it. What follows a setting's own key
     (branches of a union, positions in a list) says nothing to a reader and is dropped."""
-    section: type[BaseModel] = Recipe
     keys: list[str] = []
     for part in location:
         keys.append(str(part))

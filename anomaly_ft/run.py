@@ -1,6 +1,6 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ from anomaly_ft.tracking import Tracker, make_tracker
 from anomaly_ft.tuning import current, epochs, fit, loop_state, pseudo_sets
 
 
-def train(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:
+def train(
+    setup: Setup, output: Path, *, unfinished: Path | None = None, tags: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Fine-tune, seal, and leave a finished run folder in `output`; returns its summary.
 
     While it works, what it has so far stands in a folder whose name begins with a dot and ends in
@@ -49,6 +51,7 @@ def train(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict
         setup: the run.
         output: where the run folder goes.
         unfinished: a folder that such a run left, to go on where it was.
+        tags: of its MLflow run, beside the usual ones.
 
     Raises:
         RunError: the folder cannot be written to; what it holds can be gone on with.
@@ -69,6 +72,7 @@ def train(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict
     ):
         write_start(partial, setup)
         bookkeeping.log_start(setup, tracker)
+        tracker.tags(tags or {})
         remember_run(partial, tracker.run_id)
         with setup.phase("fit"):
             frozen = fit(setup)

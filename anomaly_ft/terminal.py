@@ -99,6 +99,15 @@ class Terminal:
                 self.say(f"{row['kind']}: the detector looks elsewhere than at the defect, see the report")
         self.say(f"report      {summary['folder']}/report.html")
 
+    def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Rows of equal keys as a table."""
+        table = Table(title=title, title_justify="left")
+        for heading in rows[0]:
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(*row.values())
+        self.console.print(table)
+
     def _compare(
         self, name: str, score: str, frozen: Mapping[str, float | None], tuned: Mapping[str, float | None]
     ) -> None:

@@ -21,6 +21,7 @@ ORDER = [
     ["folder", "interrupts"],
     ["recipe"],
     ["recipe_file"],
+    ["sweep_file"],
     ["metrics"],
     ["data"],
     ["model"],
@@ -37,14 +38,16 @@ ORDER = [
     ["resume"],
     ["tuning"],
     ["run", "evaluate", "comparison", "doctor"],
+    ["engines"],
+    ["sweep"],
     ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 KNOW_THE_RECIPE = {
-    "recipe", "recipe_file", "setup", "resume", "tuning", "run", "evaluate", "comparison", "commands",
-    "starter",
+    "recipe", "recipe_file", "sweep_file", "setup", "resume", "tuning", "run", "evaluate", "comparison",
+    "starter", "engines", "sweep", "commands",
 }  # fmt: skip
 
 # who alone may import a library; the others use what these make of it
@@ -55,7 +58,8 @@ OWNERS = {
     "filelock": {"folder"},
     "matplotlib": {"evaluation"},
     "mlflow": {"store", "tracking", "deploy"},
-    "pydantic": {"recipe", "recipe_file"},
+    "pydantic": {"recipe", "recipe_file", "sweep_file"},
+    "ray": {"engines"},
     "rich": {"terminal"},
     "safetensors": {"model", "finetune", "deploy"},
     "timm": {"model"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-ANOMALY, DIVERGED = 3, 4  # exit codes beside 0 done, 1 a bug, 2 something the user can mend
+ANOMALY, DIVERGED, FAILED_RUNS = 3, 4, 5  # exit codes beside 0 done, 1 a bug, 2 something the user can mend
 
 
 def echo_summary(folder: str) -> None:
