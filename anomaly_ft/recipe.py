@@ -120,21 +120,34 @@ class GaussianSection(Section):
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
-    """Levels of the dense map; `auto`: the last at stride 4, 8 and 16."""
-    grid: int = Field(default=14, ge=2, le=64)
-    """Positions along each side of the dense map."""
-    smoothing: float = Field(default=0.5, ge=0, le=10)
-    """Standard deviation, in grid positions, with which the dense map is smoothed."""
-    variance_floor: float = Field(default=0.01, ge=0, le=1)
-    """Variance added at every position of the dense map, as a share of the mean variance."""
+    """Levels of the dense score; `auto`: all at stride 16 and the first at stride 32."""
+    grid: int = Field(default=12, ge=2, le=64)
+    """Positions along each side at which the dense score is measured."""
+    smoothing: float = Field(default=0.0, ge=0, le=10)
+    """Standard deviation, in grid positions, with which distances are smoothed before the largest is taken."""
+    variance_floor: float = Field(default=0.1, ge=0, le=1)
+    """Variance added at every position of both grids, as a share of the mean variance."""
+    dense_dimensions: int = Field(default=256, ge=1, le=4096)
+    """Channels at most at each position of both grids; of more a random choice is kept. Bounds the memory,
+    4 bytes times positions times channels squared, and three times that while fitting."""
+    dense_weight: float = Field(default=3.0, ge=0)
+    """What the dense score counts in the fused one; the pooled score counts 1."""
+    map_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
+    """Levels of the map that shows where; `auto`: the last at stride 4 and 8 and the first at 16."""
+    map_grid: int = Field(default=14, ge=2, le=64)
+    """Positions along each side of the map."""
+    map_smoothing: float = Field(default=0.0, ge=0, le=10)
+    """Standard deviation, in positions of its grid, with which the map is smoothed."""
     final: Literal["induced", "refitted"] = "refitted"
     """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
     fine-tuned encoder. Vicinal validation judges with the same."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
-        if math.ceil(3 * self.smoothing) >= self.grid:  # the blur reaches so far, mirrored at the border
-            raise ValueError(f"smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions")
+        pairs = {"": (self.smoothing, self.grid), "map_": (self.map_smoothing, self.map_grid)}
+        for prefix, (smoothing, grid) in pairs.items():
+            if math.ceil(3 * smoothing) >= grid:  # the blur reaches so far, mirrored at the border
+                raise ValueError(f"{prefix}smoothing {smoothing:g} is too wide for a grid of {grid} positions")
         return self
 
 

@@ -161,7 +161,8 @@ def _seal(
             numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
             continue
         levels = chi_square(detector.encoder.levels, detector.encoder.widths, rate, calibration.distances)
-        detector.set_point(point, [level.threshold for level in levels])
+        limit = conformal(calibration.dense.max((1, 2)), rate).threshold
+        detector.set_point(point, [level.threshold for level in levels], limit)
         how = {"resize": recipe.data.resize, "range": recipe.data.range}
         detector.save(partial, about={"final": final, "preprocessing": how})
         found = assess(test.records, tested, score_name, point, decoder) if tested else None

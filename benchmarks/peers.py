@@ -71,20 +71,18 @@ def compare(options: argparse.Namespace) -> None:
 
     options.output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    padim_levels = f"gaussian.dense_levels={json.dumps(LAYERS['padim'])}"
+    padim_levels = [f"gaussian.{part}_levels={json.dumps(LAYERS['padim'])}" for part in ("dense", "map")]
     for name in options.sets.split(","):
         root = Path(os.environ["ANOMALY_FT_DATA"]) / FOLDERS[name]
         records = [record for record in read_records(str(root)).records if record.split == "test"]
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
-            jobs = {
-                "ours": lambda: ours(root, work, []),
-                "ours, levels of PaDiM": lambda: ours(root, work, [padim_levels]),
-            }
-            for model in options.models.split(","):
-                jobs[f"anomalib {model}"] = lambda model=model: theirs(options, root, work, model)
-            for title, job in jobs.items():
-                scores, maps, more = job()
+            titles = ["ours", "ours, levels of PaDiM", *options.models.split(",")]
+            for title in titles:
+                if title.startswith("ours"):
+                    scores, maps, more = ours(root, work, padim_levels if "PaDiM" in title else [])
+                else:
+                    scores, maps, more = theirs(options, root, work, title)
                 row = {"set": name, "model": title, **numbers(records, scores, maps, options, work), **more}
                 print(json.dumps(row), file=sys.stderr, flush=True)
                 rows.append(row)
@@ -127,8 +125,7 @@ def call(python: str, job: dict[str, Any]) -> str:
 
 
 def numbers(records: Any, scores: Any, maps: Any, options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    from anomaly_ft.data.images import Decoder
-    from anomaly_ft.data.images import read_mask, resize_mask
+    from anomaly_ft.data.images import Decoder, read_mask, resize_mask
     from anomaly_ft.evaluation.localisation import localise
     from anomaly_ft.metrics import PixelCounts, image_auroc
     from anomaly_ft.model.maps import upsample
@@ -165,15 +162,20 @@ def run_anomalib(root: str, work: str, model: str, coreset: float) -> None:
     data = Folder(
         name="peer", root=folder, normal_dir="train/good", normal_test_dir="test/good",
         abnormal_dir=[f"test/{kind}" for kind in kinds], mask_dir=[f"ground_truth/{kind}" for kind in kinds],
-        val_split_mode="none", num_workers=0,
+        val_split_mode="same_as_test",
+        num_workers=0,
     )  # fmt: skip
     about = json.loads((Path(work) / "encoder" / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
     steps = [Resize((SIZE, SIZE), antialias=True), Normalize(mean=about["mean"], std=about["std"])]
     plain: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
     plain |= {"pre_processor": PreProcessor(transform=Compose(steps)), "layers": LAYERS[model]}
     plain |= {"backbone": f"local-dir:{work}/encoder"}
-    made = Padim(**plain, n_features=100) if model == "padim" else Patchcore(**plain, coreset_sampling_ratio=coreset)
-    engine = Engine(accelerator="cpu", devices=1, logger=False, default_root_dir=work)
+    made = (
+        Padim(**plain, n_features=100)
+        if model == "padim"
+        else Patchcore(**plain, coreset_sampling_ratio=coreset)
+    )
+    engine = Engine(accelerator="cpu", devices=1, logger=False, limit_val_batches=0, default_root_dir=work)
     started = time.perf_counter()
     engine.fit(made, datamodule=data)
     data.setup("test")
