@@ -1,7 +1,8 @@
 """The `anomaly-ft` command; its parts are in `commands`, named here in the order of the help.
 
 Exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 an anomaly was found and that is to count
-as failure, 4 training diverged, 5 runs of a sweep failed, 130 interrupted.
+as failure, 4 training diverged, 5 runs of a sweep failed, 6 an export does not agree with its detector,
+130 interrupted.
 """
 
 import click
@@ -10,13 +11,15 @@ from anomaly_ft.commands.compare import compare
 from anomaly_ft.commands.data import data
 from anomaly_ft.commands.doctor import doctor
 from anomaly_ft.commands.evaluate import evaluate
+from anomaly_ft.commands.export import export
 from anomaly_ft.commands.init import init
 from anomaly_ft.commands.predict import predict
+from anomaly_ft.commands.shared import DISAGREES
 from anomaly_ft.commands.sweep import sweep
 from anomaly_ft.commands.train import train
 from anomaly_ft.commands.ui import ui
 from anomaly_ft.doctor import versions
-from anomaly_ft.errors import AnomalyFtError
+from anomaly_ft.errors import AnomalyFtError, ParityError
 from anomaly_ft.interrupts import ended_by_signals
 
 
@@ -33,7 +36,7 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except AnomalyFtError as error:
             click.echo(f"Error: {error}", err=True)
-            ctx.exit(2)
+            ctx.exit(DISAGREES if isinstance(error, ParityError) else 2)
         except KeyboardInterrupt:
             click.echo(
                 "Interrupted; what was written is kept (of train: in the output folder's .partial folder; the "
@@ -66,5 +69,5 @@ def main() -> None:
     """
 
 
-for command in (init, train, sweep, data, evaluate, predict, compare, ui, doctor):
+for command in (init, train, sweep, data, evaluate, predict, export, compare, ui, doctor):
     main.add_command(command)

@@ -132,7 +132,7 @@ def _from_folder(folder: Path) -> Row:
             [value for value in summary["vicinal_auroc"] if value is not None],
             verdict(summary),
         )
-    except (OSError, ValueError, LookupError, TypeError) as cause:
+    except Exception as cause:  # it may hold anything
         raise RunError(
             f"{folder} is not a finished run: no usable summary.json ({type(cause).__name__}: {cause})"
         ) from cause

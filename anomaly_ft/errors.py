@@ -50,6 +50,10 @@ class RunError(AnomalyFtError):
     """A run folder or an output folder that cannot be used."""
 
 
+class ParityError(AnomalyFtError):
+    """An export that does not say what the detector says."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" (did you mean 'name'?)"` when a known word is close, else an empty string.
 

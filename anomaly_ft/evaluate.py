@@ -76,6 +76,8 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
     if not (folder / "recipe.yaml").is_file():
         raise RunError(f"{folder} is not a finished run: there is no recipe.yaml")
     recipe = read_recipe(folder / "recipe.yaml", check_root=False)
+    here = recipe.runtime.model_copy(update={"cache_dir": ""})  # a run does not say where others write
+    recipe = recipe.model_copy(update={"runtime": here})
     return recipe, load_run(folder, **recipe.runtime.computing())
 
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel
 from anomaly_ft.errors import RecipeError, did_you_mean
 from anomaly_ft.recipe import EXPONENT, Recipe, Section
 
+LARGEST = 256 * 1024  # bytes
+MISTAKE, SHOWN = 400, 50  # characters of a mistake, and mistakes, in one message
+
 S = TypeVar("S", bound=Section)
 
 
@@ -40,7 +43,12 @@ def validate(model: type[S], tree: Mapping[str, Any], source: str, *, check_root
     try:
         return model.model_validate(_tuples(tree), context={"check_root": check_root})
     except pydantic.ValidationError as cause:
-        raise RecipeError(source, list(_word(cause, model))) from None
+        mistakes = [_short(mistake, MISTAKE) for mistake in _word(cause, model)]
+        more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
+        raise RecipeError(source, [*mistakes[:SHOWN], *more]) from None
+    except UnicodeEncodeError as cause:
+        found = cause.object[cause.start : cause.end]
+        raise RecipeError(source, [f"holds {found!r}, which is no character"]) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -49,13 +57,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: no file, no text, no YAML, or no sections.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(str(path), ["file does not exist"]) from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise RecipeError(str(path), [f"cannot be read as text: {cause}"]) from cause
-    tree = _parse(text, str(path))
+    tree = _parse(_read(path), str(path))
     if not isinstance(tree, dict):
         kind = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise RecipeError(str(path), [f"expected sections with settings, such as 'data:', got {kind}"])
@@ -63,16 +65,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error."""
+    """Safe YAML in which a key given twice is an error, and so is *alias: a few of them can stand for more
+    than fits into memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, f"*{event.anchor}: aliases are not read, write the value itself", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    seen = set()
     for key in keys:
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a text", node.start_mark)
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        wrong = "is not a text" if not isinstance(key, str) else "stands twice" if key in seen else ""
+        if wrong:
+            said = f"key {_short(repr(key))} {wrong}"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+        seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -86,9 +99,13 @@ def _parse(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        raise RecipeError(source, [f"{where}not valid YAML: {cause.problem or cause.context}"]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as cause:
-        raise RecipeError(source, [f"not valid YAML: {cause}"]) from None
+        said = _short(str(cause.problem or cause.context), MISTAKE)
+        raise RecipeError(source, [f"{where}not valid YAML: {said}"]) from None
+    except RecursionError:
+        raise RecipeError(source, ["not valid YAML: nested too deeply"]) from None
+    except Exception as cause:  # values that say what they are and are not: !!int "", !!timestamp x
+        said = _short(str(cause), MISTAKE)
+        raise RecipeError(source, [f"not valid YAML: {type(cause).__name__}: {said}"]) from None
 
 
 def _override(tree: dict[str, Any], override: str, source: str) -> None:
@@ -110,6 +127,19 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise RecipeError(str(path), [f"larger than {LARGEST // 1024} KiB, which no recipe is"])
+        return content.decode()
+    except FileNotFoundError:
+        raise RecipeError(str(path), ["file does not exist"]) from None
+    except (OSError, ValueError) as cause:
+        raise RecipeError(str(path), [f"cannot be read as text: {cause}"]) from cause
+
+
 def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """One line for each mistaken key: `section.key: expected this or that, got value`."""
     by_key: dict[str, list[Any]] = {}
@@ -128,8 +158,11 @@ def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[s
             yield f"{key}: {message.removeprefix('Value error, ')}"
         else:
             wanted = dict.fromkeys(m["msg"].removeprefix("Input should be ") for m in mistakes)
-            got = repr(mistakes[0]["input"])
-            yield f"{key}: expected {' or '.join(wanted)}, got {got if len(got) < 80 else got[:77] + '...'}"
+            yield f"{key}: expected {' or '.join(wanted)}, got {_short(repr(mistakes[0]['input']))}"
+
+
+def _short(text: str, length: int = 80) -> str:
+    return text if len(text) < length else text[: length - 3] + "..."
 
 
 def _locate(location: Sequence[str | int], section: type[BaseModel]) -> tuple[str, Iterable[str]]:

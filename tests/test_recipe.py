@@ -147,13 +147,6 @@ def test_yaml_tags_run_nothing(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
-def test_nested_aliases_do_not_fill_the_memory(tmp_path: Path) -> None:
-    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 5)]
-    found = mistakes(tmp_path, "\n".join(lines))
-    assert "l4: unknown key" in found
-
-
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001", "1.e-4", "+1e-4"])
 def test_numbers_with_an_exponent_are_numbers(text: str, tmp_path: Path) -> None:
     assert read(tmp_path, f"data: {{root: {tmp_path}}}\noptimizer: {{lr: {text}}}").optimizer.lr == 1e-4

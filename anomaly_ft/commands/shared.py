@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-ANOMALY, DIVERGED, FAILED_RUNS = 3, 4, 5  # exit codes beside 0 done, 1 a bug, 2 something the user can mend
+# exit codes beside 0 done, 1 a bug, 2 something the user can mend
+ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES = 3, 4, 5, 6
 
 
 def echo_summary(folder: str) -> None:
@@ -23,6 +24,7 @@ def quieten_libraries() -> None:
     for name in ("lightning_fabric", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # from half the limit on
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,6 +25,8 @@ UNREADABLE = Exception
 ORIENTATION = 0x0112  # of EXIF
 DEEP_MAX = 65535  # of 16-bit images; 32-bit integers are taken for 16-bit ones unless they are larger
 
+MAX_PIXELS = 2 * 89_478_485  # of an image; Pillow refuses more before it takes any memory
+
 Pixels = NDArray[np.uint8]
 Resize = Literal["squash", "shortest-crop", "letterbox"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
@@ -90,6 +92,8 @@ def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool
     width, height = image.size
     scale = size / (min(width, height) if policy == "shortest-crop" else max(width, height))
     wide, tall = max(1, round(scale * width)), max(1, round(scale * height))
+    if wide * tall > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too long a strip for resize: {policy}")
     resized = image.resize((wide, tall), method)
     if policy == "shortest-crop":
         left, top = (wide - size) // 2, (tall - size) // 2

@@ -233,7 +233,7 @@ def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int
     drawn = overlay(image, large, scale)
     if limit is not None:
         drawn = outlined(drawn, large > limit, LIMIT)
-    name = f"{number:06d}-{path.stem}"
+    name = f"{number:06d}-{path.stem[:100]}"
     np.save(folder / f"{name}.npy", large)
     Image.fromarray(drawn).save(folder / f"{name}.png")
     return name

@@ -15,6 +15,7 @@ Memory: a grid of g x g positions with d dimensions takes 4 g^2 d^2 bytes, and w
 more, whatever the number and the size of images; `dense_dimensions` bounds d.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomaly_ft.errors import RunError
+from anomaly_ft.errors import EncoderError, RunError
 from anomaly_ft.model.encoder import Encoder, load_encoder, pool
 from anomaly_ft.model.gaussian import Gaussian, Shrinkage, squared_distance
 from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels, stored_levels
@@ -33,6 +34,7 @@ from anomaly_ft.model.working_point import WorkingPoint
 
 ScoreName = Literal["pooled", "dense", "fused"]
 SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
+READ_BACK = ("location", "spread", "threshold", "chi_square", "map_limit", "dense_kept", "map_kept")
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,13 @@ class Detector(nn.Module):
         The map is the dense one, or, where the pooled score decides, that score split over positions.
         Under autocast the encoder runs in its precision, distances and maps in float32.
         """
-        features = self.encoder(images)
-        found = self.score(features)
-        small = self.contribution_map(features) if self.settings.score == "pooled" else found.map
-        return Detection(getattr(found, self.settings.score), enlarge(small, images.shape[-2:]))
+        return self.detect(self.encoder(images), images.shape[-2:])
+
+    def detect(self, maps: Sequence[Tensor], size: Sequence[int]) -> Detection:
+        """`forward` from feature maps, as `Encoder` gives them, of images of `size` (height, width)."""
+        found = self.score(maps)
+        small = self.contribution_map(maps) if self.settings.score == "pooled" else found.map
+        return Detection(getattr(found, self.settings.score), enlarge(small, size))
 
     def score(self, maps: Sequence[Tensor]) -> Scores:
         """All scores from feature maps, as `Encoder` gives them."""
@@ -218,6 +223,8 @@ class Detector(nn.Module):
         """
         description, tensors = read_detector(folder)
         try:
+            if not (type(description["image_size"]) is int and 32 <= description["image_size"] <= 2048):
+                raise ValueError(f"image_size is {description['image_size']!r:.40}, expected 32 to 2048")
             encoder = load_encoder(
                 description["encoder"],
                 f"local-dir:{folder / 'encoder'}",
@@ -235,22 +242,42 @@ class Detector(nn.Module):
                 Gaussian(tensors[mean], tensors[whitening], torch.zeros(()), 0) for mean, whitening in pairs
             ]
             detector = cls(encoder, settings, gaussians)
-            for name in (
-                "location",
-                "spread",
-                "threshold",
-                "chi_square",
-                "map_limit",
-                "dense_kept",
-                "map_kept",
-            ):
+            for name in READ_BACK:
                 detector.get_buffer(name).copy_(tensors[name])
             if description["threshold"] is not None:
                 detector.point = WorkingPoint(**description["threshold"])
                 if torch.tensor(detector.point.threshold, dtype=torch.float32) != detector.threshold:
                     raise RunError(f"{folder}: detector.json and detector.safetensors have two thresholds")
-        except (KeyError, TypeError, RuntimeError) as cause:
+            detector._try_out()
+        except (RunError, EncoderError):
+            raise
+        except Exception as cause:  # the files may hold anything
+            said = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
             raise RunError(
-                f"{folder}: detector.json and detector.safetensors do not fit together: {cause}"
+                f"{folder}: detector.json and detector.safetensors do not fit together: {said}"
             ) from cause
         return detector
+
+    def _try_out(self) -> None:
+        """Raise a ValueError, or whatever a blank image brings about, unless all parts fit together."""
+        for i, width in enumerate(self.encoder.widths):
+            shapes = [tuple(self.get_buffer(f"{name}_{i}").shape) for name in ("mean", "whitening")]
+            if shapes != [(width,), (width, width)]:
+                raise ValueError(
+                    f"level {self.encoder.levels[i]} has {width} dimensions, its Gaussian {shapes}"
+                )
+        how = self.settings
+        score, fine = (how.grid, how.smoothing), (how.map_grid, how.map_smoothing)
+        for name, mean, (grid, blur) in (("score", self.dense_mean, score), ("map", self.map_mean, fine)):
+            if mean.shape[0] != grid**2 or not 0 <= 3 * blur < grid:
+                raise ValueError(
+                    f"the dense {name} does not fit a grid of {grid!r:.40} smoothed by {blur!r:.40}"
+                )
+        for name, tensor in self.state_dict().items():
+            if name not in ("threshold", "chi_square", "map_limit") and not tensor.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        if self.point and not all(math.isfinite(value) for value in vars(self.point).values()):
+            raise ValueError("the threshold is not finite")
+        size = self.encoder.image_size
+        with torch.inference_mode():
+            self(torch.zeros(1, 3, size, size, dtype=torch.uint8))

@@ -24,6 +24,8 @@ from anomaly_ft.errors import EncoderError, did_you_mean
 from anomaly_ft.model.chain import Stop, find_chain, stop_before
 from anomaly_ft.model.weights import load_pretrained
 
+CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
+
 
 class Halfway:
     """What the frozen early part of an encoder made of n images; the encoder takes it in their place.
@@ -87,7 +89,12 @@ class Encoder(nn.Module):
             for name in self.tail:
                 x = self.model.get_submodule(name)(x)
             return self._read_off(dict(zip(self.early, images.levels, strict=True)))
-        self._forward((images.float() - self.mean) / self.std)
+        return self.feature_maps((images.float() - self.mean) / self.std)
+
+    def feature_maps(self, normalised: Tensor) -> list[Tensor]:
+        """`forward` for images that already went through the encoder's mean and standard deviation."""
+        self._seen.clear()
+        self._forward(normalised)
         return self._read_off({})
 
     def halfway(self, images: Tensor) -> Halfway:
@@ -160,13 +167,20 @@ class Encoder(nn.Module):
     def _behind(self, level: str) -> bool:
         return any(level == name or level.startswith(f"{name}.") for name in self.tail)
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads."""
-        size = (3, self.image_size, self.image_size)
+    def save(self, folder: Path, *, resize: str = "squash") -> None:
+        """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
+
+        `resize` is how images are made square; timm's transforms are told to do the same.
+        """
+        data_config = {
+            "input_size": (3, self.image_size, self.image_size),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": CROP_MODES[resize],
+        }
         plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-        config = {"input_size": size, "crop_pct": 1.0}
         try:
-            save_for_hf(plain, str(folder), safe_serialization=True, data_config=config)
+            save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
         except SafetensorError as cause:  # its name for a full disk
             raise OSError(f"{folder}: {cause}") from cause
 
@@ -270,3 +284,9 @@ def load_encoder(
     """The pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
     model = load_pretrained(name, weights, image_size)
     return Encoder(model, choose_levels(model, levels), image_size)
+
+
+def load_with_timm(folder: Path, levels: Sequence[str], image_size: int) -> Encoder:
+    """What `Encoder.save` wrote, loaded as someone loads it who has timm alone."""
+    model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    return Encoder(model, levels, image_size)

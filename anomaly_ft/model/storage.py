@@ -26,7 +26,7 @@ def write_detector(
     folder: Path, encoder: Encoder, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
 ) -> None:
     """Write the encoder, the tensors beside it, and a description for readers of either kind."""
-    encoder.save(folder / "encoder")
+    encoder.save(folder / "encoder", resize=description.get("preprocessing", {}).get("resize", "squash"))
     plain = {key: value.contiguous().cpu() for key, value in tensors.items()}
     try:
         save_file(plain, folder / "detector.safetensors")
@@ -62,7 +62,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """What `detector.json` of a run folder says. Raises as `read_detector` does."""
     try:
         description = json.loads(_present(folder / "detector.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
     _check_format(folder, description)
     return dict(description)
@@ -102,6 +102,6 @@ def _check_format(folder: Path, description: Any) -> None:
     readable = f"format {FORMAT}" if FORMAT == 1 else f"formats 1 to {FORMAT}"
     newer = type(found) is int and found > FORMAT
     raise RunError(
-        f"{folder}: detector.json has format {found!r}, written by anomaly_ft {writer}; this is anomaly_ft "
-        f"{__version__}, which reads {readable}" + ("; install a newer anomaly_ft" if newer else "")
+        f"{folder}: detector.json has format {found!r:.40}, written by anomaly_ft {writer!s:.40}; this is "
+        f"anomaly_ft {__version__}, which reads {readable}" + ("; install a newer anomaly_ft" if newer else "")
     )

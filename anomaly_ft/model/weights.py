@@ -125,8 +125,11 @@ def _from_folder(name: str, folder: Path, image_size: int) -> nn.Module:
         raise EncoderError(f"encoder.weights: no config.json in {folder}, expected a timm model folder")
     try:
         described = json.loads(config.read_text(encoding="utf-8"))
-        architecture = described["architecture"]
-    except (ValueError, KeyError, TypeError) as cause:
+        architecture, about = str(described["architecture"]), dict(described.get("pretrained_cfg", {}))
+        for key in ("mean", "std"):
+            if key in about and not (len(about[key]) == 3 and all(0 <= float(v) <= 1 for v in about[key])):
+                raise ValueError(f"{key} is not three numbers from 0 to 1")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise EncoderError(f"encoder.weights: {config} is not the config of a timm model") from cause
     if architecture != name.split(".", maxsplit=1)[0]:
         raise EncoderError(
@@ -135,7 +138,7 @@ def _from_folder(name: str, folder: Path, image_size: int) -> nn.Module:
         )
     model = _create(name, image_size)
     pretrained: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    pretrained.update(described.get("pretrained_cfg", {}))  # mean and std belong to the weights
+    pretrained.update(about)  # mean and std belong to the weights
     _load_file_into(model, folder / "model.safetensors")
     return model
 

@@ -185,7 +185,7 @@ def test_a_missing_tensor_is_an_error_that_names_it(key: str, folder: Path) -> N
     tensors = load_file(folder / "detector.safetensors")
     del tensors[key]
     save_file(tensors, folder / "detector.safetensors")
-    with pytest.raises(RunError, match=f"do not fit together: '{key}'"):
+    with pytest.raises(RunError, match=f"do not fit together: KeyError: '{key}'"):
         Detector.load(folder)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from anomaly_ft.data.images import SUFFIXES
+from anomaly_ft.errors import DataError
 
 ENDINGS = tuple(sorted(SUFFIXES))
 NORMAL_WORDS = frozenset({"good", "ok", "normal"})
@@ -26,7 +27,17 @@ def _walk(folder: str) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):  # a link could lead back up
             yield from _walk(entry.path)
         elif is_image(entry.name) and entry.is_file():
+            if not _is_text(entry.name):
+                raise DataError(f"{folder}: the file name {os.fsencode(entry.name)!r} is not UTF-8; rename it")
             yield entry.path
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_image(name: str) -> bool:

@@ -6,11 +6,14 @@ training image serves: fit, watch, calibrate. A run folder's `split.csv` is such
 columns may hold the type of defect (`kind`) and what belongs together (any column, `data.group_by`).
 """
 
-from collections.abc import Iterator
+import contextlib
+import os
+from collections.abc import Iterator, Set
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pandas as pd
+from pyarrow.parquet import ParquetFile
 
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, PARTS, Record
 from anomaly_ft.errors import DataError, did_you_mean
@@ -19,7 +22,9 @@ SKETCH = "manifest.csv or manifest.parquet with the columns image_path, label_in
 NAMES = ("manifest.csv", "manifest.parquet")
 SPLITS = ("train", "test", *PARTS, "")
 LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}
-SHOWN = 8  # mistakes in one message
+SHOWN, LONG = 8, 200  # mistakes in one message, and characters of a value in it
+MAX_ROWS = 2_000_000
+MAX_BYTES = 2**30
 
 
 def recognise(root: Path) -> str:
@@ -58,19 +63,20 @@ def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Rec
         DataError: a table that cannot be read, or everything that is wrong with its rows.
     """
     table = _read_table(path)
+    outside = _links_out(table, base) if path.resolve().is_relative_to(base.resolve()) else frozenset()
     mistakes = [f"column {name} is missing" for name in ("image_path", "label_index") if name not in table]
     if group_column and group_column not in table:
         mistakes.append(
             f"column {group_column} is missing{did_you_mean(group_column, map(str, table.columns))}"
         )
     if mistakes:
-        raise DataError(f"{path}: {'; '.join(mistakes)}; got {', '.join(map(str, table.columns))}")
+        raise DataError(f"{path}: {'; '.join(mistakes)}; got {_short(', '.join(map(str, table.columns)))}")
     records, seen = [], set()
     for number, row in enumerate(table.to_dict("records"), start=2):  # line 1 is the heading
-        wrong = list(_mistakes(row, base))
+        wrong = list(_mistakes(row, base, outside))
         name = _clean(row["image_path"])
         if name in seen:
-            wrong.append(f"image_path {name!r} stands twice")
+            wrong.append(f"image_path {_short(repr(name))} stands twice")
         seen.add(name)
         mistakes += [f"row {number}: {what}" for what in wrong]
         if not wrong:
@@ -92,12 +98,52 @@ def is_column(path: Path, name: str) -> bool:
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-            return table.astype(object).where(table.notna(), "").astype(str)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (OSError, ValueError, ImportError) as cause:  # pandas' and pyarrow's errors are ValueErrors
-        raise DataError(f"{path}: cannot be read as a CSV or Parquet table: {cause}") from cause
+        table = _table_of(path)
+    except DataError:
+        raise
+    except Exception as cause:  # pandas and pyarrow raise nearly anything on damaged files
+        said = _short(f"{type(cause).__name__}: {cause}")
+        raise DataError(f"{path}: cannot be read as a CSV or Parquet table: {said}") from cause
+    if len(table) > MAX_ROWS:
+        raise DataError(f"{path}: more than {MAX_ROWS:,} rows, the most that a manifest may have")
+    return table
+
+
+def _table_of(path: Path) -> pd.DataFrame:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise DataError(f"{path}: {size:,} bytes, a manifest may have {MAX_BYTES:,}")
+    if path.suffix.lower() != ".parquet":
+        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, nrows=MAX_ROWS + 1)
+    with ParquetFile(path) as file:  # a small file can stand for more rows than fit into memory
+        rows = file.metadata.num_rows
+    if rows > MAX_ROWS:
+        raise DataError(f"{path}: {rows:,} rows, a manifest may have {MAX_ROWS:,}")
+    table = pd.read_parquet(path)
+    return table.astype(object).where(table.notna(), "").astype(str)
+
+
+def _links_out(table: pd.DataFrame, base: Path) -> frozenset[str]:
+    """Paths of a manifest that came with its images and that lead out of their folder over a link."""
+    root = os.path.realpath(base) + os.sep
+    named = {path for key in ("image_path", "mask_path") if key in table for path in table[key]}
+    found = set()
+    for path in map(_clean, named):
+        with contextlib.suppress(OSError, ValueError):
+            if path and not os.path.realpath(base / path).startswith(root):
+                found.add(path)
+    return frozenset(found)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONG else f"{text[:LONG]}... ({len(text):,} characters)"
 
 
 def _clean(path: str) -> str:
@@ -105,23 +151,26 @@ def _clean(path: str) -> str:
     return "" if not path else PurePosixPath(path.replace("\\", "/")).as_posix()
 
 
-def _mistakes(row: dict[Any, Any], base: Path) -> Iterator[str]:
+def _mistakes(row: dict[Any, Any], base: Path, outside: Set[str]) -> Iterator[str]:
     for key in ("image_path", "mask_path"):
         path = _clean(row.get(key, ""))
         if not path:
             if key == "image_path":
                 yield "image_path is empty"
         elif PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive:
-            yield f"{key} is absolute: {path}; expected a path below the manifest's folder"
+            yield f"{key} is absolute: {_short(path)}; expected a path below the manifest's folder"
         elif ".." in PurePosixPath(path).parts:
-            yield f"{key} leads out of the manifest's folder: {path}"
-        elif not (base / path).is_file():
-            yield f"{key}: no such file: {path}"
+            yield f"{key} leads out of the manifest's folder: {_short(path)}"
+        elif path in outside:
+            yield f"{key} leads out of the manifest's folder over a link: {_short(path)}"
+        elif not _is_file(base / path):
+            yield f"{key}: no such file: {_short(path)}"
     label, split = row["label_index"], row.get("split", "")
     if label not in LABELS:
-        yield f"label_index: expected 0 (normal) or 1 (anomalous), got {label!r}"
+        yield f"label_index: expected 0 (normal) or 1 (anomalous), got {_short(repr(label))}"
     if split not in SPLITS:
-        yield f"split: expected {', '.join(SPLITS[:-1])} or nothing, got {split!r}{did_you_mean(split, SPLITS)}"
+        hint = did_you_mean(split[:LONG], SPLITS)
+        yield f"split: expected {', '.join(SPLITS[:-1])} or nothing, got {_short(repr(split))}{hint}"
     elif LABELS.get(label) and split not in ("test", ""):
         yield f"an anomalous image cannot be in split {split!r}: only normal images are trained with"
 

@@ -1,0 +1,72 @@
+"""The detector, or its encoder, as one graph that other runtimes can hold: tensors in, tensors out.
+
+Nothing is solved or fitted in it: what the graph needs (whitening matrices, mean and standard
+deviation, the threshold) is stored in it. Reading and resizing an image stay outside; every runtime
+resizes differently, and Pillow does it in one line.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from anomaly_ft.model.detector import Detector
+from anomaly_ft.model.encoder import Encoder
+
+OUTPUTS = ("score", "map", "decision")
+
+
+class DetectorGraph(nn.Module):
+    """Image to `score (n,)`, `map (n, size, size)` in score units and `decision (n,)`, true = anomalous.
+
+    `image` is float32 `(n, 3, size, size)`, RGB, normalised with the encoder's mean and standard
+    deviation; or, with `raw`, uint8 `(n, size, size, 3)`, which the graph normalises itself.
+    """
+
+    def __init__(self, detector: Detector, *, raw: bool) -> None:
+        super().__init__()
+        self.detector, self.raw = detector, raw
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.judge(_levels(self.detector.encoder, image, self.raw))
+
+    def judge(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Score, map and decision from the encoder's levels."""
+        side = self.detector.encoder.image_size
+        found = self.detector.detect(levels, (side, side))
+        return found.scores, found.maps, found.scores > self.detector.threshold
+
+
+class EncoderGraph(nn.Module):
+    """Image, as `DetectorGraph` takes it, to the feature map `(n, d_l, h_l, w_l)` of each level."""
+
+    def __init__(self, encoder: Encoder, *, raw: bool) -> None:
+        super().__init__()
+        self.encoder, self.raw = encoder, raw
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_levels(self.encoder, image, self.raw))
+
+
+def trace(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
+    """The graph for any number of images, with no word of the files it was written in."""
+    encoder = graph.encoder if isinstance(graph, EncoderGraph) else graph.detector.encoder
+    size = encoder.image_size
+    image = torch.zeros(2, 3, size, size)
+    if graph.raw:
+        image = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.export.export(
+            graph, (image,), dynamic_shapes={"image": {0: Dim("batch", min=1)}}, strict=False
+        )
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    return program
+
+
+def _levels(encoder: Encoder, image: Tensor, raw: bool) -> Sequence[Tensor]:
+    return encoder(image.permute(0, 3, 1, 2)) if raw else encoder.feature_maps(image)
