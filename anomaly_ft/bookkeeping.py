@@ -12,6 +12,7 @@ from anomaly_ft import __version__
 from anomaly_ft.finetune.state import EpochRecord
 from anomaly_ft.finetune.validation import PseudoSet
 from anomaly_ft.notes import run_note, verdict
+from anomaly_ft.recipe import Recipe
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import Tracker
 from anomaly_ft.vocabulary import final_metrics
@@ -80,23 +81,23 @@ def summarise(
             "train": round(sum(record.images for record in records) / trained, 1) if trained else None
         },
         "versions": {"anomaly_ft": __version__} | {name: version(name) for name in LIBRARIES},
+        "git_commit": git_commit(),
         "mlflow_run_id": run_id,
     }
 
 
-def log_start(setup: Setup, tracker: Tracker) -> None:
+def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str) -> None:
     """Parameters, tags and data, before the first epoch."""
-    recipe = setup.recipe
     tracker.params(recipe.flat())
     tracker.tags(
         {
             "anomaly_ft.version": __version__,
-            "git.commit": _git_commit(),
+            "git.commit": commit,
             "encoder": recipe.encoder.name,
             "dataset": Path(recipe.data.root).name,
         }
     )
-    tracker.dataset(pd.DataFrame(setup.data.manifest()), recipe.data.root, Path(recipe.data.root).name)
+    tracker.dataset(split, recipe.data.root, Path(recipe.data.root).name)
 
 
 def log_end(summary: Mapping[str, Any], tracker: Tracker, folder: Path) -> None:
@@ -113,7 +114,7 @@ def log_end(summary: Mapping[str, Any], tracker: Tracker, folder: Path) -> None:
     tracker.artifacts(folder)
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit of the working directory, where there is one."""
     try:
         found = subprocess.run(

@@ -16,11 +16,13 @@ from anomaly_ft.commands.init import init
 from anomaly_ft.commands.predict import predict
 from anomaly_ft.commands.shared import DISAGREES
 from anomaly_ft.commands.sweep import sweep
+from anomaly_ft.commands.sync import sync
 from anomaly_ft.commands.train import train
 from anomaly_ft.commands.ui import ui
 from anomaly_ft.doctor import versions
 from anomaly_ft.errors import AnomalyFtError, ParityError
 from anomaly_ft.interrupts import ended_by_signals
+from anomaly_ft.network import no_network, silence_libraries
 
 
 class _Group(click.Group):
@@ -32,6 +34,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
+            silence_libraries()
             with ended_by_signals():
                 return super().invoke(ctx)
         except AnomalyFtError as error:
@@ -54,6 +57,12 @@ def _show_versions(ctx: click.Context, option: click.Parameter, wanted: bool) ->
         ctx.exit()
 
 
+def _offline(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    del option
+    if wanted and not ctx.resilient_parsing:
+        ctx.with_resource(no_network())
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_versions,
@@ -69,5 +78,11 @@ def main() -> None:
     """
 
 
-for command in (init, train, sweep, data, evaluate, predict, export, compare, ui, doctor):
+for command in (init, train, sweep, data, evaluate, predict, export, compare, sync, ui, doctor):
+    command.params.append(
+        click.Option(
+            ["--offline"], is_flag=True, is_eager=True, expose_value=False, callback=_offline,
+            envvar="ANOMALY_FT_OFFLINE", help="Reach nothing beyond this machine: no hub, no MLflow server.",
+        )
+    )  # fmt: skip
     main.add_command(command)

@@ -54,6 +54,10 @@ class ParityError(AnomalyFtError):
     """An export that does not say what the detector says."""
 
 
+class OfflineError(AnomalyFtError):
+    """A use of the network that `--offline` forbids."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" (did you mean 'name'?)"` when a known word is close, else an empty string.
 

@@ -221,6 +221,12 @@ class Runtime(Section):
     """Memory format of convolutions; faster on most processors."""
     batch_size: int = Field(default=32, ge=1)
     """Images at a time wherever nothing is trained."""
+    micro_batch_size: int = Field(default=0, ge=0)
+    """Images of a training step at a time, gradients added up: less memory, the same step; 0: all at once."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third slower."""
+    compile: bool = False
+    """torch.compile the encoder: a minute or more at first, then faster; pays in long runs."""
     threads: int = Field(default=0, ge=0)
     """Processor threads; 0: as many as there are cores."""
     cache: Literal["auto", "memory", "disk", "none"] = "auto"

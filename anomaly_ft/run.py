@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
@@ -30,6 +32,7 @@ from anomaly_ft.folder import (
     writing_to,
 )
 from anomaly_ft.interrupts import finishing_the_step
+from anomaly_ft.model.compute import explain_memory
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.examine import Examined, examine
 from anomaly_ft.notes import experiment_tags
@@ -58,6 +61,7 @@ def train(
     """
     recipe, partial = setup.recipe, unfinished or start_folder(output, setup.recipe.name)
     with (
+        explain_memory(),
         writing_to(partial),
         make_tracker(
             enabled=recipe.tracking.mlflow,
@@ -71,7 +75,8 @@ def train(
         ) as tracker,
     ):
         write_start(partial, setup)
-        bookkeeping.log_start(setup, tracker)
+        split = pd.DataFrame(setup.data.manifest())
+        bookkeeping.log_start(recipe, split, tracker, bookkeeping.git_commit())
         tracker.tags(tags or {})
         remember_run(partial, tracker.run_id)
         with setup.phase("fit"):
@@ -87,6 +92,9 @@ def train(
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
+    if tracker.run_id != summary["mlflow_run_id"]:  # a store that was down at first
+        summary["mlflow_run_id"] = tracker.run_id
+        write_json(finished / "summary.json", summary)
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 

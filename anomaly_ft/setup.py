@@ -15,8 +15,9 @@ from anomaly_ft.data.images import Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.detector import DetectorSettings
-from anomaly_ft.model.encoder import Encoder, Halfway, load_encoder
+from anomaly_ft.model.encoder import Encoder, load_encoder
 from anomaly_ft.model.frozen import run_halfway
+from anomaly_ft.model.halfway import Halfway
 from anomaly_ft.model.weights import resolve_source
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.terminal import Terminal
@@ -99,6 +100,10 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         image_size=recipe.data.image_size,
     )
     encoder.train_only(recipe.encoder.train_blocks)
+    if recipe.runtime.checkpointing:
+        encoder.save_memory()
+    if recipe.runtime.compile:
+        encoder.compile_parts()
     compute = make_compute(**recipe.runtime.computing())
     data = load_dataset(
         recipe.data.root,

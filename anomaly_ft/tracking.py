@@ -26,10 +26,12 @@ from anomaly_ft.store import choose_store, quieten_mlflow
 
 
 class Tracker(Protocol):
-    """What `run` tells a tracker. `run_id` and `uri` are None where nothing is tracked."""
+    """What `run` tells a tracker. `run_id` and `uri` are None where nothing is tracked; `complete`: whether
+    everything arrived, known at the end."""
 
     run_id: str | None
     uri: str | None
+    complete: bool
 
     def params(self, params: Mapping[str, Any]) -> None: ...
     def tags(self, tags: Mapping[str, str]) -> None: ...
@@ -44,6 +46,7 @@ class NullTracker:
 
     run_id: str | None = None
     uri: str | None = None
+    complete: bool = True
 
     def params(self, params: Mapping[str, Any]) -> None: ...
     def tags(self, tags: Mapping[str, str]) -> None: ...
@@ -85,7 +88,7 @@ class MlflowTracker:
         self._has = _Logged()
         self._outbox = Outbox(f"MLflow at {uri}")
         self._latest = 0
-        self.complete = True  # whether everything arrived, known at the end
+        self.complete = True
 
     def __enter__(self) -> Self:
         self._outbox.put(self._start)
@@ -231,9 +234,8 @@ class _Logged:
 
 
 def _limit_patience() -> None:
-    """MLflow's client would wait for a dead server for many minutes, and reports its use to its makers."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-    for name, value in (limits | {"MLFLOW_DISABLE_TELEMETRY": "true"}).items():
+    """MLflow's client would wait for a dead server for many minutes."""
+    for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}.items():
         os.environ.setdefault(name, value)
 
 

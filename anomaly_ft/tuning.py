@@ -132,4 +132,6 @@ def epochs(
         return validate(score_with(setup, detector), watch, sets)
 
     rule = Rule(**recipe.schedule.model_dump(exclude={"warmup_epochs"}))
-    return fine_tune(state, setup.compute.fabric, batches, validate_now, rule, keep)
+    return fine_tune(
+        state, setup.compute.fabric, batches, validate_now, rule, keep, recipe.runtime.micro_batch_size
+    )

@@ -43,6 +43,7 @@ def run(arguments: Sequence[str], output: Path, death: dict[str, Any] | None = N
 
 def _live(arguments: list[str], output: str, death: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", "tracking:")
     with Path(output).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # from what knows nothing to what knows all; those in one line may not know one another
 ORDER = [
     ["errors"],
-    ["folder", "interrupts"],
+    ["folder", "interrupts", "network"],
     ["recipe"],
     ["recipe_file"],
     ["sweep_file"],
@@ -40,7 +40,7 @@ ORDER = [
     ["run", "evaluate", "comparison", "doctor"],
     ["export"],
     ["engines"],
-    ["sweep"],
+    ["sweep", "sync"],
     ["commands"],
     ["cli"],
     ["__main__"],
@@ -48,7 +48,7 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 KNOW_THE_RECIPE = {
     "recipe", "recipe_file", "sweep_file", "setup", "resume", "tuning", "run", "evaluate", "comparison",
-    "starter", "engines", "export", "sweep", "commands",
+    "starter", "engines", "export", "sweep", "sync", "bookkeeping", "commands",
 }  # fmt: skip
 
 # who alone may import a library; the others use what these make of it

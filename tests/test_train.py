@@ -21,8 +21,8 @@ from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.finetune.validation import Validation
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.encoder import Halfway
 from anomaly_ft.model.examine import score_images
+from anomaly_ft.model.halfway import Halfway
 from anomaly_ft.notes import experiment_tags, run_note, verdict
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import prepare
@@ -474,6 +474,27 @@ def test_frozen_early_blocks_are_computed_once_without_changing_a_number(recipe:
     pd.testing.assert_frame_equal(*histories, rtol=1e-5)
     assert histories[0]["train/loss"].notna().sum() == 2
     assert once["test"] == pytest.approx(every_time["test"], rel=1e-4)
+
+
+def test_saving_memory_changes_no_number(recipe: Path, output: Path) -> None:
+    plain = succeed(recipe, output)
+    saved = succeed(recipe, output, "runtime.micro_batch_size=3", "runtime.checkpointing=true")
+    histories = [pd.read_json(run["folder"] / "history.jsonl", lines=True) for run in (plain, saved)]
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5)
+    assert saved["test"] == pytest.approx(plain["test"], rel=1e-3)
+
+
+def test_memory_that_runs_out_ends_with_advice(
+    recipe: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*args: object) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr("anomaly_ft.run.fit", too_much)
+    result = train(recipe, output)
+    assert result.exit_code == 2
+    assert "memory ran out" in result.stderr
+    assert "runtime.micro_batch_size" in result.stderr
 
 
 def test_what_frozen_blocks_gave_is_kept_while_the_cache_has_room(recipe: Path) -> None:

@@ -8,9 +8,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import cast
 
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly_ft.errors import DivergedError, GaussianError
 from anomaly_ft.finetune.forgetting import Rule, judge
@@ -28,6 +29,7 @@ def fine_tune(
     validate: Callable[[], Validation],
     rule: Rule,
     keep: Keep = lambda state, ended: None,
+    at_a_time: int = 0,
 ) -> Iterator[EpochRecord]:
     """Train epoch by epoch until the verdict says stop; yields a record after each.
 
@@ -40,6 +42,8 @@ def fine_tune(
         validate: measures the objective as it is now.
         rule: when to stop.
         keep: is shown the state after each step, and, with `ended` true, after each epoch.
+        at_a_time: images of a batch whose gradients are computed at once; 0: all. The objective has to be a
+            mean over images.
 
     Raises:
         DivergedError: the pretrained encoder itself gives numbers that are not finite.
@@ -59,7 +63,7 @@ def fine_tune(
         state.objective.load_state_dict(state.best)
     while not verdict.stop:
         epoch = len(state.records)
-        loss = _train_epoch(state, fabric, batches(epoch, state.step), keep)
+        loss = _train_epoch(state, fabric, batches(epoch, state.step), keep, at_a_time)
         started = time.perf_counter()
         validation = _validate_unless_diverged(validate, loss, float(state.first_loss))
         history = [*state.history, validation] if validation else state.history
@@ -75,22 +79,34 @@ def fine_tune(
         yield state.records[-1]
 
 
-def _train_epoch(state: LoopState, fabric: Fabric, batches: Iterable[Tensor], keep: Keep) -> float:
+def _train_epoch(
+    state: LoopState, fabric: Fabric, batches: Iterable[Tensor], keep: Keep, at_a_time: int
+) -> float:
     """Train what is left of an epoch; mean loss over all its images."""
     started = time.perf_counter()
     for images in batches:
-        loss = state.objective(images)
-        fabric.backward(loss)
+        loss = _backward(state.objective, fabric, images, at_a_time or len(images))
         state.optimizer.step()
         state.scheduler.step()
         state.optimizer.zero_grad(set_to_none=True)
         now = time.perf_counter()
-        state.count(loss.detach(), len(images), now - started)
+        state.count(loss, len(images), now - started)
         started = now
         keep(state, False)
     if state.loss is None:
         raise ValueError("an epoch needs at least one batch")
     return float(state.loss) / state.images
+
+
+def _backward(objective: nn.Module, fabric: Fabric, images: Tensor, at_a_time: int) -> Tensor:
+    """Leave the gradients of the mean over images in the parameters; that mean."""
+    total: Tensor | float = 0.0
+    for start in range(0, len(images), at_a_time):
+        part = images[start : start + at_a_time] if at_a_time < len(images) else images
+        loss = objective(part) * (len(part) / len(images))
+        fabric.backward(loss)
+        total = total + loss.detach()
+    return cast(Tensor, total)
 
 
 def _validate_unless_diverged(

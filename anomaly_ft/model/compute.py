@@ -5,6 +5,7 @@ float32, see `gaussian`.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ft.errors import DeviceError
-from anomaly_ft.model.encoder import Encoder, Halfway
+from anomaly_ft.model.encoder import Encoder
+from anomaly_ft.model.halfway import Halfway
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -66,13 +68,37 @@ def make_compute(
         channels_last: memory format of convolutions.
 
     Raises:
-        DeviceError: a device that this machine does not have.
+        DeviceError: a device that this machine does not have, or a precision that the device has not.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device, True):
         raise DeviceError(f"runtime.device: this machine has no {device} device; use auto or cpu")
+    if precision == "fp16" and not (present["cuda"] or present["mps"]):
+        raise DeviceError("runtime.precision: processors do not train in fp16; use auto, bf16 or fp32")
     fabric = Fabric(accelerator=device, devices=1, precision=PRECISIONS[resolve_precision(device, precision)])
     return Compute(fabric, batch_size, channels_last)
+
+
+@contextmanager
+def explain_memory() -> Iterator[None]:
+    """Word an error of memory that ran out: which settings need less of it.
+
+    Raises:
+        DeviceError: in place of that error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = any(words in str(error) for words in ("allocate memory", "out of memory"))
+        if not said and not isinstance(error, MemoryError):
+            raise
+        raise DeviceError(
+            f"memory ran out ({(str(error).splitlines() or ['no more is known'])[0]}); what needs less of it:\n"
+            "  runtime.micro_batch_size: 4       a training step in parts, with the same result\n"
+            "  runtime.checkpointing: true       activations computed again instead of kept, a third slower\n"
+            "  runtime.batch_size: 8             for all passes that train nothing\n"
+            "and, with another result, a smaller data.image_size"
+        ) from error
 
 
 def resolve_precision(device: str, precision: str) -> str:

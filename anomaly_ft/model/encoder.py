@@ -12,46 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, did_you_mean
-from anomaly_ft.model.chain import Stop, find_chain, stop_before
+from anomaly_ft.model.chain import find_chain, input_of, run_chain
+from anomaly_ft.model.halfway import Halfway
 from anomaly_ft.model.weights import load_pretrained
 
 CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
-
-
-class Halfway:
-    """What the frozen early part of an encoder made of n images; the encoder takes it in their place.
-
-    `activation` `(n, ...)` is what the first module that trains is given; `levels` are the maps
-    `(n, d_l, h, w)` of the levels before it. No dataclass: Fabric would take one apart.
-    """
-
-    def __init__(self, activation: Tensor, levels: Sequence[Tensor]) -> None:
-        self.activation = activation
-        self.levels = tuple(levels)
-
-    def __len__(self) -> int:
-        return len(self.activation)
-
-    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "Halfway":
-        """Some of the images, copied: what runs on them may work in place."""
-        chosen = torch.from_numpy(np.arange(len(self))[rows])
-        return Halfway(_take(self.activation, chosen), [_take(level, chosen) for level in self.levels])
-
-    def to(self, device: torch.device) -> "Halfway":
-        return Halfway(self.activation.to(device), [level.to(device) for level in self.levels])
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.activation, *self.levels))
 
 
 class Encoder(nn.Module):
@@ -70,6 +42,8 @@ class Encoder(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
         self._forward: Callable[[Tensor], Tensor] = cast(Any, model).forward_features
         self._seen: dict[str, Tensor] = {}
+        self._reading = True  # not in a backward pass that computes again, where hooks see modules again
+        self.checkpointing = False  # see `run_chain`
         for level in self.levels:
             model.get_submodule(level).register_forward_hook(self._keep(level))
         self.train(False)
@@ -84,17 +58,22 @@ class Encoder(nn.Module):
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255,
         or of what `halfway` made of them."""
         self._seen.clear()
+        if self.checkpointing:
+            self._reading = True
         if isinstance(images, Halfway):
-            x = images.activation
-            for name in self.tail:
-                x = self.model.get_submodule(name)(x)
+            run_chain(self.model, self.tail, images.activation, again=self.checkpointing)
             return self._read_off(dict(zip(self.early, images.levels, strict=True)))
         return self.feature_maps((images.float() - self.mean) / self.std)
 
     def feature_maps(self, normalised: Tensor) -> list[Tensor]:
         """`forward` for images that already went through the encoder's mean and standard deviation."""
         self._seen.clear()
-        self._forward(normalised)
+        if self.checkpointing and torch.is_grad_enabled():
+            first = self.model.get_submodule(self._chain[0])
+            x = input_of(first, lambda: self._forward(normalised))
+            run_chain(self.model, self._chain, x, again=True)
+        else:
+            self._forward(normalised)
         return self._read_off({})
 
     def halfway(self, images: Tensor) -> Halfway:
@@ -106,15 +85,12 @@ class Encoder(nn.Module):
         if not self.tail:
             raise EncoderError("encoder.train_blocks: no early part of the encoder is frozen")
         self._seen.clear()
-        handle = stop_before(self.model.get_submodule(self.tail[0]))
-        try:
-            self._forward((images.float() - self.mean) / self.std)
-        except Stop as reached:
-            return Halfway(reached.activation, [self._to_grid(self._seen[level]) for level in self.early])
-        finally:
-            handle.remove()
-            self._seen.clear()
-        raise EncoderError(f"encoder.train_blocks: features do not pass through {self.tail[0]}")
+        self._reading = True
+        normalised = (images.float() - self.mean) / self.std
+        x = input_of(self.model.get_submodule(self.tail[0]), lambda: self._forward(normalised))
+        levels = [self._to_grid(self._seen[level]) for level in self.early]
+        self._seen.clear()
+        return Halfway(x, levels)
 
     def _read_off(self, early: dict[str, Tensor]) -> list[Tensor]:
         """The levels' maps in order; those before a frozen part's end are given."""
@@ -123,6 +99,8 @@ class Encoder(nn.Module):
             raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
         maps = [early[name] if name in early else self._to_grid(self._seen[name]) for name in self.levels]
         self._seen.clear()
+        if self.checkpointing:
+            self._reading = False
         return maps
 
     def train(self, mode: bool = True) -> "Encoder":
@@ -167,6 +145,24 @@ class Encoder(nn.Module):
     def _behind(self, level: str) -> bool:
         return any(level == name or level.startswith(f"{name}.") for name in self.tail)
 
+    def save_memory(self) -> None:
+        """Keep no activations for the backward pass but those between modules; compute the others again.
+
+        Raises:
+            EncoderError: the encoder is no chain of modules.
+        """
+        if len(self._chain) < 2:
+            raise EncoderError(
+                "runtime.checkpointing: this encoder is no chain of modules; set it to false, and lower "
+                "runtime.micro_batch_size to save memory"
+            )
+        self.checkpointing = True
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Let torch.compile translate each module of the chain when it is first run."""
+        for name in self._chain:
+            self.model.get_submodule(name).compile(backend=backend)
+
     def save(self, folder: Path, *, resize: str = "squash") -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
 
@@ -186,7 +182,8 @@ class Encoder(nn.Module):
 
     def _keep(self, level: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self._seen[level] = output
+            if self._reading:
+                self._seen[level] = output
 
         return hook
 
@@ -215,13 +212,6 @@ class Encoder(nn.Module):
             raise EncoderError(
                 f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
             ) from cause
-
-
-def _take(tensor: Tensor, rows: Tensor) -> Tensor:
-    """Some rows, in the memory format of the whole."""
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-    return tensor.index_select(0, rows)
 
 
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:

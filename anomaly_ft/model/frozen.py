@@ -11,7 +11,8 @@ from torch import Tensor
 from anomaly_ft.data.images import Pixels
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.detector import DetectorSettings
-from anomaly_ft.model.encoder import Encoder, Halfway
+from anomaly_ft.model.encoder import Encoder
+from anomaly_ft.model.halfway import Halfway
 from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels
 from anomaly_ft.model.maps import resize_to_grid
 

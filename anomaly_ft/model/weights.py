@@ -6,11 +6,14 @@ Nothing is unpickled beyond tensors: safetensors, or `torch.load(weights_only=Tr
 import importlib
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, get_session
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ PACKAGES = {
     for i in range(3)
 }
 LOCAL = "local-dir:"
+ANSWER = 5.0  # seconds in which the hub has to say something
 
 
 def resolve_source(name: str, weights: str) -> str:
@@ -83,7 +87,8 @@ def _create(name: str, image_size: int, *, pretrained: bool = False) -> nn.Modul
 def _from_hub(name: str, image_size: int) -> nn.Module:
     package = PACKAGES.get(name.split(".", maxsplit=1)[0])
     try:
-        return _create(name, image_size, pretrained=True)
+        with _asked_once():
+            return _create(name, image_size, pretrained=True)
     except EncoderError:
         raise
     except Exception as cause:  # the hub client raises whatever its transport raises
@@ -94,6 +99,21 @@ def _from_hub(name: str, image_size: int) -> nn.Module:
             f"encoder.weights: could not fetch {name!r} from the hub ({type(cause).__name__}: "
             f"{_first_line(cause)}); without a network use one of\n  " + "\n  ".join(ways)
         ) from cause
+
+
+@contextmanager
+def _asked_once() -> Iterator[None]:
+    """The hub's client tries a network that is not there for most of a minute: ask once, and if nobody answers
+    take what is in its cache, or nothing."""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER)
+    except Exception:  # whatever its transport raises
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:

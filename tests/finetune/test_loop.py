@@ -124,6 +124,34 @@ def test_the_weights_are_back_when_the_last_record_comes() -> None:
     assert torch.equal(weights[-1], bench.seen[2])
 
 
+class MeanError(nn.Module):
+    """A mean over images, as objectives are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([3.0, -2.0]))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return (self.w - batch).square().sum(1).mean()
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3, 4, 100])
+def test_a_step_in_parts_is_the_step_as_a_whole(at_a_time: int) -> None:
+    weights, losses = [], []
+    for parts in (0, at_a_time):
+        bench = Bench([0.8, 0.81, 0.82])
+        module = MeanError()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+        objective, wrapped = bench.fabric.setup(module, optimizer)
+        state = LoopState(objective, wrapped, ConstantLR(wrapped, factor=1.0))
+        bench.module = module
+        records = list(fine_tune(state, bench.fabric, bench.batches, bench.validate, Rule(2), at_a_time=parts))
+        weights.append(bench.seen[-1])
+        losses.append([record.train_loss for record in records[1:]])
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=1e-6)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_every_step_moves_the_learning_rate() -> None:
     bench = Bench([0.8, 0.81])
     bench.scheduler = LinearLR(bench.optimizer, start_factor=0.25, total_iters=3)

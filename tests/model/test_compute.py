@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from anomaly_ft.errors import DeviceError
-from anomaly_ft.model.compute import make_compute, resolve_precision
+from anomaly_ft.model.compute import explain_memory, make_compute, resolve_precision
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -24,3 +24,52 @@ def test_batches_hold_every_image_once_with_channels_second() -> None:
 
 def test_a_precision_that_is_named_stays() -> None:
     assert resolve_precision("cpu", "fp16") == "fp16"
+
+
+def on_a_machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool, bf16: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bf16)
+
+
+@pytest.mark.parametrize(
+    ("device", "machine", "expected"),
+    [
+        ("auto", {"cuda": True, "mps": False, "bf16": True}, "bf16"),
+        ("auto", {"cuda": True, "mps": False, "bf16": False}, "fp32"),
+        ("auto", {"cuda": False, "mps": True, "bf16": True}, "fp32"),
+        ("cpu", {"cuda": False, "mps": True, "bf16": True}, "bf16"),
+        ("cpu", {"cuda": False, "mps": False, "bf16": False}, "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_the_device_computes_it_fast(
+    device: str, machine: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_machine(monkeypatch, **machine)
+    assert resolve_precision(device, "auto") == expected
+
+
+def test_fp16_on_a_processor_is_refused_and_not_made_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch, cuda=False, mps=False, bf16=True)
+    for device in ("auto", "cpu"):
+        with pytest.raises(DeviceError, match=r"do not train in fp16; use auto, bf16 or fp32"):
+            make_compute(device=device, precision="fp16")
+
+
+def test_memory_that_ran_out_names_the_settings_that_need_less() -> None:
+    too_much = (
+        lambda: torch.empty(2**60),
+        lambda: exec("raise MemoryError"),
+        lambda: exec("raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate')", {"torch": torch}),
+    )
+    for ask in too_much:
+        with pytest.raises(DeviceError) as caught, explain_memory():
+            ask()
+        for setting in ("runtime.micro_batch_size", "runtime.checkpointing", "runtime.batch_size"):
+            assert setting in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not fit"), explain_memory():
+        raise RuntimeError("shapes do not fit")

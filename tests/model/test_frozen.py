@@ -10,10 +10,11 @@ from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.model.chain import find_chain
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.detector import DetectorSettings
-from anomaly_ft.model.encoder import Encoder, Halfway, load_encoder
+from anomaly_ft.model.encoder import Encoder, load_encoder
 from anomaly_ft.model.examine import score_images
 from anomaly_ft.model.fitting import fit_detector
 from anomaly_ft.model.frozen import run_halfway
+from anomaly_ft.model.halfway import Halfway
 
 Textures = Callable[[int, int, int], np.ndarray]
 ROOM = 10**9
@@ -185,3 +186,60 @@ def test_fabric_hands_halfway_on_untouched(compute: Compute) -> None:
     given = Halfway(torch.ones(2, 3, dtype=torch.bfloat16), [torch.ones(2, 1, 1, 1)])
     compute.fabric.setup(Listener())(given)
     assert seen == [given]
+
+
+def gradients_of(encoder: Encoder, batch: Tensor | Halfway) -> tuple[dict[str, Tensor], int]:
+    """Gradients of a sum over all maps, and the bytes kept for the backward pass."""
+    kept = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    encoder.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        torch.stack([level.square().mean() for level in encoder(batch)]).sum().backward()
+    return {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}, kept
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "test_convnext", "test_resnet"])
+def test_activations_computed_again_give_the_same_gradients_with_less_memory(name: str) -> None:
+    encoder = load_encoder(name, "random", image_size=64)
+    images = images_of(encoder)
+    expected, much = gradients_of(encoder, images)
+    encoder.save_memory()
+    found, little = gradients_of(encoder, images)
+    assert found.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6)
+    assert little < 0.6 * much
+    assert not encoder._seen, "nothing of the backward pass is held on to"
+
+
+def test_activations_are_computed_again_from_halfway_too(encoder: Encoder) -> None:
+    images = images_of(encoder)
+    with torch.no_grad():
+        halfway = encoder.halfway(images)
+    expected, much = gradients_of(encoder, halfway)
+    encoder.save_memory()
+    found, little = gradients_of(encoder, halfway)
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6)
+    assert little < much
+
+
+def test_an_encoder_that_is_no_chain_says_how_else_to_save_memory(encoder: Encoder) -> None:
+    encoder._chain = ["bn2"]
+    with pytest.raises(EncoderError, match=r"runtime.checkpointing.*lower runtime.micro_batch_size"):
+        encoder.save_memory()
+
+
+@torch.no_grad()
+def test_a_compiled_encoder_gives_the_same_maps(encoder: Encoder) -> None:
+    images = images_of(encoder)
+    expected = encoder(images)
+    encoder.compile_parts(backend="eager")  # traces as any backend does, and translates nothing
+    for batch in (images, encoder.halfway(images)):
+        for level, wanted in zip(encoder(batch), expected, strict=True):
+            torch.testing.assert_close(level, wanted, rtol=1e-4, atol=1e-5)
