@@ -1,5 +1,6 @@
 """What a run writes down: metrics of an epoch, the lines of the history, the summary, what MLflow is told."""
 
+import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -22,12 +23,14 @@ LIBRARIES = ("torch", "timm", "albumentations", "numpy", "scikit-learn", "mlflow
 
 def epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
     """The metrics of one epoch under the names of `vocabulary`."""
-    metrics: dict[str, float | None] = {"train/loss": record.train_loss}
+    loss = record.train_loss if math.isfinite(record.train_loss or 0) else None  # of a diverged epoch
+    metrics: dict[str, float | None] = {"train/loss": loss}
     if record.validation:
         metrics["val/vicinal_auroc"] = record.validation.auroc
         metrics["val/normal_score_mean"] = record.validation.normal_score_mean
         for name, auroc in record.validation.by_augmentation.items():
             metrics[f"val/vicinal_auroc.{name}"] = auroc
+        metrics |= record.validation.watched
     if record.train_seconds:
         metrics["train/images_per_second"] = record.images / record.train_seconds
     return metrics

@@ -112,7 +112,8 @@ def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder
 def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:
     normal = np.array([not record.anomalous for record in found.records])
     encoder, rate = run.detector.encoder, run.point.wanted_fpr
-    points = chi_square(encoder.levels, encoder.widths, rate, found.examined.distances[normal])
+    weights = run.detector.level_weights.numpy()
+    points = chi_square(encoder.levels, encoder.widths, rate, found.examined.distances[normal], weights=weights)
     return {
         "name": recipe.name,
         "run": run.name,

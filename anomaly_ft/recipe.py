@@ -6,7 +6,6 @@ and `commands` know it, everything else takes plain arguments.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Augmentation = Literal["mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti"]
+Augmentation = Literal[
+    "mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"
+]
 
 # YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
 EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
@@ -43,8 +44,7 @@ class Data(Section):
     manifest: str = ""
     """A manifest with paths below `root`, such as the split.csv of an earlier run, to split alike."""
     group_by: str = ""
-    """Regular expression with one (group) on an image's path, or a column of the manifest: images of a
-    group are never on both sides of a split."""
+    """Regular expression with a (group) on paths, or a manifest's column; groups are never split."""
     image_size: int = Field(default=224, ge=32, le=2048)
     """Height and width in pixels to which images are resized."""
     resize: Literal["squash", "shortest-crop", "letterbox"] = "squash"
@@ -57,8 +57,10 @@ class Data(Section):
     """Share of unreadable images up to which they are skipped."""
     allow_leak: bool = False
     """Whether the same image, or group, may be in train and in test."""
-    augment: tuple[dict[str, dict[str, Any]], ...] = ()
-    """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]."""
+    augment: tuple[dict[str, dict[str, Any]], ...] = (
+        {"RandomBrightnessContrast": {"brightness_limit": 0.1, "contrast_limit": 0.1, "p": 0.8}},
+    )
+    """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]; [] for none."""
     watch_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
     calibration_share: Share = 0.15
@@ -110,8 +112,7 @@ class Encoder(Section):
     levels: Literal["all"] | tuple[str | int, ...] = "all"
     """Levels to measure at: module names or indices."""
     train_blocks: Literal["all"] | tuple[str, ...] = "all"
-    """Modules whose parameters are fine-tuned. Where these are late ones, the blocks before them are computed
-    once for each image."""
+    """Modules whose parameters are fine-tuned. What comes before them is computed once for each image."""
 
 
 class GaussianSection(Section):
@@ -128,8 +129,7 @@ class GaussianSection(Section):
     variance_floor: float = Field(default=0.1, ge=0, le=1)
     """Variance added at every position of both grids, as a share of the mean variance."""
     dense_dimensions: int = Field(default=256, ge=1, le=4096)
-    """Channels at most at each position of both grids; of more a random choice is kept. Bounds the memory,
-    4 bytes times positions times channels squared, and three times that while fitting."""
+    """Channels at most at each position; of more a random choice is kept. Memory grows with the square."""
     dense_weight: float = Field(default=3.0, ge=0)
     """What the dense score counts in the fused one; the pooled score counts 1."""
     map_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
@@ -138,9 +138,11 @@ class GaussianSection(Section):
     """Positions along each side of the map."""
     map_smoothing: float = Field(default=0.0, ge=0, le=10)
     """Standard deviation, in positions of its grid, with which the map is smoothed."""
-    final: Literal["induced", "refitted"] = "refitted"
-    """Gaussians of the detector: as the pretrained encoder induced them, or fitted again to the
-    fine-tuned encoder. Vicinal validation judges with the same."""
+    level_weights: Literal["uniform", "informative"] | tuple[Annotated[float, Field(ge=0)], ...] = "uniform"
+    """What each level counts for in the pooled score; informative: by what it tells apart before training."""
+    final: Literal["induced", "refitted", "averaged", "validated"] = "refitted"
+    """Gaussians of the detector: of the pretrained encoder, of the fine-tuned one, the mean of both, or
+    whichever vicinal validation finds best. It judges epochs by the same (`validated`: by refitted ones)."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
@@ -154,6 +156,14 @@ class GaussianSection(Section):
 class Objective(Section):
     distance: Literal["mahalanobis", "squared_mahalanobis"] = "mahalanobis"
     """What is averaged over normal images and minimised."""
+    target: Literal["pooled", "dense", "joint"] = "pooled"
+    """Distance of the pooled features, of the features at each position, or the mean of both."""
+    l2_sp: float = Field(default=0.0, ge=0)
+    """Strength with which weights are held at their pretrained values."""
+    ewc: float = Field(default=0.0, ge=0)
+    """The same, each weight by its Fisher information."""
+    distillation: float = Field(default=0.0, ge=0)
+    """Strength with which features are held at those of the pretrained encoder."""
 
 
 class Validation(Section):
@@ -167,25 +177,37 @@ class Validation(Section):
     """AUROC of the pretrained encoder to which each severity is calibrated."""
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target has no say in the verdict."""
+    max_share: Share = 0.25
+    """Share of the time of fine-tuning that validation may take."""
 
 
 class Optimizer(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
-    lr: float = Field(default=1e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
     """Learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Learning rate of each layer as a share of that of the layer after it."""
     batch_size: int = Field(default=16, ge=1)
     """Images in a training step."""
 
 
 class Schedule(Section):
     max_epochs: int = Field(default=6, ge=0)
-    """Epochs at most; 0 measures the frozen encoder and trains nothing."""
+    """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
+    max_steps: int = Field(default=90, ge=1)
+    """Training steps at most, whole epochs but never less than one: how far the encoder may move depends on
+    steps, not on how many images there are. Raise it together with max_epochs to train for longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
-    """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
-    full size, move the features several times further than normal images differ."""
+    """Epochs over which the learning rate rises; without it Adam's first steps move features far too much."""
+    epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Training steps between validations; `auto`: an epoch, or as validation's share of the time allows."""
+    average: bool = False
+    """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
+    interpolate: tuple[Share, ...] = ()
+    """Shares of fine-tuned weights to try, such as [0.25, 0.5, 0.75]; vicinal validation chooses."""
     patience: int = Field(default=3, ge=1)
     """Stop after so many validations in a row that are not kept."""
     tolerance: float = Field(default=1.0, ge=0)
@@ -268,12 +290,11 @@ class Recipe(Section):
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its dotted key."""
-        return dict(_flatten(self.model_dump(mode="json")))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        found: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json").items():
+            found |= (
+                {f"{name}.{key}": each for key, each in value.items()}
+                if isinstance(value, dict)
+                else {name: value}
+            )
+        return found

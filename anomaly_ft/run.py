@@ -17,6 +17,7 @@ from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, pr
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import Material, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import chi_square, conformal
+from anomaly_ft.finetune.averaging import trained_weights
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.state import EpochRecord, LoopState
 from anomaly_ft.finetune.validation import PseudoSet
@@ -39,7 +40,7 @@ from anomaly_ft.notes import experiment_tags
 from anomaly_ft.resume import remember_run, remembered_run, write_start
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import Tracker, make_tracker
-from anomaly_ft.tuning import current, epochs, fit, loop_state, pseudo_sets
+from anomaly_ft.tuning import Watchdog, choose_final, current, epochs, loop_state, mix, watchdog
 
 
 def train(
@@ -80,14 +81,17 @@ def train(
         tracker.tags(tags or {})
         remember_run(partial, tracker.run_id)
         with setup.phase("fit"):
-            frozen = fit(setup)
-            frozen_test = _examine_test(setup, frozen)
-        with setup.phase("calibrate"):
-            sets = pseudo_sets(setup, frozen)
-        records = _train(setup, partial, frozen, sets, tracker)
+            dog = watchdog(setup)
+            frozen_test = _examine_test(setup, dog.induced)
+        pretrained = trained_weights(setup.encoder)
+        records = _train(setup, partial, dog, tracker)
+        with setup.phase("choose"):
+            mixed = mix(setup, dog, pretrained, records)
+            final = choose_final(setup, dog)
         with setup.phase("seal"):
-            sealed, material = _seal(setup, partial, frozen, frozen_test, records)
-        summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | sealed
+            sealed, material = _seal(setup, partial, dog.induced, final, frozen_test, records)
+        summary = bookkeeping.summarise(setup, dog.sets, records, tracker.run_id) | sealed
+        summary |= {"final": final, "mixed": mixed, "level_weights": dog.induced.level_weights.tolist()}
         write_report(partial / "report.html", summary, material)
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
@@ -98,13 +102,11 @@ def train(
     return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
 
 
-def _train(
-    setup: Setup, partial: Path, frozen: Detector, sets: dict[str, PseudoSet], tracker: Tracker
-) -> list[EpochRecord]:
+def _train(setup: Setup, partial: Path, dog: Watchdog, tracker: Tracker) -> list[EpochRecord]:
     """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
     checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-    state, gallery = loop_state(setup, frozen), _gallery(setup, sets)
-    gallery.look(frozen)  # its colours are those of the pretrained encoder, whenever this run goes on
+    state, gallery = loop_state(setup, dog.induced), _gallery(setup, dog.sets)
+    gallery.look(dog.induced)  # its colours are those of the pretrained encoder, whenever this run goes on
     checkpoints.restore(state)
     lines = [json_line(bookkeeping.history_line(record)) for record in state.records]
     write_text(partial / "history.jsonl", "".join(lines))
@@ -121,7 +123,8 @@ def _train(
             if asked and not ended:
                 raise KeyboardInterrupt
 
-        for record in epochs(setup, state, frozen, sets, gallery.look, keep):
+        dog.observe = gallery.look
+        for record in epochs(setup, state, dog, keep):
             setup.terminal.epoch(record, setup.recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
             tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
@@ -151,16 +154,16 @@ def _seal(
     setup: Setup,
     partial: Path,
     induced: Detector,
+    final: str,
     frozen: Examined | None,
     records: list[EpochRecord],
 ) -> tuple[dict[str, Any], Material]:
-    """Both final detectors are measured on the test split; the recipe decides which one is kept."""
+    """Detectors with induced and with refitted Gaussians are measured on the test split; `final` is kept."""
     recipe, test = setup.recipe, setup.data.test
-    score_name, final = recipe.gaussian.score, recipe.gaussian.final
-    rate = recipe.evaluation.false_positive_rate
+    score_name, rate = recipe.gaussian.score, recipe.evaluation.false_positive_rate
     decoder = Decoder(recipe.data.image_size, recipe.data.resize, recipe.data.range)
     numbers: dict[str, Any] = {}
-    for kind in ("induced", "refitted"):
+    for kind in dict.fromkeys(("induced", "refitted", final)):
         detector = current(setup, induced, kind)
         calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
         point = conformal(calibration.scores[score_name], rate)
@@ -168,7 +171,13 @@ def _seal(
         if kind != final:
             numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
             continue
-        levels = chi_square(detector.encoder.levels, detector.encoder.widths, rate, calibration.distances)
+        levels = chi_square(
+            detector.encoder.levels,
+            detector.encoder.widths,
+            rate,
+            calibration.distances,
+            weights=detector.level_weights.cpu().numpy(),
+        )
         limit = conformal(calibration.dense.max((1, 2)), rate).threshold
         detector.set_point(point, [level.threshold for level in levels], limit)
         how = {"resize": recipe.data.resize, "range": recipe.data.range}

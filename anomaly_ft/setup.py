@@ -60,7 +60,9 @@ class Setup:
         return cast(Pixels, self.halfway[name])  # it indexes like images, and whoever batches it knows
 
     def detector_settings(self) -> DetectorSettings:
-        return DetectorSettings(**self.recipe.gaussian.model_dump(exclude={"final"}))
+        gaussian = self.recipe.gaussian.model_dump(exclude={"final", "level_weights"})
+        weights = self.recipe.gaussian.level_weights
+        return DetectorSettings(**gaussian, level_weights=() if isinstance(weights, str) else weights)
 
     def describe(self) -> list[str]:
         """What will be trained on what, for people."""

@@ -16,6 +16,12 @@ METRICS: dict[str, str] = {
     "pseudo-anomalies, mean over the augmentations that have a say; in [0, 1], higher is better",
     "val/vicinal_auroc.<augmentation>": "the same for one augmentation",
     "val/normal_score_mean": "mean score of held-out normal images",
+    "val/train_distance": "mean pooled distance of images that were trained on",
+    "val/held_out_distance": "the same of held-out normal images; a growing lead over training images says "
+    "that the encoder memorises",
+    "drift/cka.<level>": "linear CKA of held-out normal images' features with those before training; "
+    "1: unmoved",
+    "drift/effective_rank.<level>": "how many directions these features fill; falls when they collapse",
     "best/epoch": "the epoch whose encoder was kept; 0: the pretrained one",
     "best/vicinal_auroc": "`val/vicinal_auroc` of the encoder that was kept",
     "gain/vicinal_auroc": "the same, less that of the pretrained encoder",

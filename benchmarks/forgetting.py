@@ -14,6 +14,7 @@ Writes `forgetting.csv` (one line an epoch, appended as it goes) and `forgetting
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from anomaly_ft.evaluation.measure import measure
-from anomaly_ft.finetune.forgetting import Rule, judge
+from anomaly_ft.finetune.forgetting import judge
 from anomaly_ft.model.detector import SCORES, Detector
+from anomaly_ft.model.examine import score_images
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
-from anomaly_ft.tuning import epochs, fit, loop_state, pseudo_sets, score_test
+from anomaly_ft.tuning import epochs, loop_state, rule_of, watchdog
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 FOLDERS = {"mtd": "mtd", "screw": "mvtec_screw", "bottle": "mvtec_bottle"}
@@ -38,20 +40,22 @@ DEMOS = {"elpv-mono": "demo:elpv-mono", "elpv-poly": "demo:elpv-poly"}
 NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]
 
 
-def trajectory(recipe: Recipe, rule: Rule, terminal: Terminal) -> list[dict[str, Any]]:
-    """One row for each epoch: what the verdict sees, and what is true."""
+def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal) -> list[dict[str, Any]]:
+    """One row for each epoch of a `recipe` that never stops: what is true, and what the verdict sees that was
+    `asked` for."""
     started = time.perf_counter()
     setup = prepare(recipe, terminal)
     test: list[dict[str, float | None]] = []
 
     def observe(detector: Detector) -> None:
-        scores = score_test(setup, detector)
-        if scores is not None:
-            test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
+        scores = score_images(detector, setup.data.test.pixels, setup.compute)
+        test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
 
-    frozen = fit(setup)
-    sets, state = pseudo_sets(setup, frozen), loop_state(setup, frozen)
-    records = list(epochs(setup, state, frozen, sets, observe))
+    dog = watchdog(setup)
+    dog.observe = observe
+    records = list(epochs(setup, loop_state(setup, dog.induced), dog))
+    schedule = asked.schedule
+    rule = replace(rule_of(setup, dog.sets), patience=schedule.patience, margin=schedule.margin)
     validations = [record.validation for record in records if record.validation]
     verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
     final = next((verdict for verdict in verdicts if verdict.stop), verdicts[-1])
@@ -62,6 +66,8 @@ def trajectory(recipe: Recipe, rule: Rule, terminal: Terminal) -> list[dict[str,
             "train_loss": record.train_loss,
             "vicinal_auroc": record.validation.auroc,
             **{f"vicinal.{name}": value for name, value in record.validation.by_augmentation.items()},
+            **record.validation.watched,
+            "images": record.images,
             **{f"test.{name}": truth[f"{name}_image_auroc"] for name in SCORES},
             "chosen": final.best_epoch,
             "reason": final.reason,
@@ -125,12 +131,11 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     for name in sets.split(","):
         if name not in roots:
             terminal.say(f"{name} is left out: ANOMALY_FT_DATA is not set")
-            continue
-        for seed in range(seeds):
+    for seed in range(seeds):
+        for name in filter(roots.__contains__, sets.split(",")):
             chosen = [f"data.root={roots[name]}", f"seed={seed}", "tracking.mlflow=false", *settings]
-            rule = Rule(**read_recipe(RECIPE, chosen).schedule.model_dump(exclude={"warmup_epochs"}))
             recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
-            rows = trajectory(recipe, rule, terminal)
+            rows = trajectory(read_recipe(RECIPE, chosen), recipe, terminal)
             frame = pd.DataFrame(rows).assign(set=name, seed=seed, settings=" ".join(settings) or "default")
             frame = pd.concat([pd.read_csv(table), frame]) if table.exists() else frame
             frame.to_csv(table, index=False)

@@ -76,7 +76,7 @@ def test_one_mistake_is_called_one(tmp_path: Path) -> None:
         ("data.image_size=16", "data.image_size: expected greater than or equal to 32, got 16"),
         ("encoder=resnet18", "encoder: expected a valid dictionary or instance of Encoder, got 'resnet18'"),
         ("validation.augmentations=[]", "validation.augmentations: "),
-        ("validation.augmentations=[scar, blur]", "validation.augmentations: expected 'mixup', "),
+        ("validation.augmentations=[scar, snow]", "validation.augmentations: expected 'mixup', "),
         ("gaussian.smoothing=4.7", "gaussian: smoothing 4.7 is too wide for a grid of 12 positions"),
         ("gaussian.map_smoothing=5", "gaussian: map_smoothing 5 is too wide for a grid of 14 positions"),
         ("name=../../etc", "name: "),

@@ -179,7 +179,7 @@ def test_mlflow_knows_the_run_from_epoch_zero_on(
     losses = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in losses] == [1]
     assert run.info.status == "FINISHED"
-    assert run.data.params["optimizer.lr"] == "0.0001"
+    assert run.data.params["optimizer.lr"] == "0.0003"
     assert run.data.params["encoder.name"] == "test_efficientnet"
     assert run.data.tags["stop_reason"] == summary["stop_reason"]
     assert run.data.metrics["test/image_auroc"] == summary["test"]["image_auroc"]
@@ -205,7 +205,7 @@ def test_every_metric_of_a_run_stands_in_the_vocabulary(
     logged = set(MlflowClient(store).get_run(run_id).data.metrics)
     history = [json.loads(line) for line in (finished[0] / "history.jsonl").read_text().splitlines()]
     logged |= {name for line in history for name in line if "/" in name}
-    known = [re.escape(name).replace("<augmentation>", r"\w+").replace("<metric>", r"\w+") for name in METRICS]
+    known = [re.sub(r"<\w+>", r"[\\w.]+", re.escape(name)) for name in METRICS]
     assert {name for name in logged if not any(re.fullmatch(pattern, name) for pattern in known)} == set()
 
 
@@ -403,6 +403,10 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
         ("validation.augmentations=[mixup, confetti]", "encoder.train_blocks=[blocks.3]",
          "encoder.levels=[0, 4]", "gaussian.dense_levels=[0]"),
         ("runtime.precision=bf16", "runtime.channels_last=false", "runtime.batch_size=5"),
+        ("objective.l2_sp=0.1", "objective.ewc=0.1", "objective.distillation=0.1", "objective.target=joint"),
+        ("schedule.average=true", "schedule.interpolate=[0.3, 0.6]", "optimizer.layer_decay=0.8"),
+        ("gaussian.level_weights=informative", "gaussian.final=validated", "schedule.epoch_steps=3"),
+        ("gaussian.final=averaged", "objective.target=dense", "validation.max_share=0.05"),
     ],
     ids=lambda settings: settings[0],
 )  # fmt: skip
@@ -471,7 +475,7 @@ def test_frozen_early_blocks_are_computed_once_without_changing_a_number(recipe:
     once = succeed(recipe, output, *late)
     every_time = succeed(recipe, output, *late, "runtime.cache_gib=0", "runtime.cache=memory")
     histories = [pd.read_json(run["folder"] / "history.jsonl", lines=True) for run in (once, every_time)]
-    pd.testing.assert_frame_equal(*histories, rtol=1e-5)
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5, check_dtype=False)
     assert histories[0]["train/loss"].notna().sum() == 2
     assert once["test"] == pytest.approx(every_time["test"], rel=1e-4)
 

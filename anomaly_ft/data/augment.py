@@ -1,8 +1,9 @@
 """Training augmentations: a pipeline of albumentations transforms, as the recipe lists them.
 
-None by default: whatever varies in training becomes normal to the encoder, and a defect may be just
-that. What happens to an image depends on the seed, the epoch and the image alone, not on its batch,
-so that a run that is resumed goes on as it would have.
+By default a little brightness and contrast, which differ wherever there is a lamp, and nothing else:
+whatever varies in training becomes normal to the encoder, and a defect may be just that. What happens
+to an image depends on the seed, the epoch and the image alone, not on its batch, so that a run that is
+resumed goes on as it would have.
 """
 
 import os

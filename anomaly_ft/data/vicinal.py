@@ -11,6 +11,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -43,16 +44,17 @@ def cutout(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> P
     side = min(1.0, max(0.5 * severity, 1 / min(image.shape[:2])))
     if severity == 0:
         return image
-    drop = albumentations.CoarseDropout(
-        num_holes_range=(1, 1),
-        hole_height_range=(side, side),
-        hole_width_range=(side, side),
-        fill="random_uniform",
-        p=1,
+    return _apply(
+        albumentations.CoarseDropout(
+            num_holes_range=(1, 1),
+            hole_height_range=(side, side),
+            hole_width_range=(side, side),
+            fill="random_uniform",
+            p=1,
+        ),
+        image,
+        rng,
     )
-    pipeline = albumentations.Compose([drop], seed=int(rng.integers(2**31)))
-    out: Pixels = pipeline(image=image)["image"]
-    return out
 
 
 def cutpaste(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
@@ -78,6 +80,68 @@ def confetti(image: Pixels, partner: Pixels, severity: float, rng: Generator) ->
     return out
 
 
+def blur(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
+    """Lose focus: a Gaussian of up to 2 % of the image's side; albumentations' GaussianBlur."""
+    del partner
+    sigma = 0.02 * severity * rng.uniform(0.5, 1) * min(image.shape[:2])
+    if sigma < 0.1:  # the kernel's neighbours weigh less than a grey value
+        return image
+    return _apply(albumentations.GaussianBlur(blur_limit=0, sigma_limit=(sigma, sigma), p=1), image, rng)
+
+
+def noise(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
+    """Add Gaussian noise of up to a quarter of the range of values; albumentations' GaussNoise."""
+    del partner
+    spread = 0.25 * severity * rng.uniform(0.5, 1)
+    return _apply(albumentations.GaussNoise(std_range=(spread, spread), p=1), image, rng)
+
+
+def colour(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
+    """Change brightness, contrast and saturation by up to a half, the hue by up to a tenth of the circle."""
+    del partner
+    brightness, contrast, saturation, hue = severity * rng.uniform(-1, 1, 4) * [0.5, 0.5, 0.5, 0.1]
+    if severity == 0:
+        return image
+    jitter = albumentations.ColorJitter(
+        brightness=(1 + brightness,) * 2,
+        contrast=(1 + contrast,) * 2,
+        saturation=(1 + saturation,) * 2,
+        hue=(hue,) * 2,
+        p=1,
+    )
+    return _apply(jitter, image, rng)
+
+
+def augmix(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
+    """Blend in three chains of one to three changes each (after AugMix, Hendrycks et al., ICLR 2020)."""
+    weights, share = rng.dirichlet(np.ones(3)), severity * rng.uniform(0.5, 1)
+    mixed = np.zeros(image.shape)
+    for weight in weights:
+        changed = image
+        for step in rng.choice(len(CHAIN), size=rng.integers(1, 4)):
+            changed = CHAIN[step](changed, partner, severity, rng.spawn(1)[0])
+        mixed += weight * changed
+    return np.rint((1 - share) * image + share * mixed).astype(np.uint8)
+
+
+def _shift(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
+    """Turn, shear and move, mirrored at the border; a step of a chain."""
+    del partner
+    turn, shear, x, y = severity * rng.uniform(-1, 1, 4) * [30, 15, 0.2, 0.2]
+    if severity == 0:
+        return image
+    move = albumentations.Affine(
+        rotate=(turn, turn),
+        shear=(shear, shear),
+        translate_percent={"x": (x, x), "y": (y, y)},
+        border_mode=BORDER_MIRROR,
+        p=1,
+    )
+    return _apply(move, image, rng)
+
+
+BORDER_MIRROR = 4  # cv2.BORDER_REFLECT_101
+CHAIN: list[Augmentation] = [_shift, colour, blur, noise]
 AUGMENTATIONS: dict[str, Augmentation] = {
     "mixup": mixup,
     "cutmix": cutmix,
@@ -85,6 +149,10 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "cutpaste": cutpaste,
     "scar": scar,
     "confetti": confetti,
+    "augmix": augmix,
+    "blur": blur,
+    "noise": noise,
+    "colour": colour,
 }
 
 
@@ -103,6 +171,13 @@ def pseudo_anomalies(
         step = 1 + int(np.random.default_rng([*key, 1]).integers(max(1, len(pixels) - 1)))
         partner = pixels[(i + step) % len(pixels)]
         out[i] = apply(image, partner, severity, np.random.default_rng(key))
+    return out
+
+
+def _apply(transform: Any, image: Pixels, rng: Generator) -> Pixels:
+    """One albumentations transform, its randomness taken from `rng`."""
+    pipeline = albumentations.Compose([transform], seed=int(rng.integers(2**31)))
+    out: Pixels = pipeline(image=image)["image"]
     return out
 
 

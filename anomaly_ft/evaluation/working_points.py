@@ -83,11 +83,13 @@ def chi_square(
     dimensions: Sequence[int],
     false_positive_rate: float,
     held_out: ArrayLike | None = None,
+    *,
+    weights: ArrayLike | None = None,
 ) -> list[ChiSquarePoint]:
     """Thresholds on each level's distance (not squared), and last one on the pooled score.
 
     Squared Mahalanobis distances of a Gaussian follow a chi-square distribution (Rippel et al., IEEE TIM
-    70, 2021). The pooled score, a mean of distances, has no such law; the mean of the thresholds is its
+    70, 2021). The pooled score, a mean of distances, has no such law; the same mean of the thresholds is its
     quantile if all levels rise and fall together, and too high, that is cautious, otherwise.
 
     Args:
@@ -95,6 +97,7 @@ def chi_square(
         dimensions: of each level's features.
         false_positive_rate: wanted, in (0, 1).
         held_out: distances `(n, levels)` of normal images not used for fitting.
+        weights: of the levels in the pooled score, shares of one; unset: all alike.
 
     Raises:
         ValueError: a rate outside (0, 1).
@@ -103,13 +106,14 @@ def chi_square(
         raise ValueError(f"expected a rate in (0, 1), got {false_positive_rate}")
     quantiles = np.sqrt(chi2.ppf(1 - false_positive_rate, np.asarray(dimensions)))
     distances = np.empty((0, len(levels))) if held_out is None else np.asarray(held_out, dtype=np.float64)
-    columns = [*distances.T, distances.mean(1)]
+    shares = np.full(len(levels), 1 / len(levels)) if weights is None else np.asarray(weights)
+    columns = [*distances.T, distances @ shares]
     return [
         ChiSquarePoint(name, size, float(quantile), false_positive_rate, realised(quantile, column))
         for name, size, quantile, column in zip(
             [*levels, "pooled"],
             [*dimensions, sum(dimensions)],
-            [*quantiles, quantiles.mean()],
+            [*quantiles, quantiles @ shares],
             columns,
             strict=True,
         )

@@ -65,11 +65,13 @@ def fine_tune(
         epoch = len(state.records)
         loss = _train_epoch(state, fabric, batches(epoch, state.step), keep, at_a_time)
         started = time.perf_counter()
-        validation = _validate_unless_diverged(validate, loss, float(state.first_loss))
-        history = [*state.history, validation] if validation else state.history
-        verdict = judge(history, rule, diverged=validation is None)
-        if verdict.best_epoch == epoch:
-            state.best = snapshot(state.objective)
+        state.mean.update()
+        with state.mean.in_place():
+            validation = _validate_unless_diverged(validate, loss, float(state.first_loss))
+            history = [*state.history, validation] if validation else state.history
+            verdict = judge(history, rule, diverged=validation is None)
+            if verdict.best_epoch == epoch:
+                state.best = snapshot(state.objective)
         images, trained = state.end_epoch()
         seconds = time.perf_counter() - started
         state.records.append(EpochRecord(epoch, loss, validation, verdict, images, trained, seconds))

@@ -4,28 +4,52 @@ Rippel et al., "Transfer Learning Gaussian Anomaly Detection by Fine-tuning Repr
 mean and covariance stay as the pretrained encoder induced them, the features move.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from anomaly_ft.finetune.penalties import Term
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.model.encoder import pool
 
 Distance = Literal["mahalanobis", "squared_mahalanobis"]
+Target = Literal["pooled", "dense", "joint"]
 
 
 class InducedDistance(nn.Module):
     """Mean distance of a batch of normal images to the Gaussians of a detector; lower = nearer.
 
-    The detector's encoder is what trains; its Gaussians are buffers and stay.
+    The detector's encoder is what trains; its Gaussians are buffers and stay. `terms` are penalties,
+    each with its strength, added to the distance.
     """
 
-    def __init__(self, detector: Detector, distance: Distance = "mahalanobis") -> None:
+    def __init__(
+        self, detector: Detector, distance: Distance = "mahalanobis", target: Target = "pooled"
+    ) -> None:
         super().__init__()
         self.detector = detector
-        self.power = 2 if distance == "squared_mahalanobis" else 1
+        self.power = 1.0 if distance == "squared_mahalanobis" else 0.5
+        self.target = target
+        self.terms: Mapping[Term, float] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `(n, 3, h, w)` in 0..255 to the mean over images and levels, a scalar."""
-        features = pool(self.detector.encoder(images))
-        return self.detector.level_distances(features).pow(self.power).mean()
+        """Images `(n, 3, h, w)` in 0..255 to a scalar: the mean over images, and over levels by their
+        weights (`pooled`), over positions (`dense`), or of both means (`joint`), plus the penalties."""
+        maps = self.detector.encoder(images)
+        features = pool(maps)
+        parts = []
+        if self.target != "dense":
+            levels = self._raise(self.detector.squared_level_distances(features))
+            parts.append((levels * self.detector.level_weights).sum(1).mean())
+        if self.target != "pooled":
+            parts.append(self._raise(self.detector.squared_dense_distances(maps)).mean())
+        loss = torch.stack(parts).mean()
+        for term, strength in self.terms.items():
+            loss = loss + strength * term(features, images)
+        return loss
+
+    def _raise(self, squared: Tensor) -> Tensor:
+        # the root of 0 has no slope; a distance this small has nothing left to lower
+        return squared.clamp_min(torch.finfo(squared.dtype).tiny).pow(self.power)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from anomaly_ft.finetune.averaging import WeightAverage
 from anomaly_ft.finetune.forgetting import Verdict
 from anomaly_ft.finetune.validation import Validation
 
@@ -43,6 +44,8 @@ class LoopState:
         images: in those batches.
         loss: summed over those images.
         seconds: that they took.
+        average: validate and keep the mean of the weights over epochs.
+        mean: those weights; nothing unless `average`.
     """
 
     objective: nn.Module
@@ -55,6 +58,11 @@ class LoopState:
     images: int = 0
     loss: Tensor | None = None
     seconds: float = 0.0
+    average: bool = False
+    mean: WeightAverage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mean = WeightAverage(self.objective if self.average else nn.Module())
 
     @property
     def history(self) -> list[Validation]:
@@ -90,6 +98,7 @@ class LoopState:
             "images": self.images,
             "loss": self.loss,
             "seconds": self.seconds,
+            "mean": {"weights": self.mean.mean, "count": self.mean.count},
             "random": _random_state(),
         }
 
@@ -109,6 +118,7 @@ class LoopState:
         self.best, self.first_loss = stored["best"], stored["first_loss"]
         self.step, self.images = stored["step"], stored["images"]
         self.loss, self.seconds = stored["loss"], stored["seconds"]
+        self.mean.mean, self.mean.count = stored["mean"]["weights"], stored["mean"]["count"]
         _set_random_state(stored["random"])
 
 

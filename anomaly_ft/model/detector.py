@@ -11,13 +11,13 @@ Three scores, all higher = more anomalous:
 Where an anomaly lies is another question than whether there is one: the dense map has a grid and shallower
 levels of its own.
 
-Memory: a grid of g x g positions with d dimensions takes 4 g^2 d^2 bytes, and while it is fitted 8 g^2 d^2
-more, whatever the number and the size of images; `dense_dimensions` bounds d.
+A grid of g x g positions with d channels, at most `dense_dimensions`, takes 4 g^2 d^2 bytes, and 8 g^2 d^2 more
+while it is fitted, whatever the number and the size of images.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, RunError
+from anomaly_ft.model import levels as choice
 from anomaly_ft.model.encoder import Encoder, load_encoder, pool
 from anomaly_ft.model.gaussian import Gaussian, Shrinkage, squared_distance
-from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels, stored_levels
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
-from anomaly_ft.model.storage import read_detector, write_detector
+from anomaly_ft.model.storage import check_grid, check_shapes, read_detector, write_detector
 from anomaly_ft.model.working_point import WorkingPoint
 
 ScoreName = Literal["pooled", "dense", "fused"]
@@ -52,6 +52,7 @@ class DetectorSettings:
     map_levels: Sequence[str | int] | Literal["auto"] = "auto"
     map_grid: int = 14
     map_smoothing: float = 0.0
+    level_weights: Sequence[float] = ()  # of each level in the pooled score; none: all alike
 
 
 class Detection(NamedTuple):
@@ -90,6 +91,7 @@ class Detector(nn.Module):
     map_whitening: Tensor
     map_kept: Tensor
     map_limit: Tensor
+    level_weights: Tensor
     location: Tensor
     spread: Tensor
     threshold: Tensor
@@ -99,8 +101,8 @@ class Detector(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.settings = settings
-        self.dense_levels = choose_dense_levels(encoder, settings.dense_levels)
-        self.map_levels = choose_map_levels(encoder, settings.map_levels)
+        self.dense_levels = choice.choose_dense_levels(encoder, settings.dense_levels)
+        self.map_levels = choice.choose_map_levels(encoder, settings.map_levels)
         self.point: WorkingPoint | None = None
         *pooled, dense, fine = gaussians
         for i, gaussian in enumerate(pooled):
@@ -109,8 +111,13 @@ class Detector(nn.Module):
         for name, gaussian, levels in (("dense", dense, self.dense_levels), ("map", fine, self.map_levels)):
             self.register_buffer(f"{name}_mean", gaussian.mean.float())
             self.register_buffer(f"{name}_whitening", gaussian.whitening.float())
-            self.register_buffer(f"{name}_kept", kept_channels(encoder, levels, settings.dense_dimensions))
+            self.register_buffer(
+                f"{name}_kept", choice.kept_channels(encoder, levels, settings.dense_dimensions)
+            )
         self.register_buffer("map_limit", torch.tensor(torch.inf))
+        self.register_buffer(
+            "level_weights", choice.shares(settings.level_weights, encoder.levels), persistent=False
+        )
         self.register_buffer("location", torch.zeros(2))
         self.register_buffer("spread", torch.ones(2))
         self.register_buffer("threshold", torch.tensor(torch.inf))
@@ -133,9 +140,9 @@ class Detector(nn.Module):
 
     def score(self, maps: Sequence[Tensor]) -> Scores:
         """All scores from feature maps, as `Encoder` gives them."""
-        pooled = self.level_distances(pool(maps)).mean(1)
         how = self.settings
-        coarse = squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening).sqrt()
+        pooled = (self.level_distances(pool(maps)) * self.level_weights).sum(1)
+        coarse = self.squared_dense_distances(maps).sqrt()
         dense = smooth(coarse.view(-1, how.grid, how.grid), how.smoothing).flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
         fused = parts[:, 0] + how.dense_weight * parts[:, 1]
@@ -150,8 +157,15 @@ class Detector(nn.Module):
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
         """Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n, levels)`."""
-        distances = [squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)]
-        return torch.stack(distances, 1).sqrt()
+        return self.squared_level_distances(features).sqrt()
+
+    def squared_level_distances(self, features: Sequence[Tensor]) -> Tensor:
+        """Squared Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
+        return torch.stack([squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)], 1)
+
+    def squared_dense_distances(self, maps: Sequence[Tensor]) -> Tensor:
+        """Squared Mahalanobis distance at each position of the grid, `(n, grid^2)`."""
+        return squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening)
 
     def level_gaussian(self, i: int) -> tuple[Tensor, Tensor]:
         """Mean `(d,)` and whitening `(d, d)` of a level."""
@@ -165,7 +179,7 @@ class Detector(nn.Module):
         """The pooled score split over the map's grid, `(n, map_grid, map_grid)`; its mean is the pooled score.
 
         Each level's contributions are divided by its distance, which leaves a map whose mean is the
-        distance, brought to the grid, and averaged over levels.
+        distance, brought to the grid, and averaged over levels by their weights.
         """
         distances = self.level_distances(pool(maps))
         levels = []
@@ -173,7 +187,18 @@ class Detector(nn.Module):
             split = split_distance(level, *self.level_gaussian(i))
             split = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
             levels.append(keep_mean(split, self.settings.map_grid))
-        return torch.stack(levels).mean(0)
+        return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
+
+    def with_level_weights(self, weights: Sequence[float]) -> "Detector":
+        """A detector with the same encoder and Gaussians whose levels count otherwise; to be standardised."""
+        settings = replace(self.settings, level_weights=tuple(weights))
+        return Detector(self.encoder, settings, self.gaussians()).to(self.location.device)
+
+    def gaussians(self) -> list[Gaussian]:
+        """Those of the levels, and last those of the dense score and of the map."""
+        levels = [self.level_gaussian(i) for i in range(len(self.encoder.levels))]
+        dense = [(self.dense_mean, self.dense_whitening), (self.map_mean, self.map_whitening)]
+        return [Gaussian(*pair, torch.zeros(()), 0) for pair in (*levels, *dense)]
 
     def set_point(
         self, point: WorkingPoint, chi_square: Sequence[float] = (), map_limit: float | None = None
@@ -231,16 +256,18 @@ class Detector(nn.Module):
                 levels=description["levels"],
                 image_size=description["image_size"],
             )
-            settings = DetectorSettings(**stored_levels(encoder, description["settings"]))
+            settings = DetectorSettings(**choice.stored_levels(encoder, description["settings"]))
             if settings.score not in SCORES:
-                raise RunError(
-                    f"{folder}: detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}"
-                )
+                said = f"detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}"
+                raise RunError(f"{folder}: {said}")
             pairs = [(f"mean_{i}", f"whitening_{i}") for i in range(len(encoder.levels))]
             pairs += [("dense_mean", "dense_whitening"), ("map_mean", "map_whitening")]
             gaussians = [
                 Gaussian(tensors[mean], tensors[whitening], torch.zeros(()), 0) for mean, whitening in pairs
             ]
+            check_shapes(tensors, dict(zip(encoder.levels, encoder.widths, strict=True)))
+            check_grid("score", tensors["dense_mean"], settings.grid, settings.smoothing)
+            check_grid("map", tensors["map_mean"], settings.map_grid, settings.map_smoothing)
             detector = cls(encoder, settings, gaussians)
             for name in READ_BACK:
                 detector.get_buffer(name).copy_(tensors[name])
@@ -260,19 +287,6 @@ class Detector(nn.Module):
 
     def _try_out(self) -> None:
         """Raise a ValueError, or whatever a blank image brings about, unless all parts fit together."""
-        for i, width in enumerate(self.encoder.widths):
-            shapes = [tuple(self.get_buffer(f"{name}_{i}").shape) for name in ("mean", "whitening")]
-            if shapes != [(width,), (width, width)]:
-                raise ValueError(
-                    f"level {self.encoder.levels[i]} has {width} dimensions, its Gaussian {shapes}"
-                )
-        how = self.settings
-        score, fine = (how.grid, how.smoothing), (how.map_grid, how.map_smoothing)
-        for name, mean, (grid, blur) in (("score", self.dense_mean, score), ("map", self.map_mean, fine)):
-            if mean.shape[0] != grid**2 or not 0 <= 3 * blur < grid:
-                raise ValueError(
-                    f"the dense {name} does not fit a grid of {grid!r:.40} smoothed by {blur!r:.40}"
-                )
         for name, tensor in self.state_dict().items():
             if name not in ("threshold", "chi_square", "map_limit") and not tensor.isfinite().all():
                 raise ValueError(f"{name} holds numbers that are not finite")

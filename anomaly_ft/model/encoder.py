@@ -9,6 +9,7 @@ change weights, not statistics.
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,6 +17,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, did_you_mean
@@ -45,7 +47,7 @@ class Encoder(nn.Module):
         self._reading = True  # not in a backward pass that computes again, where hooks see modules again
         self.checkpointing = False  # see `run_chain`
         for level in self.levels:
-            model.get_submodule(level).register_forward_hook(self._keep(level))
+            model.get_submodule(level).register_forward_hook(partial(self._keep, level))  # survives a copy
         self.train(False)
         self._chain: list[str] = []  # modules that run one after another, up to the last
         self.tail: list[str] = []  # of these the ones behind a frozen early part, if there is one
@@ -180,12 +182,16 @@ class Encoder(nn.Module):
         except SafetensorError as cause:  # its name for a full disk
             raise OSError(f"{folder}: {cause}") from cause
 
-    def _keep(self, level: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            if self._reading:
-                self._seen[level] = output
+    def _keep(self, level: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if self._reading:
+            self._seen[level] = output
 
-        return hook
+    def parameter_groups(self, lr: float, *, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+        """Trained parameters for an optimiser, each layer's learning rate `layer_decay` times that of the
+        layer after it; the last layer's is `lr`. Layers are as timm counts them."""
+        groups = param_groups_layer_decay(self.model, weight_decay_exclude_1d=False, layer_decay=layer_decay)
+        last = max(group["lr_scale"] for group in groups)
+        return [{"params": group["params"], "lr": lr * group["lr_scale"] / last} for group in groups]
 
     def _to_grid(self, output: Tensor) -> Tensor:
         """A level's output as `(n, d, h, w)`: patch tokens become a grid, channels come second."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.detector import SCORES, Detector, Scores
-from anomaly_ft.model.encoder import pool
+from anomaly_ft.model.encoder import Encoder, pool
 from anomaly_ft.model.maps import Map
 
 
@@ -78,6 +78,24 @@ def score_images(
         with torch.inference_mode(), compute.fabric.autocast():
             outputs.append(detector.score(detector.encoder(images)))
     return finite_scores(outputs)
+
+
+def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:
+    """Averages of the feature maps of uint8 images `(n, h, w, 3)`: `(n, d)` for each level."""
+    parts = []
+    for images in compute.batches(pixels):
+        with torch.inference_mode(), compute.fabric.autocast():
+            parts.append([features.cpu().numpy() for features in pool(encoder(images))])
+    return [np.concatenate(level) for level in zip(*parts, strict=True)]
+
+
+def level_distances(
+    detector: Detector, features: Sequence[NDArray[np.float32]], compute: Compute
+) -> NDArray[np.float64]:
+    """Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
+    tensors = [torch.from_numpy(level).to(compute.fabric.device) for level in features]
+    with torch.inference_mode():
+        return detector.level_distances(tensors).double().cpu().numpy()
 
 
 def finite_scores(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:

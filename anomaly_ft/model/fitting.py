@@ -11,7 +11,7 @@ from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import Encoder, pool
 from anomaly_ft.model.examine import score_images
-from anomaly_ft.model.gaussian import accumulate, fit
+from anomaly_ft.model.gaussian import accumulate, fit, mixture
 from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels
 from anomaly_ft.model.maps import on_grid
 
@@ -48,6 +48,14 @@ def fit_detector(
     detector = Detector(encoder, settings, gaussians).to(compute.fabric.device)
     standardise(detector, held_out, compute)
     return detector
+
+
+def average_detectors(first: Detector, second: Detector) -> Detector:
+    """A detector whose Gaussians have mean and covariance of the equal mixture of both detectors'; with the
+    encoder of the first, and to be standardised."""
+    both = zip(first.gaussians(), second.gaussians(), strict=True)
+    gaussians = [mixture(a, b) for a, b in both]
+    return Detector(first.encoder, first.settings, gaussians).to(first.location.device)
 
 
 def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Compute) -> None:

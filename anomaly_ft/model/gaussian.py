@@ -202,9 +202,15 @@ def _fit(sums: Moments, shrinkage: Shrinkage, least: float, name: str, dtype: to
             f"{name}: the covariance of {n} images in {d} dimensions is not positive definite "
             f"(shrinkage {float(rho.min()):.3g}); raise gaussian.shrinkage or use more images"
         )
-    identity = torch.eye(d, dtype=factor.dtype, device=factor.device).expand_as(factor)
-    whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
-    return Gaussian(centred.shift.to(dtype), whitening.to(dtype), rho, n)
+    return Gaussian(centred.shift.to(dtype), _whitening(factor).to(dtype), rho, n)
+
+
+def mixture(a: Gaussian, b: Gaussian) -> Gaussian:
+    """Mean and covariance of the equal mixture of two Gaussians; float64."""
+    apart = (a.mean - b.mean).double() / 2
+    covariance = (_covariance(a) + _covariance(b)) / 2 + apart[..., :, None] * apart[..., None, :]
+    mean = (a.mean.double() + b.mean.double()) / 2
+    return Gaussian(mean, _whitening(torch.linalg.cholesky(covariance)), a.shrinkage, a.count + b.count)
 
 
 def squared_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
@@ -245,6 +251,18 @@ def _check(centred: Moments, scale: Tensor, shrinkage: Shrinkage, name: str) -> 
         raise GaussianError(
             f"{name}: the features of all {n} images are the same; are the images copies of one another?"
         )
+
+
+def _whitening(factor: Tensor) -> Tensor:
+    """Inverse of lower triangular matrices."""
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return inverse
+
+
+def _covariance(gaussian: Gaussian) -> Tensor:
+    factor = _whitening(gaussian.whitening.double())  # the inverse of the inverse
+    return factor @ factor.mT
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -30,6 +30,22 @@ def choose_map_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["a
     return _unless_flat(encoder, [*_last_at(encoder, (4, 8)), *_first_at(encoder, (16,))])
 
 
+def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
+    """Weights of the levels as shares of one `(levels,)`; equal ones where no weights are given.
+
+    Raises:
+        EncoderError: not one weight for each level, negative ones, or zeros alone.
+    """
+    if not weights:
+        return torch.full((len(levels),), 1 / len(levels))
+    if len(weights) != len(levels) or min(weights) < 0 or sum(weights) <= 0:
+        raise EncoderError(
+            f"gaussian.level_weights: expected one weight of 0 or more for each of the {len(levels)} levels "
+            f"({', '.join(levels)}), not all of them 0; got {list(weights)}"
+        )
+    return torch.tensor(weights) / sum(weights)
+
+
 def kept_channels(encoder: Encoder, levels: Sequence[int], most: int) -> Tensor:
     """Which of the channels of some levels are kept, `(d,)` with d at most `most`: all where there are no
     more, else a random choice, always the same one, as PaDiM makes it."""

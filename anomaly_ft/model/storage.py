@@ -68,6 +68,20 @@ def read_description(folder: Path) -> dict[str, Any]:
     return dict(description)
 
 
+def check_shapes(tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> None:
+    """Raise a ValueError unless each level has a Gaussian of its width."""
+    for i, (level, width) in enumerate(widths.items()):
+        shapes = [tuple(tensors[f"{name}_{i}"].shape) for name in ("mean", "whitening")]
+        if shapes != [(width,), (width, width)]:
+            raise ValueError(f"level {level} has {width} dimensions, its Gaussian {shapes}")
+
+
+def check_grid(name: str, mean: Tensor, grid: int, smoothing: float) -> None:
+    """Raise a ValueError unless Gaussians lie on that grid, and the blur stays within it."""
+    if mean.shape[0] != grid**2 or not 0 <= 3 * smoothing < grid:
+        raise ValueError(f"the dense {name} does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
+
+
 def _upgraded(
     description: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:

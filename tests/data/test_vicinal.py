@@ -5,7 +5,7 @@ import pytest
 
 from anomaly_ft.data.vicinal import AUGMENTATIONS, pseudo_anomalies
 
-ALONE = ["cutout", "cutpaste", "scar", "confetti"]  # these use no partner
+ALONE = ["cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"]  # these use no partner
 NAMES = [f"train/good/{i:03d}.png" for i in range(12)]
 every = pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 

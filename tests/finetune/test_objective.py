@@ -59,3 +59,45 @@ def test_a_step_lowers_the_loss_and_moves_the_encoder_alone(
     moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
     assert moved
     assert moved <= {f"encoder.{name}" for name, _ in detector.encoder.named_parameters()}
+
+
+def test_levels_count_by_their_weights(detector: Detector, make_textures: Textures, compute: Compute) -> None:
+    images = compute.batch(make_textures(5, 32, 3))
+    with torch.no_grad():
+        distances = detector.level_distances(pool(detector.encoder(images))).numpy()
+        detector.level_weights.copy_(torch.tensor([0.25, 0.75]))
+        loss = InducedDistance(detector)(images).item()
+    assert loss == pytest.approx(np.average(distances.mean(0), weights=[1, 3]), rel=1e-5)
+
+
+def test_the_dense_objective_is_the_mean_distance_over_positions_and_the_joint_one_the_mean_of_both(
+    detector: Detector, make_textures: Textures, compute: Compute
+) -> None:
+    images = compute.batch(make_textures(5, 32, 3))
+    with torch.no_grad():
+        features = detector.dense_features(detector.encoder(images)).double().numpy()
+        pooled, dense, joint = (
+            InducedDistance(detector, "mahalanobis", target)(images).item()
+            for target in ("pooled", "dense", "joint")
+        )
+    distances = []
+    for position in range(features.shape[1]):
+        mean, whitening = (
+            b[position].double().numpy() for b in (detector.dense_mean, detector.dense_whitening)
+        )
+        distances += [np.linalg.norm(whitening @ (x - mean)) for x in features[:, position]]
+    assert dense == pytest.approx(np.mean(distances), rel=1e-4)
+    assert joint == pytest.approx((pooled + dense) / 2, rel=1e-5)
+
+
+def test_an_image_that_lies_on_the_mean_has_a_gradient_that_is_a_number(
+    detector: Detector, compute: Compute
+) -> None:
+    images = compute.batch(np.full((1, 32, 32, 3), 90, np.uint8))
+    with torch.no_grad():
+        for i, level in enumerate(pool(detector.encoder(images))):
+            detector.get_buffer(f"mean_{i}").copy_(level[0])
+    InducedDistance(detector)(images).backward()
+    gradients = [p.grad for p in detector.encoder.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,27 @@ def test_saving_leaves_the_encoder_as_it_was(small: Encoder, tmp_path: Path) -> 
 def test_tokens_that_make_no_square_are_an_error() -> None:
     with pytest.raises(EncoderError, match=r"3 positions make no square grid"):
         load_encoder("vit_tiny_patch16_224", "random", levels=["patch_embed.norm"], image_size=32)
+
+
+def test_each_layer_learns_slower_than_the_layer_after_it() -> None:
+    encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
+    groups = encoder.parameter_groups(0.1, layer_decay=0.5)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    named = dict(encoder.model.named_parameters())
+    assert rates.keys() == {id(p) for p in named.values()}
+    first, last = rates[id(named["conv_stem.weight"])], max(rates.values())
+    assert last == pytest.approx(0.1)
+    assert first < rates[id(named["blocks.1.0.conv_exp.weight"])] < last
+    halvings = [math.log2(last / rate) for rate in rates.values()]
+    assert halvings == pytest.approx([round(halving) for halving in halvings])
+
+
+def test_without_layer_decay_all_layers_learn_alike_and_frozen_ones_not_at_all() -> None:
+    encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
+    encoder.train_only(["blocks.3"])
+    groups = encoder.parameter_groups(0.1)
+    assert {group["lr"] for group in groups} == {0.1}
+    assert {id(p) for group in groups for p in group["params"]} == {
+        id(p)
+        for p in encoder.model.blocks[3].parameters()  # type: ignore[index, union-attr]
+    }
