@@ -203,7 +203,7 @@ class Schedule(Section):
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises; without it Adam's first steps move features far too much."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps between validations; `auto`: an epoch, or as validation's share of the time allows."""
+    """Training steps between validations; `auto`: 15, or an epoch if less, or as validation's share allows."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()

@@ -36,6 +36,7 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch
 FINALS = ("induced", "refitted", "averaged")
 FISHER_IMAGES = 64  # more change the mean of squared gradients by little
 DRIFT_IMAGES = 128  # watched on so many images at most
+EPOCH_STEPS = 15  # the encoder should not move further unseen
 TRAINING_COST = 6  # a training step costs as much as so many forward passes without gradients; see RESULTS.md
 
 
@@ -208,7 +209,7 @@ def steps_of_an_epoch(setup: Setup, sets: dict[str, PseudoSet]) -> int:
     section = setup.recipe.schedule
     if isinstance(section.epoch_steps, int):
         return section.epoch_steps
-    wanted = min(steps_of_a_pass(setup), math.ceil(section.max_steps / max(1, section.max_epochs)))
+    wanted = min(steps_of_a_pass(setup), EPOCH_STEPS)
     split, share = setup.data.split, setup.recipe.validation.max_share
     passes = len(split.watch) * (2 + sum(pseudo.informative for pseudo in sets.values()))
     passes += len(split.fit) if setup.recipe.gaussian.final != "induced" else 0

@@ -105,7 +105,7 @@ def test_maps_are_made_only_when_asked_for(run: LoadedRun, mvtec_folder: Path) -
     assert plain.map is None
     assert mapped.map is not None
     with torch.no_grad():
-        maps = run.detector(run.compute.batch(run.decoder(paths[0])[None])).maps
+        maps = run.detector(run.compute.batch(np.stack([run.decoder(paths[0])]))).maps
     large = upsample(mapped.map, 64, 64, run.decoder)
     np.testing.assert_allclose(large, maps[0], rtol=1e-3, atol=1e-3)
 
