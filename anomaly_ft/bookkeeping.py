@@ -40,6 +40,8 @@ def history_line(record: EpochRecord) -> dict[str, Any]:
     """One line of `history.jsonl`: what the epoch gave. Durations are elsewhere: equal runs, equal lines."""
     metrics = epoch_metrics(record)
     metrics.pop("train/images_per_second", None)
+    if record.train_loss is not None and not math.isfinite(record.train_loss):
+        metrics["train/loss"] = None  # the stop reason says so; JSON has no such number
     verdict = record.verdict
     return {"epoch": record.epoch, **metrics, "best_epoch": verdict.best_epoch, "stop_reason": verdict.reason}
 

@@ -14,6 +14,7 @@ from anomaly_ft.commands.evaluate import evaluate
 from anomaly_ft.commands.export import export
 from anomaly_ft.commands.init import init
 from anomaly_ft.commands.predict import predict
+from anomaly_ft.commands.promote import promote
 from anomaly_ft.commands.shared import DISAGREES
 from anomaly_ft.commands.sweep import sweep
 from anomaly_ft.commands.sync import sync
@@ -78,7 +79,7 @@ def main() -> None:
     """
 
 
-for command in (init, train, sweep, data, evaluate, predict, export, compare, sync, ui, doctor):
+for command in (init, train, sweep, data, evaluate, predict, export, promote, compare, sync, ui, doctor):
     command.params.append(
         click.Option(
             ["--offline"], is_flag=True, is_eager=True, expose_value=False, callback=_offline,

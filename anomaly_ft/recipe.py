@@ -1,11 +1,8 @@
-"""The recipe: every setting of a run, its default and what it may be. Frozen once read.
-
-Every default of the toolkit stands here and nowhere else. `recipe_file` reads it; only `setup`, `run`
-and `commands` know it, everything else takes plain arguments.
-"""
+"""Every setting of a run, what it may be, and its default: here and nowhere else. Frozen once read."""
 
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -107,8 +104,7 @@ class Encoder(Section):
     name: str = Field(default="tf_efficientnet_lite0", min_length=1)
     """A timm model name."""
     weights: str = Field(default="auto", min_length=1)
-    """`auto` (an installed weights package, else the hub), `hub`, `package`, `random`,
-    `local-dir:FOLDER`, or a .safetensors or .pth file."""
+    """`auto` (an installed package, else hub), `hub`, `package`, `random`, `local-dir:FOLDER`, or a file."""
     levels: Literal["all"] | tuple[str | int, ...] = "all"
     """Levels to measure at: module names or indices."""
     train_blocks: Literal["all"] | tuple[str, ...] = "all"
@@ -198,8 +194,7 @@ class Schedule(Section):
     max_epochs: int = Field(default=6, ge=0)
     """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
     max_steps: int = Field(default=90, ge=1)
-    """Training steps at most, whole epochs but never less than one: how far the encoder may move depends on
-    steps, not on how many images there are. Raise it together with max_epochs to train for longer."""
+    """Training steps at most, whole epochs but never less than one; raise with max_epochs to train longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises; without it Adam's first steps move features far too much."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
@@ -221,17 +216,22 @@ class Evaluation(Section):
     """Share of normal images that the threshold may reject."""
 
 
-class Tracking(Section):
-    mlflow: bool = True
-    """Log to MLflow."""
-    uri: str | None = None
-    """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
-    experiment: str = Field(default="anomaly_ft", min_length=1)
-    """MLflow experiment."""
-    images: int = Field(default=6, ge=0, le=8)
-    """Test images (else held-out ones) whose maps are logged after every validation; 0: none."""
-    system_metrics: bool = False
-    """Log the machine's load as system/..., which needs the package psutil."""
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", 'Field name "register"')  # a method of the metaclass, called by nobody
+
+    class Tracking(Section):
+        mlflow: bool = True
+        """Log to MLflow."""
+        uri: str | None = None
+        """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
+        experiment: str = Field(default="anomaly_ft", min_length=1)
+        """MLflow experiment."""
+        images: int = Field(default=6, ge=0, le=8)
+        """Test images (else held-out ones) whose maps are logged after every validation; 0: none."""
+        system_metrics: bool = False
+        """Log the machine's load as system/..., which needs the package psutil."""
+        register: str = Field(default="", pattern=r"^[^/:]*$")
+        """Name in MLflow's model registry under which the detector becomes a new version; unset: none."""
 
 
 class Runtime(Section):

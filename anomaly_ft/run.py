@@ -96,6 +96,7 @@ def train(
         write_json(partial / "summary.json", summary)
         finished = finish_folder(partial)
         bookkeeping.log_end(summary, tracker, finished)
+        tracker.model(finished, recipe.runtime.computing(), recipe.tracking.register)
     if tracker.run_id != summary["mlflow_run_id"]:  # a store that was down at first
         summary["mlflow_run_id"] = tracker.run_id
         write_json(finished / "summary.json", summary)

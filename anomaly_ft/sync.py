@@ -55,6 +55,7 @@ def sync(folder: Path, store: str | None = None) -> str:
             for line in history:
                 tracker.metrics({key: value for key, value in line.items() if "/" in key}, line["epoch"])
             log_end(summary, tracker, folder)
+            tracker.model(folder, recipe.runtime.computing(), recipe.tracking.register)
     if not tracker.complete:
         trouble = str(said[0].message).partition("; training")[0] if said else "it did not take everything"
         raise RunError(f"{folder}: {trouble}; what arrived is kept, the same command sends the rest")

@@ -39,6 +39,7 @@ class Tracker(Protocol):
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
+    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
 
 
 class NullTracker:
@@ -54,6 +55,7 @@ class NullTracker:
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
+    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
 
 
 class MlflowTracker:
@@ -161,6 +163,27 @@ class MlflowTracker:
 
     def artifacts(self, folder: Path) -> None:
         self._outbox.put(lambda: self._client.log_artifacts(self._id, str(folder)))
+
+    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:
+        """Log the detector of a finished run folder as a model, and register it where a name is given.
+
+        `computing` is how it computes, as `load_run` takes it.
+        """
+        uri = str(self.uri)
+
+        def log() -> None:
+            from anomaly_ft.deploy.mlflow_model import log_detector
+
+            log_detector(folder, uri=uri, run_id=self._id, computing=computing)
+
+        def make_version() -> None:
+            from anomaly_ft.deploy.mlflow_model import register_detector
+
+            register_detector(uri, self._id, register)
+
+        self._outbox.put(log)
+        if register:
+            self._outbox.put(make_version)
 
     @property
     def _id(self) -> str:

@@ -2,6 +2,7 @@
 everything and done nothing."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -26,8 +27,9 @@ KILLED = -signal.SIGKILL
 
 
 def start(arguments: Sequence[str], output: Path, death: dict[str, Any] | None = None) -> BaseProcess:
-    """`anomaly-ft ARGUMENTS`, what it says in the file `output`. `death`: {"step": n} for SIGKILL in the n-th
-    step of the optimiser, {"write": n, "below": folder} at the n-th file opened to write or moved there."""
+    """`anomaly-ft ARGUMENTS`, what it says in the file `output`. `death`, one of: {"step": n} for SIGKILL in
+    the n-th step of the optimiser, {"write": n, "below": folder} at the n-th change below a folder, {"full": n,
+    "below": folder} for a disk that is full from the n-th on, {"nan": n} for a loss that is no number."""
     process = CONTEXT.Process(target=_live, args=(list(arguments), str(output), death or {}))
     process.start()
     return process
@@ -52,11 +54,16 @@ def _live(arguments: list[str], output: str, death: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     if "step" in death:
         _die_in_step(death["step"])
-    if "write" in death:
-        _die_at_write(death["write"], death["below"])
+    if "nan" in death:
+        _lose_the_loss(death["nan"])
+    changes = _watch_changes(death["below"], death) if "below" in death else []
     from anomaly_ft.cli import main
 
-    main(arguments)
+    try:
+        main(arguments)
+    finally:
+        with Path(output).open("a") as file:
+            file.write(f"changes {len(changes)}\n")
 
 
 def _die_in_step(number: int) -> None:
@@ -72,14 +79,32 @@ def _die_in_step(number: int) -> None:
     Adam.step = dies  # type: ignore[method-assign]
 
 
-def _die_at_write(number: int, below: str) -> None:
-    left = iter(range(1, number + 1))
+def _lose_the_loss(number: int) -> None:
+    from anomaly_ft.finetune.objective import InducedDistance
+
+    forward, calls = InducedDistance.forward, iter(range(1, 10**6))
+
+    def broken(self: Any, *arguments: Any) -> Any:
+        loss = forward(self, *arguments)
+        return loss * float("nan") if next(calls) == number else loss
+
+    InducedDistance.forward = broken  # type: ignore[method-assign]
+
+
+def _watch_changes(below: str, death: dict[str, Any]) -> list[str]:
+    changes: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if is_write(event, arguments, below) and next(left) == number:
+        if not is_write(event, arguments, below):
+            return
+        changes.append(event)
+        if len(changes) == death.get("write"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if len(changes) >= death.get("full", 10**9) and event in ("open", "os.mkdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
 
     sys.addaudithook(hook)
+    return changes
 
 
 def is_write(event: str, arguments: tuple[Any, ...], below: str) -> bool:

@@ -147,17 +147,27 @@ def try_recipes(folder: Path, values: list[str], mutations: int) -> int:
     return tried
 
 
-def test_a_recipe_from_a_stranger_ends_with_one_message(tmp_path: Path) -> None:
+def test_a_recipe_from_a_stranger_ends_with_one_message(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     rng = random.Random(0)
-    assert try_recipes(tmp_path, rng.sample(VALUES, 18), mutations=500) >= 1500
+    tries = try_recipes(tmp_path, rng.sample(VALUES, 18), mutations=500)
+    record_property("tries", tries)
+    assert tries >= 1500
 
 
 @MORE
-def test_every_value_in_every_setting_ends_with_one_message(tmp_path: Path) -> None:
-    assert try_recipes(tmp_path, VALUES, mutations=10_000) >= 12_000
+def test_every_value_in_every_setting_ends_with_one_message(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tries = try_recipes(tmp_path, VALUES, mutations=10_000)
+    record_property("tries", tries)
+    assert tries >= 12_000
 
 
-def test_a_hostile_value_alone_is_refused_or_is_the_setting(tmp_path: Path) -> None:
+def test_a_hostile_value_alone_is_refused_or_is_the_setting(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     path, outcomes = tmp_path / "recipe.yaml", Counter[str]()
     for key in settings():
         for value in random.Random(key).sample(VALUES, 8):
@@ -167,6 +177,7 @@ def test_a_hostile_value_alone_is_refused_or_is_the_setting(tmp_path: Path) -> N
             if recipe:
                 path.write_bytes(recipe.to_yaml().encode())
                 assert read_recipe(path) == recipe
+    record_property("tries", outcomes.total())
     assert outcomes["refused"] > 300
     assert outcomes["taken"] > 5
 
@@ -271,13 +282,21 @@ def try_manifests(part: Path, count: int) -> int:
     return tried
 
 
-def test_a_manifest_from_a_stranger_ends_with_one_message(part: Path) -> None:
-    assert try_manifests(part, 250) >= 300
+def test_a_manifest_from_a_stranger_ends_with_one_message(
+    part: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tries = try_manifests(part, 250)
+    record_property("tries", tries)
+    assert tries >= 300
 
 
 @MORE
-def test_thousands_of_manifests_end_with_one_message(part: Path) -> None:
-    assert try_manifests(part, 10_000) >= 10_000
+def test_thousands_of_manifests_end_with_one_message(
+    part: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tries = try_manifests(part, 10_000)
+    record_property("tries", tries)
+    assert tries >= 10_000
 
 
 @pytest.mark.parametrize("path", ["out.png", "folder/secret.png"])
@@ -390,8 +409,11 @@ def try_images(folder: Path, count: int, resize: Any) -> Counter[str]:
 
 @pytest.mark.filterwarnings("ignore")  # decoders warn of damage before they give up
 @pytest.mark.parametrize("resize", ["squash", "letterbox"])
-def test_an_image_from_a_stranger_is_decoded_or_named(resize: str, tmp_path: Path) -> None:
+def test_an_image_from_a_stranger_is_decoded_or_named(
+    resize: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     outcomes = try_images(tmp_path, 160, resize)
+    record_property("tries", outcomes.total())
     assert outcomes["refused"] > 40
     assert outcomes["decoded"] > 15
     assert outcomes.total() >= 190
@@ -400,8 +422,12 @@ def test_an_image_from_a_stranger_is_decoded_or_named(resize: str, tmp_path: Pat
 @MORE
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("resize", ["squash", "letterbox", "shortest-crop"])
-def test_thousands_of_images_are_decoded_or_named(resize: str, tmp_path: Path) -> None:
-    assert try_images(tmp_path, 5000, resize).total() >= 5000
+def test_thousands_of_images_are_decoded_or_named(
+    resize: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tries = try_images(tmp_path, 5000, resize).total()
+    record_property("tries", tries)
+    assert tries >= 5000
 
 
 def test_a_strip_too_long_to_be_cut_is_named_and_takes_no_memory(tmp_path: Path) -> None:
@@ -489,14 +515,21 @@ def try_runs(run: Path, folder: Path, count: int) -> Counter[str]:
     return outcomes
 
 
-def test_a_run_folder_from_a_stranger_is_refused_or_gives_numbers(small_run: Path, tmp_path: Path) -> None:
+def test_a_run_folder_from_a_stranger_is_refused_or_gives_numbers(
+    small_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     outcomes = try_runs(small_run, tmp_path, 60)
+    record_property("tries", outcomes.total())
     assert outcomes["refused"] > 20
 
 
 @MORE
-def test_many_tampered_run_folders_are_refused_or_give_numbers(small_run: Path, tmp_path: Path) -> None:
-    assert try_runs(small_run, tmp_path, 1000)["refused"] > 400
+def test_many_tampered_run_folders_are_refused_or_give_numbers(
+    small_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    outcomes = try_runs(small_run, tmp_path, 1000)
+    record_property("tries", outcomes.total())
+    assert outcomes["refused"] > 400
 
 
 @pytest.mark.parametrize("seed", range(3))

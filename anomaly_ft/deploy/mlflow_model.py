@@ -17,7 +17,7 @@ from typing import Any
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for three files
 import mlflow
 import pandas as pd
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
@@ -27,7 +27,7 @@ from anomaly_ft.errors import RunError
 
 NAME = "detector"
 FILES = ("detector.json", "detector.safetensors", "encoder")
-# what `served` and all it imports need; a test compares this with their imports
+# what `served` and all it imports need
 LIBRARIES = (
     "lightning-fabric",
     "mlflow",
@@ -44,7 +44,8 @@ LIBRARIES = (
 
 
 def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str, Any]) -> str:
-    """Log the detector of a run folder as the model `detector` of an MLflow run; returns the model's id.
+    """Log the detector of a run folder as the model `detector` of an MLflow run, unless it has one; returns
+    the model's id.
 
     Args:
         folder: what `train` left.
@@ -53,12 +54,10 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
         computing: precision, memory format and batch size, as `load_run` takes them.
     """
     client = MlflowClient(uri)
-    model = client.create_logged_model(
-        client.get_run(run_id).info.experiment_id,
-        name=NAME,
-        source_run_id=run_id,
-        model_type="anomaly detector",
-    )
+    if logged := _logged(client, run_id):
+        return str(logged.model_id)
+    experiment = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(experiment, NAME, source_run_id=run_id, model_type="anomaly detector")
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hints that do not concern models from code
         path = Path(scratch) / "model"
@@ -87,22 +86,20 @@ def register_detector(uri: str, run_id: str, name: str) -> int:
     """
     client = MlflowClient(uri)
     try:
-        outputs = client.get_run(run_id).outputs.model_outputs
+        logged = _logged(client, run_id)
     except mlflow.MlflowException as cause:
-        raise RunError(f"{uri} has no run {run_id}; name the store it is in with --uri") from cause
-    logged = [client.get_logged_model(found.model_id) for found in outputs]
-    detectors = [model for model in logged if model.name == NAME]
-    if not detectors:
-        raise RunError(f"{uri}: the run {run_id} logged no detector")
+        raise RunError(f"the MLflow store {uri} has no run {run_id}; name the right one with --uri") from cause
+    if logged is None:
+        raise RunError(f"the MLflow store {uri}: the run {run_id} has no detector")
     try:
         client.create_registered_model(name)
     except mlflow.MlflowException as cause:
         if cause.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise RunError(f"{uri}: cannot register {name!r}: {cause}") from cause
-    source = detectors[-1].artifact_location
-    known = [v for v in client.search_model_versions(f"name = '{name}'") if v.source == source]
+            raise RunError(f"the MLflow store {uri}: cannot register {name!r}: {cause}") from cause
+    source = logged.artifact_location
+    known = [found for found in client.search_model_versions(f"name = '{name}'") if found.source == source]
     if not known:
-        known = [client.create_model_version(name, source, run_id=run_id, model_id=detectors[-1].model_id)]
+        known = [client.create_model_version(name, source, run_id=run_id, model_id=logged.model_id)]
     return int(known[0].version)
 
 
@@ -115,6 +112,13 @@ def promote_detector(uri: str, run_id: str, *, name: str, alias: str) -> int:
     version_number = register_detector(uri, run_id, name)
     MlflowClient(uri).set_registered_model_alias(name, alias, str(version_number))
     return version_number
+
+
+def _logged(client: MlflowClient, run_id: str) -> LoggedModel | None:
+    """The detector that a run logged, if it did."""
+    outputs = client.get_run(run_id).outputs
+    models = [client.get_logged_model(found.model_id) for found in (outputs.model_outputs if outputs else ())]
+    return next((model for model in models if model.name == NAME), None)
 
 
 def signature() -> ModelSignature:

@@ -1,0 +1,157 @@
+"""Full disks, kills while writing, files that go, numbers that break, odd paths: nothing is ever half there."""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import lives
+import pytest
+from test_resume import SAME, Place, assert_same, place, whole  # noqa: F401
+
+CHANGES = 60  # about so many files are opened to write, moved or removed below the output folder in a run
+SOME = random.Random(time.time_ns())
+
+
+def sites(count: int) -> list[int]:
+    return sorted(SOME.sample(range(2, CHANGES), count))
+
+
+def assert_absent_or_complete(place: Place, whole: Place) -> None:  # noqa: F811
+    if place.finished.exists():
+        files = {path.relative_to(place.finished) for path in place.finished.rglob("*") if path.is_file()}
+        expected = {path.relative_to(whole.finished) for path in whole.finished.rglob("*") if path.is_file()}
+        assert {path for path in files if path.parts[0] != "checkpoint"} == expected
+        for name in SAME:
+            assert (place.finished / name).read_bytes() == (whole.finished / name).read_bytes(), name
+
+
+def go_on(place: Place, whole: Place) -> None:  # noqa: F811
+    """With what is there, or from the beginning where nothing is, to the same end."""
+    assert_absent_or_complete(place, whole)
+    if not place.finished.exists():
+        resumable = (place.partial / "recipe.yaml").is_file()
+        shutil.rmtree(place.partial) if not resumable and place.partial.exists() else None
+        assert place.train(*(["--resume"] if resumable else [])) == 0, place.said()
+    for name in SAME:
+        assert (place.finished / name).read_bytes() == (whole.finished / name).read_bytes(), name
+    assert not list(place.output.glob("*.partial"))
+
+
+def kill_at(site: int, place: Place, whole: Place) -> None:  # noqa: F811
+    code = place.train(death={"write": site, "below": str(place.output)})
+    assert code in (0, lives.KILLED), place.said()
+    go_on(place, whole)
+
+
+def fill_at(site: int, place: Place, whole: Place) -> None:  # noqa: F811
+    code = place.train(death={"full": site, "below": str(place.output)})
+    assert code in (0, 2), place.said()
+    assert "Traceback" not in place.said()
+    if code == 2:
+        assert re.search(r"No space left on device.*|cannot be written", place.said())
+    go_on(place, whole)
+
+
+@pytest.mark.parametrize("site", sites(1))
+def test_a_kill_at_any_write_leaves_no_half_run(site: int, place: Place, whole: Place) -> None:  # noqa: F811
+    kill_at(site, place, whole)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("site", range(1, CHANGES + 1))
+def test_a_kill_at_every_write_leaves_no_half_run(site: int, place: Place, whole: Place) -> None:  # noqa: F811
+    kill_at(site, place, whole)
+
+
+@pytest.mark.parametrize("site", sites(1))
+def test_a_disk_full_at_any_write_loses_nothing(site: int, place: Place, whole: Place) -> None:  # noqa: F811
+    fill_at(site, place, whole)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("site", range(1, CHANGES + 1))
+def test_a_disk_full_at_every_write_loses_nothing(site: int, place: Place, whole: Place) -> None:  # noqa: F811
+    fill_at(site, place, whole)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kib", [10, 200, 500, 900, 1500, 2200])
+def test_a_small_real_disk_that_fills_loses_nothing(
+    kib: int, place: Place, whole: Place, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("no right to mount a disk")
+    try:
+        place.output = disk / "runs"
+        assert place.train() == 2, place.said()
+        assert "Traceback" not in place.said()
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        go_on(place, whole)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", ["gone", "truncated"])
+def test_an_image_lost_midway_ends_the_run_and_it_goes_on_when_it_is_back(
+    how: str, place: Place, whole: Place, mvtec_folder: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    root = Path(shutil.copytree(mvtec_folder, tmp_path / "data"))
+    place.recipe.write_text(place.recipe.read_text().replace(str(mvtec_folder), str(root)))
+    options = ["train", str(place.recipe), "--output", str(place.output), "-s", "runtime.cache=none"]
+    process = lives.start(options, place.log)
+    while not list(place.partial.glob("checkpoint/0*.json")) and process.is_alive():
+        time.sleep(0.01)
+    images = sorted((root / "train" / "good").glob("*.png"))
+    before = [image.read_bytes() for image in images]
+    for image in images:
+        image.unlink() if how == "gone" else image.write_bytes(image.read_bytes()[:100])
+    process.join(120)
+    assert process.exitcode == 2, place.said()
+    assert "could be read at first, cannot be read any more" in place.said()
+    assert place.logged()[0].info.status == "FAILED"
+    for image, content in zip(images, before, strict=True):
+        image.write_bytes(content)
+    assert place.train("--resume") == 0, place.said()
+    for name in ("history.jsonl", "encoder/model.safetensors"):
+        assert (place.finished / name).read_bytes() == (whole.finished / name).read_bytes()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_best_epoch_before(place: Place) -> None:  # noqa: F811
+    assert place.train(death={"nan": 6}) == 4, place.said()
+    summary = json.loads((place.finished / "summary.json").read_text())
+    lines = [json.loads(line) for line in (place.finished / "history.jsonl").read_text().splitlines()]
+    assert (summary["stop_reason"], summary["epochs"]) == ("diverged", 2)
+    assert lines[-1]["train/loss"] is None
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["数据 📷 ä", "/".join(["deep" * 20] * 8), "a'b\"c $HOME"])
+def test_odd_paths_are_paths(
+    name: str,
+    mvtec_folder: Path,
+    store: str,
+    tmp_path: Path,
+    whole: Place,  # noqa: F811
+) -> None:
+    root = Path(shutil.copytree(mvtec_folder, tmp_path / name / "data"))
+    odd = Place(tmp_path / "place", root, store)
+    written = json.dumps(str(root), ensure_ascii=False)
+    odd.recipe.write_text(odd.recipe.read_text().replace(f'"{root}"', written))
+    odd.output = tmp_path / name / "runs"
+    assert odd.train() == 0, odd.said()
+    for file in SAME:
+        assert (odd.finished / file).read_bytes() == (whole.finished / file).read_bytes()
+
+
+def test_a_read_only_output_folder_is_refused(place: Place) -> None:  # noqa: F811
+    place.output = Path("/proc/self/runs")
+    assert place.train() == 2
+    assert "--output /proc/self/runs: cannot be written to" in place.said()
