@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test slow lint docs bench clean
 
 quickstart: .venv/demo
 	$(BIN)/anomaly-ft train recipes/quickstart.yaml
 
 test: .venv/test
 	$(BIN)/python -m pytest
+
+slow: .venv/test
+	$(BIN)/python -m pytest -m slow
+
+docs: .venv/test
+	$(BIN)/python docs/generate.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,11 +1,15 @@
 """A prepared run becomes a finished run folder. The only place where all parts meet."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+from torch import distributed
 
 from anomaly_ft import bookkeeping
 from anomaly_ft.data.images import Decoder
@@ -43,6 +47,22 @@ from anomaly_ft.tracking import Tracker, make_tracker
 from anomaly_ft.tuning import Watchdog, choose_final, current, epochs, loop_state, mix, watchdog
 
 
+def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:
+    """`train`, in this process alone or in all that torchrun started: each does the same with its share of
+    the images, and what others than the first write is thrown away."""
+    fabric = setup.compute.fabric
+    if fabric.world_size == 1:
+        return train(setup, output, unfinished=unfinished)
+    with ExitStack() as stack:
+        stack.callback(distributed.destroy_process_group)
+        if not fabric.is_global_zero:
+            output = Path(stack.enter_context(TemporaryDirectory(prefix="anomaly_ft")))
+            if unfinished:
+                unfinished = shutil.copytree(unfinished, output / unfinished.name)
+        fabric.barrier()  # the first does not change what the others copy
+        return train(setup, output, unfinished=unfinished)
+
+
 def train(
     setup: Setup, output: Path, *, unfinished: Path | None = None, tags: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
@@ -65,7 +85,7 @@ def train(
         explain_memory(),
         writing_to(partial),
         make_tracker(
-            enabled=recipe.tracking.mlflow,
+            enabled=recipe.tracking.mlflow and setup.compute.fabric.is_global_zero,
             uri=recipe.tracking.uri,
             experiment=recipe.tracking.experiment,
             name=finished_name(partial),

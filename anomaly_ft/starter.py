@@ -78,10 +78,11 @@ def _header(report: Report) -> Iterator[str]:
         yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
     if "test" not in report.counts:
         yield "  There are no labelled test images: the run sets a threshold, but can give no test number."
-    for trouble in report.troubles:
+    troubles = [trouble for trouble in report.troubles if trouble.kind != "dark"]  # the recipe mends it
+    for trouble in troubles:
         refused = "; train refuses this" if trouble.refused else ""
         yield from textwrap.wrap(f"  trouble {trouble.kind}: {trouble.says}{refused}", WIDTH)
-    if report.troubles:
+    if troubles:
         yield f"  (anomaly-ft data {report.root} lists the files)"
     yield ""
     yield "  look at what will be done   anomaly-ft train THIS_FILE --dry-run"

@@ -105,6 +105,8 @@ def existing(uri: str) -> str:
 
 
 def quieten_mlflow() -> None:
+    """No chatter; above all not on stdout, where results go."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

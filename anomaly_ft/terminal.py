@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Terminal:
     """Progress and messages on stderr."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)

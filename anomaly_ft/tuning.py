@@ -245,16 +245,17 @@ def epochs(
     size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
     an_epoch = steps_of_an_epoch(setup, watchdog.sets)
 
+    rank, ranks = setup.compute.fabric.global_rank, setup.compute.fabric.world_size
+
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         steps = range((epoch - 1) * an_epoch + done, epoch * an_epoch)
         for step in setup.terminal.track(steps, f"epoch {epoch}", len(steps)):
             number, place = divmod(step, a_pass)  # of the pass over all images, from 0
             order = np.random.default_rng([recipe.seed, number + 1]).permutation(len(fit))
             chunk = order[place * size : (place + 1) * size]
-            images = fit[chunk]
-            yield setup.compute.batch(
-                setup.augment(images, chunk.tolist(), number + 1) if augmented else images
-            )
+            own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
+            images = fit[own]
+            yield setup.compute.batch(setup.augment(images, own.tolist(), number + 1) if augmented else images)
 
     rule, at_a_time = rule_of(setup, watchdog.sets), recipe.runtime.micro_batch_size
     return fine_tune(state, setup.compute.fabric, batches, watchdog.validate, rule, keep, at_a_time)

@@ -63,4 +63,4 @@ def final_metrics(summary: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after - before
+    return None if after is None or before is None else round(after - before, 12)

@@ -1,6 +1,8 @@
 """`anomaly-ft train`."""
 
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -38,18 +40,20 @@ def train(
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle -s optimizer.lr=3e-5
       anomaly-ft train recipes/mvtec.yaml -s data.root=bottle --dry-run
       anomaly-ft train recipes/quickstart.yaml --resume
+      torchrun --nproc-per-node 2 -m anomaly_ft train recipes/quickstart.yaml
     """
     from anomaly_ft.recipe_file import read_recipe
 
     resolved = read_recipe(recipe, overrides)
     from anomaly_ft.folder import locked
     from anomaly_ft.resume import refuse_changes, unfinished
-    from anomaly_ft.run import train as run_train
+    from anomaly_ft.run import train_together
     from anomaly_ft.setup import prepare
     from anomaly_ft.terminal import Terminal
 
     quieten_libraries()
-    terminal = Terminal()
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    terminal = Terminal(quiet=not first)
     partial = unfinished(output, resolved.name) if resume else None
     setup = prepare(resolved, terminal)
     for line in setup.describe():
@@ -57,10 +61,12 @@ def train(
     if dry_run:
         terminal.say("\n" + setup.recipe.to_yaml())
         return
-    with locked(output):
+    with locked(output) if first else nullcontext():
         if partial:
             refuse_changes(partial, setup)
-        summary = run_train(setup, output, unfinished=partial)
+        summary = train_together(setup, output, unfinished=partial)
+    if not first:
+        return
     terminal.results(summary)
     if as_json:
         echo_summary(summary["folder"])

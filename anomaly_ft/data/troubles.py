@@ -16,6 +16,7 @@ from anomaly_ft.data.layouts.files import name_below
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import shared_groups
 
+DARK = 64  # of 255: with all images below, two of 16 bits or more are unused
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -52,6 +53,7 @@ def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troubl
     if scan.unreadable:
         files = tuple(f"{name}: {why}" for name, why in scan.unreadable.items())
         yield Trouble("unreadable", f"{len(files)} of {len(records)} images cannot be read", files)
+    yield from _dark(records, scan)
     yield from _copies(same)
     yield from _mask_troubles(reading, scan, threads)
     clashes = tuple(", ".join(names) for names in case_clashes(records))
@@ -61,6 +63,18 @@ def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troubl
     if shared:
         yield Trouble("group", f"{len(shared)} groups are in train and in test", tuple(shared), refused=True)
     yield from _lookalikes(records, scan, same)
+
+
+def _dark(records: Sequence[Record], scan: Scan) -> Iterator[Trouble]:
+    """Images of more than 8 bits from a camera that uses fewer than all 16: nearly black without data.range."""
+    deep = [r.name for r in records if r.name in scan.thumbnails and scan.headers[r.name].mode.startswith("I")]
+    if deep and max(int(scan.thumbnails[name].max()) for name in deep) < DARK:
+        says = (
+            f"{len(deep)} images of more than 8 bits use little of their range and will look nearly black; set "
+        )
+        yield Trouble(
+            "dark", says + "data.range, such as [0, 4095] for 12 bits (anomaly-ft init does)", tuple(deep)
+        )
 
 
 def _copies(same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:

@@ -7,9 +7,11 @@ trains, nor where records and states go. When it ends, the best epoch's weights 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -87,12 +89,15 @@ def _train_epoch(
     """Train what is left of an epoch; mean loss over all its images."""
     started = time.perf_counter()
     for images in batches:
-        loss = _backward(state.objective, fabric, images, at_a_time or len(images))
+        count = len(images)
+        if fabric.world_size > 1:
+            count = int(cast(Tensor, fabric.all_reduce(torch.tensor(count), reduce_op="sum")))
+        loss = _backward(state.objective, fabric, images, at_a_time or len(images), count)
         state.optimizer.step()
         state.scheduler.step()
         state.optimizer.zero_grad(set_to_none=True)
         now = time.perf_counter()
-        state.count(loss, len(images), now - started)
+        state.count(loss, count, now - started)
         started = now
         keep(state, False)
     if state.loss is None:
@@ -100,15 +105,19 @@ def _train_epoch(
     return float(state.loss) / state.images
 
 
-def _backward(objective: nn.Module, fabric: Fabric, images: Tensor, at_a_time: int) -> Tensor:
-    """Leave the gradients of the mean over images in the parameters; that mean."""
+def _backward(objective: nn.Module, fabric: Fabric, images: Tensor, at_a_time: int, count: int) -> Tensor:
+    """Leave the gradients of the mean over the `count` images of all processes in the parameters; that mean."""
     total: Tensor | float = 0.0
+    ranks = fabric.world_size  # gradients of processes are averaged, whatever their shares
     for start in range(0, len(images), at_a_time):
         part = images[start : start + at_a_time] if at_a_time < len(images) else images
-        loss = objective(part) * (len(part) / len(images))
-        fabric.backward(loss)
+        more = start + at_a_time < len(images)
+        with fabric.no_backward_sync(cast(Any, objective), enabled=more) if ranks > 1 else nullcontext():
+            loss = objective(part) * (ranks * len(part) / count)
+            fabric.backward(loss)
         total = total + loss.detach()
-    return cast(Tensor, total)
+    total = cast(Tensor, total)
+    return cast(Tensor, fabric.all_reduce(total, reduce_op="mean")) if ranks > 1 else total
 
 
 def _validate_unless_diverged(

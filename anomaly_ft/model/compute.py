@@ -4,21 +4,26 @@ Lightning Fabric does the placing and the autocasting; statistics and distances 
 float32, see `gaussian`.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, overload
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed
 
 from anomaly_ft.errors import DeviceError
 from anomaly_ft.model.encoder import Encoder
 from anomaly_ft.model.halfway import Halfway
 
+P = TypeVar("P", NDArray[np.uint8], Halfway)
+PATIENCE = timedelta(minutes=10)  # with another process that does not answer
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
@@ -33,6 +38,37 @@ class Compute:
     fabric: Fabric
     batch_size: int = 32
     channels_last: bool = True
+
+    def share(self, pixels: P) -> P:
+        """What this process sees of images that all processes share; everything where there is one.
+
+        Raises:
+            DeviceError: fewer images than processes.
+        """
+        ranks = self.fabric.world_size
+        if ranks == 1:
+            return pixels
+        if len(pixels) < ranks:
+            raise DeviceError(f"{len(pixels)} images are too few for {ranks} processes; start fewer")
+        return pixels[self.fabric.global_rank :: ranks]
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.fabric.world_size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def together(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What all processes found for their shares `(k, ...)`, in the order of the whole `(n, ...)`."""
+        ranks = self.fabric.world_size
+        if ranks == 1:
+            return values
+        parts: list[Any] = [None] * ranks
+        distributed.all_gather_object(parts, values)
+        whole = np.empty((sum(map(len, parts)), *values.shape[1:]))
+        for rank, part in enumerate(parts):
+            whole[rank::ranks] = part
+        return whole
 
     def prepare(self, encoder: Encoder) -> Encoder:
         """The encoder on the device, in the memory format asked for."""
@@ -75,8 +111,25 @@ def make_compute(
         raise DeviceError(f"runtime.device: this machine has no {device} device; use auto or cpu")
     if precision == "fp16" and not (present["cuda"] or present["mps"]):
         raise DeviceError("runtime.precision: processors do not train in fp16; use auto, bf16 or fp32")
-    fabric = Fabric(accelerator=device, devices=1, precision=PRECISIONS[resolve_precision(device, precision)])
+    fabric = _launch(device, PRECISIONS[resolve_precision(device, precision)])
     return Compute(fabric, batch_size, channels_last)
+
+
+def _launch(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
+    """Fabric for this process alone, or, under torchrun, for all of them."""
+    ranks, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if "TORCHELASTIC_RUN_ID" not in os.environ or ranks == 1:
+        return Fabric(accelerator=device, devices=1, precision=precision)
+    strategy = DDPStrategy(
+        timeout=PATIENCE,
+        broadcast_buffers=False,  # the Gaussians are the same everywhere already
+        find_unused_parameters=True,  # those behind the last level
+    )
+    fabric = Fabric(
+        accelerator=device, devices=local, num_nodes=ranks // local, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    return fabric
 
 
 @contextmanager

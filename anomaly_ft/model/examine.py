@@ -68,16 +68,17 @@ def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, expla
 def score_images(
     detector: Detector, pixels: NDArray[np.uint8], compute: Compute
 ) -> dict[str, NDArray[np.float64]]:
-    """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous.
+    """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous; where there are
+    several processes each computes a share, and all return the whole.
 
     Raises:
         DivergedError: a score that is not finite.
     """
     outputs: list[Scores] = []
-    for images in compute.batches(pixels):
+    for images in compute.batches(compute.share(pixels)):
         with torch.inference_mode(), compute.fabric.autocast():
             outputs.append(detector.score(detector.encoder(images)))
-    return finite_scores(outputs)
+    return _finite({name: compute.together(values) for name, values in _joined(outputs).items()})
 
 
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:
@@ -104,9 +105,14 @@ def finite_scores(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
     Raises:
         DivergedError: a score that is not finite.
     """
-    scores: dict[str, NDArray[np.float64]] = {
-        name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES
-    }
+    return _finite(_joined(outputs))
+
+
+def _joined(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
+    return {name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES}
+
+
+def _finite(scores: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
     for name, values in scores.items():
         if not np.isfinite(values).all():
             raise DivergedError(

@@ -23,7 +23,8 @@ def fit_detector(
     compute: Compute,
     settings: DetectorSettings,
 ) -> Detector:
-    """Fit all Gaussians to normal images in one pass, and the scores' scale to held-out normal images.
+    """Fit all Gaussians to normal images in one pass, and the scores' scale to held-out normal images;
+    where there are several processes each sees a share of both.
 
     Args:
         encoder: gives the features; is shared with the detector, not copied.
@@ -35,7 +36,9 @@ def fit_detector(
     Raises:
         GaussianError: features to which no Gaussian can be fitted.
     """
-    sums = accumulate(_features(encoder, pixels, compute, settings))
+    sums = accumulate(_features(encoder, compute.share(pixels), compute, settings))
+    if compute.fabric.world_size > 1:
+        sums = [moments.add_up(compute.add_up) for moments in sums]
     gaussians = [
         fit(s, settings.shrinkage, name=f"level {level}")
         for s, level in zip(sums, encoder.levels, strict=False)

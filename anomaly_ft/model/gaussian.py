@@ -11,7 +11,7 @@ n, sum z, sum z z^T, sum |z|^2 z and sum |z|^4, with z = x - shift.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +84,18 @@ class Moments:
             + 2 * aa * power
             + 4 * aa * a_first,
         )
+
+    def add_up(self, add: Callable[[Tensor], Tensor]) -> "Moments":
+        """The sums over what several processes saw.
+
+        Args:
+            add: the sum of a tensor over all processes, in every one of them.
+        """
+        count = add(torch.tensor(float(self.count), dtype=torch.float64, device=self.shift.device))
+        shift = add(self.shift * self.count) / count
+        own = self.about(shift)
+        sums = (add(t) for t in (own.first, own.second, own.third, own.fourth))
+        return Moments(int(count), shift, *sums)
 
     def __add__(self, other: "Moments") -> "Moments":
         """The sums over both sets of features; exact, in any order, up to rounding."""

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,3 +209,14 @@ def test_the_four_empty_masks_of_mtd_are_listed(real_data):
     found = troubles(real_data / "mtd")
     assert len(found["empty mask"]) == 4
     assert all("ground_truth/uneven/" in name for name in found["empty mask"])
+
+
+@pytest.mark.parametrize(("highest", "dark"), [(4095, True), (65535, False)])
+def test_deep_images_of_a_camera_with_fewer_bits_are_named(highest: int, dark: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, highest, (40, 40), np.uint16)).save(tmp_path / f"{i}.tif")
+    report = inspect(str(tmp_path), watch=0.2, calibrate=0.2)
+    found = [trouble for trouble in report.troubles if trouble.kind == "dark"]
+    assert len(found) == dark
+    assert all("data.range" in trouble.says and len(trouble.files) == 12 for trouble in found)
