@@ -3,7 +3,6 @@
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,8 +41,7 @@ class Data(Section):
     manifest: str = ""
     """A manifest with paths below `root`, such as the split.csv of an earlier run, to split alike."""
     group_by: str = ""
-    """Regular expression with one (group) on an image's path, or a column of the manifest: images of a
-    group are never on both sides of a split."""
+    """Regular expression with a (group) on paths, or a manifest's column; groups are never split."""
     image_size: int = Field(default=224, ge=32, le=2048)
     """Height and width in pixels to which images are resized."""
     resize: Literal["squash", "shortest-crop", "letterbox"] = "squash"
@@ -59,8 +57,7 @@ class Data(Section):
     augment: tuple[dict[str, dict[str, Any]], ...] = (
         {"RandomBrightnessContrast": {"brightness_limit": 0.1, "contrast_limit": 0.1, "p": 0.8}},
     )
-    """albumentations transforms of training images: what may differ from one good part to the next. [] for
-    none; [{HorizontalFlip: {p: 0.5}}] where parts may lie either way."""
+    """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]; [] for none."""
     watch_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
     calibration_share: Share = 0.15
@@ -107,13 +104,11 @@ class Encoder(Section):
     name: str = Field(default="tf_efficientnet_lite0", min_length=1)
     """A timm model name."""
     weights: str = Field(default="auto", min_length=1)
-    """`auto` (an installed weights package, else the hub), `hub`, `package`, `random`,
-    `local-dir:FOLDER`, or a .safetensors or .pth file."""
+    """`auto` (an installed package, else hub), `hub`, `package`, `random`, `local-dir:FOLDER`, or a file."""
     levels: Literal["all"] | tuple[str | int, ...] = "all"
     """Levels to measure at: module names or indices."""
     train_blocks: Literal["all"] | tuple[str, ...] = "all"
-    """Modules whose parameters are fine-tuned. Where these are late ones, the blocks before them are computed
-    once for each image."""
+    """Modules whose parameters are fine-tuned. What comes before them is computed once for each image."""
 
 
 class GaussianSection(Section):
@@ -122,25 +117,35 @@ class GaussianSection(Section):
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
-    """Levels of the dense map; `auto`: the last at stride 4, 8 and 16."""
-    grid: int = Field(default=14, ge=2, le=64)
-    """Positions along each side of the dense map."""
-    smoothing: float = Field(default=0.5, ge=0, le=10)
-    """Standard deviation, in grid positions, with which the dense map is smoothed."""
-    variance_floor: float = Field(default=0.01, ge=0, le=1)
-    """Variance added at every position of the dense map, as a share of the mean variance."""
+    """Levels of the dense score; `auto`: all at stride 16 and the first at stride 32."""
+    grid: int = Field(default=12, ge=2, le=64)
+    """Positions along each side at which the dense score is measured."""
+    smoothing: float = Field(default=0.0, ge=0, le=10)
+    """Standard deviation, in grid positions, with which distances are smoothed before the largest is taken."""
+    variance_floor: float = Field(default=0.1, ge=0, le=1)
+    """Variance added at every position of both grids, as a share of the mean variance."""
+    dense_dimensions: int = Field(default=256, ge=1, le=4096)
+    """Channels at most at each position; of more a random choice is kept. Memory grows with the square."""
+    dense_weight: float = Field(default=3.0, ge=0)
+    """What the dense score counts in the fused one; the pooled score counts 1."""
+    map_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
+    """Levels of the map that shows where; `auto`: the last at stride 4 and 8 and the first at 16."""
+    map_grid: int = Field(default=14, ge=2, le=64)
+    """Positions along each side of the map."""
+    map_smoothing: float = Field(default=0.0, ge=0, le=10)
+    """Standard deviation, in positions of its grid, with which the map is smoothed."""
     level_weights: Literal["uniform", "informative"] | tuple[Annotated[float, Field(ge=0)], ...] = "uniform"
-    """What each level counts for in the pooled score: all alike, for as much as it tells held-out normal
-    images from pseudo-anomalies before training, or a number for each."""
+    """What each level counts for in the pooled score; informative: by what it tells apart before training."""
     final: Literal["induced", "refitted", "averaged", "validated"] = "refitted"
-    """Gaussians of the detector: as the pretrained encoder induced them, fitted again to the fine-tuned
-    encoder, the mean of both, or whichever vicinal validation finds best. Validation judges epochs with
-    the same (`validated`: with refitted ones)."""
+    """Gaussians of the detector: of the pretrained encoder, of the fine-tuned one, the mean of both, or
+    whichever vicinal validation finds best. It judges epochs by the same (`validated`: by refitted ones)."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
-        if math.ceil(3 * self.smoothing) >= self.grid:  # the blur reaches so far, mirrored at the border
-            raise ValueError(f"smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions")
+        pairs = {"": (self.smoothing, self.grid), "map_": (self.map_smoothing, self.map_grid)}
+        for prefix, (smoothing, grid) in pairs.items():
+            if math.ceil(3 * smoothing) >= grid:  # the blur reaches so far, mirrored at the border
+                raise ValueError(f"{prefix}smoothing {smoothing:g} is too wide for a grid of {grid} positions")
         return self
 
 
@@ -189,19 +194,15 @@ class Schedule(Section):
     max_epochs: int = Field(default=6, ge=0)
     """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
     max_steps: int = Field(default=90, ge=1)
-    """Training steps at most, whole epochs but never less than one: how far the encoder may move depends on
-    steps, not on how many images there are. Raise it together with max_epochs to train for longer."""
+    """Training steps at most, whole epochs but never less than one; raise with max_epochs to train longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
-    """Epochs over which the learning rate rises to its value. Without it Adam's first steps, all of
-    full size, move the features several times further than normal images differ."""
+    """Epochs over which the learning rate rises; without it Adam's first steps move features far too much."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps from one validation to the next; `auto`: one pass over the images or 15,
-    whichever is less, but so many that validation takes no more than its share of the time."""
+    """Training steps between validations; `auto`: 15, or an epoch if less, or as validation's share allows."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()
-    """Shares of the fine-tuned weights to try, mixed with the pretrained ones, such as [0.25, 0.5, 0.75];
-    vicinal validation chooses."""
+    """Shares of fine-tuned weights to try, such as [0.25, 0.5, 0.75]; vicinal validation chooses."""
     patience: int = Field(default=3, ge=1)
     """Stop after so many validations in a row that are not kept."""
     tolerance: float = Field(default=1.0, ge=0)
@@ -289,12 +290,11 @@ class Recipe(Section):
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its dotted key."""
-        return dict(_flatten(self.model_dump(mode="json")))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        found: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json").items():
+            found |= (
+                {f"{name}.{key}": each for key, each in value.items()}
+                if isinstance(value, dict)
+                else {name: value}
+            )
+        return found

@@ -199,7 +199,8 @@ def _seal(
             calibration.distances,
             weights=detector.level_weights.cpu().numpy(),
         )
-        detector.set_point(point, [level.threshold for level in levels])
+        limit = conformal(calibration.dense.max((1, 2)), rate).threshold
+        detector.set_point(point, [level.threshold for level in levels], limit)
         how = {"resize": recipe.data.resize, "range": recipe.data.range}
         detector.save(partial, about={"final": final, "preprocessing": how})
         found = assess(test.records, tested, score_name, point, decoder) if tested else None

@@ -209,17 +209,19 @@ def header(form: Format) -> str:
 
 
 def colour_scale(run: LoadedRun) -> ColourScale:
-    """One scale for all maps of a run, in multiples of the mean score of held-out normal images."""
-    usual = float(run.detector.location[0 if run.score == "pooled" else 1])
-    return ColourScale(usual / 2, 4 * usual)
+    """One scale for all maps of a run: up to twice what no place of an unsuspicious image exceeds; for the
+    pooled score, whose map has no such limit, up to four times the mean score of held-out normal images."""
+    limit = run.detector.map_threshold()
+    top = 4 * float(run.detector.location[0]) if limit is None else 2 * limit
+    return ColourScale(top / 8, top)
 
 
 def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int, scale: ColourScale) -> str:
     """Write `NUMBER-STEM.npy`, the map at the image's own size in score units, float32, and the same
     drawn over the image as `NUMBER-STEM.png`; returns the name without ending, empty if there is no map.
 
-    The white outline encloses what would make an otherwise usual image anomalous; the pooled score, an
-    average over the image, has none.
+    The white outline encloses what exceeds the map's limit, see `Detector.map_threshold`; the pooled
+    score, an average over the image, has none.
     """
     if prediction.map is None:
         return ""

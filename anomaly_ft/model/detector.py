@@ -4,9 +4,15 @@ Three scores, all higher = more anomalous:
 
 * pooled: the Mahalanobis distance of globally averaged features, mean over levels (Rippel et al.,
   IEEE TIM 70, 2021);
-* dense: the maximum of a smoothed map of Mahalanobis distances, with a Gaussian of its own at each
-  position of one grid (after Defard et al., PaDiM, 2021, with all dimensions and Ledoit-Wolf);
-* fused: both in standard deviations of held-out normal images, added.
+* dense: the largest Mahalanobis distance on a coarse grid with a Gaussian of its own at each position
+  (after Defard et al., PaDiM, 2021, with Ledoit-Wolf), on levels deep enough to know what belongs there;
+* fused: both in standard deviations of held-out normal images, added, the dense one `dense_weight` times.
+
+Where an anomaly lies is another question than whether there is one: the dense map has a grid and shallower
+levels of its own.
+
+A grid of g x g positions with d channels, at most `dense_dimensions`, takes 4 g^2 d^2 bytes, and 8 g^2 d^2 more
+while it is fitted, whatever the number and the size of images.
 """
 
 import math
@@ -19,14 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, RunError
+from anomaly_ft.model import levels as choice
 from anomaly_ft.model.encoder import Encoder, load_encoder, pool
 from anomaly_ft.model.gaussian import Gaussian, Shrinkage, squared_distance
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
-from anomaly_ft.model.storage import read_detector, write_detector
+from anomaly_ft.model.storage import check_grid, check_shapes, read_detector, write_detector
 from anomaly_ft.model.working_point import WorkingPoint
 
 ScoreName = Literal["pooled", "dense", "fused"]
 SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
+READ_BACK = ("location", "spread", "threshold", "chi_square", "map_limit", "dense_kept", "map_kept")
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,11 @@ class DetectorSettings:
     grid: int = 14
     smoothing: float = 0.5
     variance_floor: float = 0.01
+    dense_dimensions: int = 256
+    dense_weight: float = 1.0
+    map_levels: Sequence[str | int] | Literal["auto"] = "auto"
+    map_grid: int = 14
+    map_smoothing: float = 0.0
     level_weights: Sequence[float] = ()  # of each level in the pooled score; none: all alike
 
 
@@ -51,7 +64,7 @@ class Detection(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """All scores `(n,)` and the dense map `(n, grid, grid)` of a batch; distances, higher = more anomalous."""
+    """All scores `(n,)` of a batch and its dense maps `(n, map_grid, map_grid)`; higher = more anomalous."""
 
     pooled: Tensor
     dense: Tensor
@@ -62,15 +75,22 @@ class Scores(NamedTuple):
 class Detector(nn.Module):
     """Scores images by their distance to the Gaussians of normal images. Always in evaluation mode.
 
-    Buffers, all float32: `mean_i`, `whitening_i` for each level; `dense_mean (grid^2, d)`,
-    `dense_whitening (grid^2, d, d)`; `location (2,)` and `spread (2,)`, mean and standard deviation
+    Buffers, float32: `mean_i`, `whitening_i` for each level; `dense_mean (grid^2, d)`,
+    `dense_whitening (grid^2, d, d)`, and `dense_kept (d,)`, int64, which channels those are; the same for
+    the map; `location (2,)` and `spread (2,)`, mean and standard deviation
     of the pooled and the dense score over held-out normal images; `threshold ()`, above which the
     score that decides calls an image anomalous, infinite until `set_point`; `chi_square (levels + 1,)`,
-    thresholds on each level's distance and on the pooled score that would hold for Gaussian features.
+    thresholds on each level's distance and on the pooled score that would hold for Gaussian features;
+    `map_limit ()`, which no place of an unsuspicious map exceeds.
     """
 
     dense_mean: Tensor
     dense_whitening: Tensor
+    dense_kept: Tensor
+    map_mean: Tensor
+    map_whitening: Tensor
+    map_kept: Tensor
+    map_limit: Tensor
     level_weights: Tensor
     location: Tensor
     spread: Tensor
@@ -81,15 +101,23 @@ class Detector(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.settings = settings
-        self.dense_levels = choose_dense_levels(encoder, settings.dense_levels)
+        self.dense_levels = choice.choose_dense_levels(encoder, settings.dense_levels)
+        self.map_levels = choice.choose_map_levels(encoder, settings.map_levels)
         self.point: WorkingPoint | None = None
-        *pooled, dense = gaussians
+        *pooled, dense, fine = gaussians
         for i, gaussian in enumerate(pooled):
             self.register_buffer(f"mean_{i}", gaussian.mean.float())
             self.register_buffer(f"whitening_{i}", gaussian.whitening.float())
-        self.register_buffer("dense_mean", dense.mean.float())
-        self.register_buffer("dense_whitening", dense.whitening.float())
-        self.register_buffer("level_weights", shares(settings.level_weights, encoder.levels), persistent=False)
+        for name, gaussian, levels in (("dense", dense, self.dense_levels), ("map", fine, self.map_levels)):
+            self.register_buffer(f"{name}_mean", gaussian.mean.float())
+            self.register_buffer(f"{name}_whitening", gaussian.whitening.float())
+            self.register_buffer(
+                f"{name}_kept", choice.kept_channels(encoder, levels, settings.dense_dimensions)
+            )
+        self.register_buffer("map_limit", torch.tensor(torch.inf))
+        self.register_buffer(
+            "level_weights", choice.shares(settings.level_weights, encoder.levels), persistent=False
+        )
         self.register_buffer("location", torch.zeros(2))
         self.register_buffer("spread", torch.ones(2))
         self.register_buffer("threshold", torch.tensor(torch.inf))
@@ -112,12 +140,20 @@ class Detector(nn.Module):
 
     def score(self, maps: Sequence[Tensor]) -> Scores:
         """All scores from feature maps, as `Encoder` gives them."""
+        how = self.settings
         pooled = (self.level_distances(pool(maps)) * self.level_weights).sum(1)
-        dense_map = self.squared_dense_distances(maps).sqrt()
-        dense_map = smooth(dense_map.view(-1, self.settings.grid, self.settings.grid), self.settings.smoothing)
-        dense = dense_map.flatten(1).amax(1)
+        coarse = self.squared_dense_distances(maps).sqrt()
+        dense = smooth(coarse.view(-1, how.grid, how.grid), how.smoothing).flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
-        return Scores(pooled, dense, parts.sum(1), dense_map)
+        fused = parts[:, 0] + how.dense_weight * parts[:, 1]
+        return Scores(pooled, dense, fused, self.dense_map(maps))
+
+    def dense_map(self, maps: Sequence[Tensor]) -> Tensor:
+        """The distance at each position of the map's grid, smoothed: `(n, map_grid, map_grid)`."""
+        how = self.settings
+        features = on_grid([maps[i] for i in self.map_levels], how.map_grid, self.map_kept)
+        fine = squared_distance(features, self.map_mean, self.map_whitening).sqrt()
+        return smooth(fine.view(-1, how.map_grid, how.map_grid), how.map_smoothing)
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
         """Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n, levels)`."""
@@ -137,10 +173,10 @@ class Detector(nn.Module):
 
     def dense_features(self, maps: Sequence[Tensor]) -> Tensor:
         """The dense levels on one grid, concatenated: `(n, grid^2, d)`, float32."""
-        return on_grid([maps[i] for i in self.dense_levels], self.settings.grid)
+        return on_grid([maps[i] for i in self.dense_levels], self.settings.grid, self.dense_kept)
 
     def contribution_map(self, maps: Sequence[Tensor]) -> Tensor:
-        """The pooled score split over one grid, `(n, grid, grid)`; its mean is the pooled score.
+        """The pooled score split over the map's grid, `(n, map_grid, map_grid)`; its mean is the pooled score.
 
         Each level's contributions are divided by its distance, which leaves a map whose mean is the
         distance, brought to the grid, and averaged over levels by their weights.
@@ -150,7 +186,7 @@ class Detector(nn.Module):
         for i, level in enumerate(maps):
             split = split_distance(level, *self.level_gaussian(i))
             split = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
-            levels.append(keep_mean(split, self.settings.grid))
+            levels.append(keep_mean(split, self.settings.map_grid))
         return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
 
     def with_level_weights(self, weights: Sequence[float]) -> "Detector":
@@ -159,28 +195,27 @@ class Detector(nn.Module):
         return Detector(self.encoder, settings, self.gaussians()).to(self.location.device)
 
     def gaussians(self) -> list[Gaussian]:
-        """Those of the levels, and last that of the dense map."""
+        """Those of the levels, and last those of the dense score and of the map."""
         levels = [self.level_gaussian(i) for i in range(len(self.encoder.levels))]
-        return [
-            Gaussian(*pair, torch.zeros(()), 0) for pair in (*levels, (self.dense_mean, self.dense_whitening))
-        ]
+        dense = [(self.dense_mean, self.dense_whitening), (self.map_mean, self.map_whitening)]
+        return [Gaussian(*pair, torch.zeros(()), 0) for pair in (*levels, *dense)]
 
-    def set_point(self, point: WorkingPoint, chi_square: Sequence[float] = ()) -> None:
-        """Decide by `point` from now on, and keep the chi-square thresholds of levels and pooled score."""
+    def set_point(
+        self, point: WorkingPoint, chi_square: Sequence[float] = (), map_limit: float | None = None
+    ) -> None:
+        """Decide by `point` from now on, and keep the chi-square thresholds of levels and pooled score and
+        the value of the dense map above which a place is suspicious."""
         self.point = point
         self.threshold.fill_(point.threshold)
+        if map_limit is not None:
+            self.map_limit.fill_(map_limit)
         if chi_square:
             self.chi_square.copy_(torch.tensor(chi_square))
 
     def map_threshold(self) -> float | None:
-        """The value of the dense map above which a place makes an otherwise usual image anomalous; one value
-        for all images, so that outlines can be compared. None for the pooled score, an average in which no
-        place decides alone."""
-        if self.settings.score == "pooled":
-            return None
-        if self.settings.score == "dense":
-            return float(self.threshold)
-        return float(self.location[1] + self.spread[1] * self.threshold)  # pooled as usual: adds nothing
+        """The value of the dense map above which a place is suspicious, one for all images, so that outlines
+        can be compared. None for the pooled score, whose map is another one."""
+        return None if self.settings.score == "pooled" else float(self.map_limit)
 
     def train(self, mode: bool = True) -> "Detector":
         """Always evaluation mode: what is fine-tuned are weights, never statistics."""
@@ -190,8 +225,14 @@ class Detector(nn.Module):
     def save(self, folder: Path, *, about: Mapping[str, Any]) -> None:
         """Write encoder, tensors and description below `folder`; `about` is kept beside them for a reader."""
         tensors = {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
+
+        def names(levels: Sequence[int]) -> list[str]:
+            return [self.encoder.levels[i] for i in levels]
+
         description = {
-            "settings": asdict(self.settings),
+            "settings": asdict(self.settings)
+            | {"dense_levels": names(self.dense_levels)}
+            | {"map_levels": names(self.map_levels)},  # by name: `auto` may mean others one day
             "threshold": asdict(self.point) if self.point else None,
             **about,
         }
@@ -215,18 +256,20 @@ class Detector(nn.Module):
                 levels=description["levels"],
                 image_size=description["image_size"],
             )
-            settings = DetectorSettings(**description["settings"])
+            settings = DetectorSettings(**choice.stored_levels(encoder, description["settings"]))
             if settings.score not in SCORES:
-                raise RunError(
-                    f"{folder}: detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}"
-                )
-            names = [(f"mean_{i}", f"whitening_{i}") for i in range(len(encoder.levels))]
+                said = f"detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}"
+                raise RunError(f"{folder}: {said}")
+            pairs = [(f"mean_{i}", f"whitening_{i}") for i in range(len(encoder.levels))]
+            pairs += [("dense_mean", "dense_whitening"), ("map_mean", "map_whitening")]
             gaussians = [
-                Gaussian(tensors[mean], tensors[whitening], torch.zeros(()), 0)
-                for mean, whitening in [*names, ("dense_mean", "dense_whitening")]
+                Gaussian(tensors[mean], tensors[whitening], torch.zeros(()), 0) for mean, whitening in pairs
             ]
+            check_shapes(tensors, dict(zip(encoder.levels, encoder.widths, strict=True)))
+            check_grid("score", tensors["dense_mean"], settings.grid, settings.smoothing)
+            check_grid("map", tensors["map_mean"], settings.map_grid, settings.map_smoothing)
             detector = cls(encoder, settings, gaussians)
-            for name in ("location", "spread", "threshold", "chi_square"):
+            for name in READ_BACK:
                 detector.get_buffer(name).copy_(tensors[name])
             if description["threshold"] is not None:
                 detector.point = WorkingPoint(**description["threshold"])
@@ -244,57 +287,11 @@ class Detector(nn.Module):
 
     def _try_out(self) -> None:
         """Raise a ValueError, or whatever a blank image brings about, unless all parts fit together."""
-        for i, width in enumerate(self.encoder.widths):
-            shapes = [tuple(self.get_buffer(f"{name}_{i}").shape) for name in ("mean", "whitening")]
-            if shapes != [(width,), (width, width)]:
-                raise ValueError(
-                    f"level {self.encoder.levels[i]} has {width} dimensions, its Gaussian {shapes}"
-                )
-        grid, smoothing = self.settings.grid, self.settings.smoothing
-        if self.dense_mean.shape[0] != grid**2 or not 0 <= 3 * smoothing < grid:
-            raise ValueError(f"the dense map does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
         for name, tensor in self.state_dict().items():
-            if name not in ("threshold", "chi_square") and not tensor.isfinite().all():
+            if name not in ("threshold", "chi_square", "map_limit") and not tensor.isfinite().all():
                 raise ValueError(f"{name} holds numbers that are not finite")
         if self.point and not all(math.isfinite(value) for value in vars(self.point).values()):
             raise ValueError("the threshold is not finite")
         size = self.encoder.image_size
         with torch.inference_mode():
             self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-
-
-def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
-    """Weights of the levels as shares of one `(levels,)`; equal ones where no weights are given.
-
-    Raises:
-        EncoderError: not one weight for each level, negative ones, or zeros alone.
-    """
-    if not weights:
-        return torch.full((len(levels),), 1 / len(levels))
-    if len(weights) != len(levels) or min(weights) < 0 or sum(weights) <= 0:
-        raise EncoderError(
-            f"gaussian.level_weights: expected one weight of 0 or more for each of the {len(levels)} levels "
-            f"({', '.join(levels)}), not all of them 0; got {list(weights)}"
-        )
-    return torch.tensor(weights) / sum(weights)
-
-
-def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
-    """Positions of the levels that make the dense map; `auto`: the last level at stride 4, 8 and 16.
-
-    Encoders whose levels all have one stride, vision transformers, give the levels at a quarter, half
-    and three quarters of their depth.
-    """
-    if levels != "auto":
-        if not levels:
-            raise EncoderError("gaussian.dense_levels: expected one or more levels, got none")
-        for level in levels:
-            if level not in (*encoder.levels, *range(len(encoder.levels))):
-                raise EncoderError(
-                    f"gaussian.dense_levels: {level!r} is none of the levels: {', '.join(encoder.levels)}"
-                )
-        return [level if isinstance(level, int) else encoder.levels.index(level) for level in levels]
-    last = {stride: i for i, stride in enumerate(encoder.strides)}
-    chosen = [last[stride] for stride in (4, 8, 16) if stride in last]
-    depth = len(encoder.levels)
-    return chosen if len(last) > 1 and chosen else sorted({depth * k // 4 for k in (1, 2, 3)})

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.detector import Detector, DetectorSettings, choose_dense_levels
+from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import Encoder, pool
 from anomaly_ft.model.examine import score_images
 from anomaly_ft.model.gaussian import accumulate, fit, mixture
+from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels
 from anomaly_ft.model.maps import on_grid
 
 
@@ -42,8 +43,12 @@ def fit_detector(
         fit(s, settings.shrinkage, name=f"level {level}")
         for s, level in zip(sums, encoder.levels, strict=False)
     ]
-    dense = fit(sums[-1], settings.shrinkage, floor=settings.variance_floor, name="dense map")
-    detector = Detector(encoder, settings, [*gaussians, dense]).to(compute.fabric.device)
+    for name in ("dense map", "dense score"):  # from the end, so that what is done with is freed
+        many = sums.pop()
+        found = fit(many, settings.shrinkage, floor=settings.variance_floor, name=name, dtype=torch.float32)
+        gaussians.insert(len(encoder.levels), found)
+        del many
+    detector = Detector(encoder, settings, gaussians).to(compute.fabric.device)
     standardise(detector, held_out, compute)
     return detector
 
@@ -67,10 +72,18 @@ def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Comput
 def _features(
     encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
 ) -> Iterator[list[Tensor]]:
-    """Batches of pooled features of every level, and last the dense ones."""
-    dense_levels = choose_dense_levels(encoder, settings.dense_levels)
+    """Batches of pooled features of every level, and last those of the dense score and of the map."""
+    grids = [
+        (choose_dense_levels(encoder, settings.dense_levels), settings.grid),
+        (choose_map_levels(encoder, settings.map_levels), settings.map_grid),
+    ]
+    kept = [kept_channels(encoder, levels, settings.dense_dimensions) for levels, _ in grids]
     for images in compute.batches(pixels):
         with torch.inference_mode(), compute.fabric.autocast():
             maps = encoder(images)
-            features = [*pool(maps), on_grid([maps[i] for i in dense_levels], settings.grid)]
+            dense = [
+                on_grid([maps[i] for i in levels], grid, chosen.to(compute.fabric.device))
+                for (levels, grid), chosen in zip(grids, kept, strict=True)
+            ]
+            features = [*pool(maps), *dense]
         yield features

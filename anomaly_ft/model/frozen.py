@@ -10,9 +10,10 @@ from torch import Tensor
 
 from anomaly_ft.data.images import Pixels
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.detector import DetectorSettings, choose_dense_levels
+from anomaly_ft.model.detector import DetectorSettings
 from anomaly_ft.model.encoder import Encoder
 from anomaly_ft.model.halfway import Halfway
+from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels
 from anomaly_ft.model.maps import resize_to_grid
 
 
@@ -25,7 +26,7 @@ def run_halfway(
         encoder: with an early part that is frozen, see `Encoder.train_only`.
         pixels: the images.
         compute: device, precision, batch size.
-        settings: which levels are dense, and their grid.
+        settings: which levels make the dense score and the map, and their grids.
         room: bytes it may take.
 
     Returns:
@@ -49,22 +50,25 @@ def run_halfway(
 
 @torch.no_grad()  # and not inference_mode: training saves these for its backward pass
 def _run(encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings) -> Halfway:
-    dense = choose_dense_levels(encoder, settings.dense_levels)
+    dense = dict.fromkeys(choose_dense_levels(encoder, settings.dense_levels), settings.grid)
+    fine = dict.fromkeys(choose_map_levels(encoder, settings.map_levels), settings.map_grid)
     with compute.fabric.autocast():
         done = encoder.halfway(compute.batch(pixels))
     position = [encoder.levels.index(name) for name in encoder.early]
     levels = [
-        _as_much_as_needed(level, settings.grid if i in dense else None)
+        _as_much_as_needed(level, {grids[i] for grids in (dense, fine) if i in grids})
         for i, level in zip(position, done.levels, strict=True)
     ]
     return Halfway(done.activation, levels).to(torch.device("cpu"))
 
 
-def _as_much_as_needed(level: Tensor, grid: int | None) -> Tensor:
-    """A smaller map with the same average and the same values on the grid, where that is possible."""
-    if grid is None:
+def _as_much_as_needed(level: Tensor, grids: set[int]) -> Tensor:
+    """A smaller map with the same average and the same values on the grids, where that is possible."""
+    if not grids:
         return level.mean((2, 3), keepdim=True, dtype=torch.float32)
-    side = level.shape[-1]
+    if len(grids) > 1:
+        return level
+    side, grid = level.shape[-1], grids.pop()
     return resize_to_grid(level.float(), grid) if side > grid and side % grid == 0 else level
 
 

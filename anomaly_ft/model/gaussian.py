@@ -11,7 +11,7 @@ n, sum z, sum z z^T, sum |z|^2 z and sum |z|^4, with z = x - shift.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from anomaly_ft.errors import DivergedError, GaussianError
 
 Shrinkage = Literal["ledoit_wolf"] | float
+GROUPS = 16  # fitted at a time
 
 
 @dataclass
@@ -45,6 +46,19 @@ class Moments:
         self.first += z.sum(0)
         self.third += (square[..., None] * z).sum(0)
         self.fourth += (square**2).sum(0)
+
+    def split(self, size: int) -> Iterator["Moments"]:
+        """The sums of `size` groups at a time, views of these."""
+        d, total = self.shift.shape[-1], self.fourth.numel()
+        flat = (
+            self.shift.view(-1, d),
+            self.first.view(-1, d),
+            self.second.view(-1, d, d),
+            self.third.view(-1, d),
+        )
+        for start in range(0, total, size):
+            shift, first, second, third = (tensor[start : start + size] for tensor in flat)
+            yield Moments(self.count, shift, first, second, third, self.fourth.view(-1)[start : start + size])
 
     def about(self, shift: Tensor) -> "Moments":
         """The same sums about another `shift`: every term of |z + a|^k written out."""
@@ -140,9 +154,16 @@ def accumulate(batches: Iterable[list[Tensor]]) -> list[Moments]:
 
 
 def fit(
-    sums: Moments, shrinkage: Shrinkage = "ledoit_wolf", *, floor: float = 0.0, name: str = "features"
+    sums: Moments,
+    shrinkage: Shrinkage = "ledoit_wolf",
+    *,
+    floor: float = 0.0,
+    name: str = "features",
+    dtype: torch.dtype = torch.float64,
 ) -> Gaussian:
-    """The Gaussian of the features summed up in `sums`; float64.
+    """The Gaussian of the features summed up in `sums`; computed in float64, given in `dtype`.
+
+    Groups are taken a few at a time, so that beside the sums and the result little memory is needed.
 
     Agrees with `sklearn.covariance.LedoitWolf` or, for a number, with
     `sklearn.covariance.shrunk_covariance` of the empirical covariance.
@@ -154,16 +175,32 @@ def fit(
             dimensions; without it a position that hardly varies (a saturated background) makes an
             anomaly of any noise.
         name: what the features are called in an error.
+        dtype: of mean and whitening.
 
     Raises:
         GaussianError: features that do not vary, or are too few for the estimator.
         DivergedError: features that are not finite.
     """
+    squares = sums.second.diagonal(dim1=-2, dim2=-1) / sums.count
+    least = floor * float((squares - (sums.first / sums.count) ** 2).mean())
+    if sums.shift.dim() == 1:
+        return _fit(sums, shrinkage, least, name, dtype)
+    groups, d = sums.shift.shape[:-1], sums.shift.shape[-1]
+    parts = [_fit(part, shrinkage, least, name, dtype) for part in sums.split(GROUPS)]
+    return Gaussian(
+        torch.cat([part.mean for part in parts]).view(*groups, d),
+        torch.cat([part.whitening for part in parts]).view(*groups, d, d),
+        torch.cat([part.shrinkage for part in parts]).view(*groups),
+        sums.count,
+    )
+
+
+def _fit(sums: Moments, shrinkage: Shrinkage, least: float, name: str, dtype: torch.dtype) -> Gaussian:
+    """`fit` with the variance that is added in every direction."""
     centred = sums.about(sums.shift + sums.first / sums.count)
     n, d = centred.count, centred.shift.shape[-1]
     covariance = centred.second / n
     scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)  # mean variance, the shrinkage target
-    least = floor * scale.mean()
     _check(centred, scale + least, shrinkage, name)
     if isinstance(shrinkage, str):
         rho = _ledoit_wolf(centred, covariance, scale)
@@ -177,7 +214,7 @@ def fit(
             f"{name}: the covariance of {n} images in {d} dimensions is not positive definite "
             f"(shrinkage {float(rho.min()):.3g}); raise gaussian.shrinkage or use more images"
         )
-    return Gaussian(centred.shift, _whitening(factor), rho, n)
+    return Gaussian(centred.shift.to(dtype), _whitening(factor).to(dtype), rho, n)
 
 
 def mixture(a: Gaussian, b: Gaussian) -> Gaussian:

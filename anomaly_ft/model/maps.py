@@ -22,9 +22,13 @@ from anomaly_ft.data.images import Decoder
 Map = NDArray[np.float32]
 
 
-def on_grid(maps: Sequence[Tensor], grid: int) -> Tensor:
-    """Feature maps resized to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`."""
-    return torch.cat([resize_to_grid(m.float(), grid) for m in maps], 1).flatten(2).mT.contiguous()
+def on_grid(maps: Sequence[Tensor], grid: int, kept: Tensor | None = None) -> Tensor:
+    """Feature maps resized to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`, or of all
+    channels those `kept (d,)`."""
+    joined = torch.cat([resize_to_grid(m.float(), grid) for m in maps], 1).flatten(2)
+    if kept is not None and len(kept) < joined.shape[1]:
+        joined = joined[:, kept]
+    return joined.mT.contiguous()
 
 
 def resize_to_grid(level: Tensor, grid: int) -> Tensor:

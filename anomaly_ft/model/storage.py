@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,7 +19,7 @@ from anomaly_ft import __version__
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.encoder import Encoder
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write_detector(
@@ -52,7 +53,7 @@ def read_detector(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     description = read_description(folder)
     try:
-        return description, load_file(_present(folder / "detector.safetensors"))
+        return _upgraded(description, load_file(_present(folder / "detector.safetensors")))
     except (OSError, ValueError, SafetensorError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
 
@@ -65,6 +66,39 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
     _check_format(folder, description)
     return dict(description)
+
+
+def check_shapes(tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> None:
+    """Raise a ValueError unless each level has a Gaussian of its width."""
+    for i, (level, width) in enumerate(widths.items()):
+        shapes = [tuple(tensors[f"{name}_{i}"].shape) for name in ("mean", "whitening")]
+        if shapes != [(width,), (width, width)]:
+            raise ValueError(f"level {level} has {width} dimensions, its Gaussian {shapes}")
+
+
+def check_grid(name: str, mean: Tensor, grid: int, smoothing: float) -> None:
+    """Raise a ValueError unless Gaussians lie on that grid, and the blur stays within it."""
+    if mean.shape[0] != grid**2 or not 0 <= 3 * smoothing < grid:
+        raise ValueError(f"the dense {name} does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
+
+
+def _upgraded(
+    description: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Format 1 had one dense Gaussian for score and map alike, and an outline drawn where the dense distance
+    alone would make an image of usual pooled score anomalous."""
+    if description["format"] > 1:
+        return description, tensors
+    how, new = dict(description["settings"]), dict(tensors)
+    how |= {"map_levels": how["dense_levels"], "map_grid": how["grid"], "map_smoothing": how["smoothing"]}
+    how |= {"dense_weight": 1.0, "dense_dimensions": tensors["dense_mean"].shape[-1]}
+    for name in ("dense", "map"):
+        new |= {f"{name}_mean": tensors["dense_mean"], f"{name}_whitening": tensors["dense_whitening"]}
+        new[f"{name}_kept"] = torch.arange(tensors["dense_mean"].shape[-1])
+    fused = how["score"] == "fused"
+    limit = tensors["threshold"] * (tensors["spread"][1] if fused else 1)
+    new["map_limit"] = limit + (tensors["location"][1] if fused else 0)
+    return {**description, "settings": how}, new
 
 
 def _present(file: Path) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -18,6 +19,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.deploy.loading import LoadedRun, load_run
 from anomaly_ft.deploy.predict import COLUMNS, Prediction, Tally, expand, predict, render, stream
 from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.model.maps import upsample
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,10 @@ def test_maps_are_made_only_when_asked_for(run: LoadedRun, mvtec_folder: Path) -
     (plain,), (mapped,) = predict(run, paths), predict(run, paths, maps=True)
     assert plain.map is None
     assert mapped.map is not None
-    assert mapped.map.max() == pytest.approx(mapped.scores["dense"])
+    with torch.no_grad():
+        maps = run.detector(run.compute.batch(np.stack([run.decoder(paths[0])]))).maps
+    large = upsample(mapped.map, 64, 64, run.decoder)
+    np.testing.assert_allclose(large, maps[0], rtol=1e-3, atol=1e-3)
 
 
 def test_a_whole_batch_of_bad_images_does_not_stop_the_next(run: LoadedRun, mvtec_folder: Path) -> None:
@@ -160,8 +165,8 @@ def test_maps_lie_beside_the_predictions_at_the_images_own_size(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
-    recipe = (folder / "recipe.yaml").read_text()
-    (folder / "recipe.yaml").write_text(recipe.replace("resize: squash", f"resize: {resize}"))
+    description = (folder / "detector.json").read_text()
+    (folder / "detector.json").write_text(description.replace('"resize": "squash"', f'"resize": "{resize}"'))
     wide = Image.open(mvtec_folder / "test" / "hole" / "000.png").resize((90, 50))
     wide.save(tmp_path / "wide.png")
     result = call(folder, tmp_path / "wide.png", "no.png", "--output", tmp_path / "out", "--maps")
@@ -173,7 +178,10 @@ def test_maps_lie_beside_the_predictions_at_the_images_own_size(
     values = np.load(tmp_path / "out" / "maps" / "000000-wide.npy")
     assert values.shape == (50, 90)
     assert values.dtype == np.float32
-    assert values.max() <= table["dense_score"][0] * (1 + 1e-4)
+    run = load_run(folder)
+    assert run.decoder.resize == resize
+    (alone,) = predict(run, [tmp_path / "wide.png"], maps=True)
+    np.testing.assert_allclose(values, upsample(alone.map, 50, 90, run.decoder), rtol=1e-3, atol=1e-3)
     drawn = np.asarray(Image.open(tmp_path / "out" / "maps" / "000000-wide.png"))
     assert drawn.shape == (50, 90, 3)
     assert not np.array_equal(drawn, np.asarray(wide))

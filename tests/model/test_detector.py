@@ -10,14 +10,15 @@ from sklearn.covariance import LedoitWolf
 
 from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import Detector, DetectorSettings, ScoreName, choose_dense_levels
+from anomaly_ft.model.detector import Detector, DetectorSettings, ScoreName
 from anomaly_ft.model.encoder import Encoder, load_encoder
 from anomaly_ft.model.examine import examine, score_images
 from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels, stored_levels
 from anomaly_ft.model.maps import on_grid
 from anomaly_ft.model.working_point import WorkingPoint
 
-SETTINGS = DetectorSettings(grid=4, smoothing=0.5)
+SETTINGS = DetectorSettings(grid=4, smoothing=0.5, map_grid=5, dense_weight=2.0)
 Textures = Callable[[int, int, int], np.ndarray]
 
 
@@ -74,22 +75,62 @@ def test_the_pooled_score_is_the_mean_distance_over_levels(
     )
 
 
-def test_the_dense_score_is_the_maximum_of_the_smoothed_map_of_distances(
+def gridded(encoder: Encoder, pixels: np.ndarray, levels: list[int], grid: int) -> np.ndarray:
+    return on_grid([torch.from_numpy(maps_of(encoder, pixels)[i]) for i in levels], grid).double().numpy()
+
+
+def by_position(fitted: np.ndarray, measured: np.ndarray, grid: int) -> np.ndarray:
+    """Maps of distances, position by position."""
+    floor = 0.01 * fitted.var(0).mean()
+    found = [distances(fitted[:, p], measured[:, p], floor=floor) for p in range(grid**2)]
+    return np.stack(found, 1).reshape(-1, grid, grid)
+
+
+def test_the_dense_score_is_the_largest_smoothed_distance_on_its_grid(
     detector: Detector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
-    def gridded(pixels: np.ndarray) -> np.ndarray:
-        return on_grid([torch.from_numpy(maps_of(encoder, pixels)[i]) for i in (2, 3, 4)], 4).double().numpy()
-
-    assert choose_dense_levels(encoder, "auto") == [2, 3, 4], "the last levels at stride 4, 8 and 16"
-    fitted, measured = gridded(normal), gridded(others)
-    floor = 0.01 * fitted.var(0).mean()
-    by_position = [distances(fitted[:, p], measured[:, p], floor=floor) for p in range(16)]
-    maps = np.stack(by_position, 1).reshape(9, 4, 4)
+    assert choose_dense_levels(encoder, "auto") == [4, 5]
+    assert [encoder.strides[i] for i in (3, 4, 5, 6)] == [8, 16, 32, 32], "all at 16, the first at 32"
+    maps = by_position(*(gridded(encoder, pixels, [4, 5], 4) for pixels in (normal, others)), 4)
     smooth = np.stack([gaussian_filter(m, 0.5, mode="mirror", radius=2) for m in maps])
-    with torch.no_grad():
-        output = detector.score(encoder(compute.batch(others)))
-    np.testing.assert_allclose(output.map, smooth, rtol=1e-3)
-    np.testing.assert_allclose(output.dense, smooth.max((1, 2)), rtol=1e-3)
+    found = score_images(detector, others, compute)["dense"]
+    np.testing.assert_allclose(found, smooth.max((1, 2)), rtol=1e-3)
+
+
+def test_the_map_has_levels_and_a_grid_of_its_own(
+    detector: Detector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    assert choose_map_levels(encoder, "auto") == [2, 3, 4], "the last at stride 4 and 8, the first at 16"
+    maps = by_position(*(gridded(encoder, pixels, [2, 3, 4], 5) for pixels in (normal, others)), 5)
+    np.testing.assert_allclose(examine(detector, others, compute).dense, maps, rtol=1e-3)
+
+
+def test_the_map_is_smoothed_by_its_own_setting(
+    encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    settings = [DetectorSettings(grid=4, map_grid=5, map_smoothing=smoothing) for smoothing in (0.0, 0.6)]
+    plain, smooth = (
+        examine(fit_detector(encoder, normal, others, compute, how), others, compute) for how in settings
+    )
+    expected = [gaussian_filter(m, 0.6, mode="mirror", radius=2) for m in plain.dense]
+    np.testing.assert_allclose(smooth.dense, expected, rtol=1e-3)
+    np.testing.assert_allclose(smooth.scores["dense"], plain.scores["dense"], rtol=1e-6)
+
+
+def test_of_more_channels_than_allowed_a_random_choice_is_kept(
+    encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+) -> None:
+    how = DetectorSettings(grid=2, smoothing=0, map_grid=3, dense_dimensions=40)
+    few = fit_detector(encoder, normal, others, compute, how)
+    kept = kept_channels(encoder, [4, 5], 40)
+    assert len(set(kept.tolist())) == 40 < sum(encoder.widths[i] for i in (4, 5))
+    assert torch.equal(kept, kept_channels(encoder, [4, 5], 40)), "always the same choice"
+    assert few.dense_whitening.shape == (4, 40, 40)
+    assert few.map_whitening.shape == (9, 40, 40)
+    fitted, measured = (gridded(encoder, pixels, [4, 5], 2)[..., kept.numpy()] for pixels in (normal, others))
+    found = score_images(few, others, compute)["dense"]
+    np.testing.assert_allclose(found, by_position(fitted, measured, 2).max((1, 2)), rtol=1e-3)
+    assert kept_channels(encoder, [0], 40).tolist() == list(range(encoder.widths[0]))
 
 
 def test_the_fused_score_adds_what_is_measured_in_standard_deviations_of_held_out_images(
@@ -100,7 +141,8 @@ def test_the_fused_score_adds_what_is_measured_in_standard_deviations_of_held_ou
         score_images(detector, make_textures(5, 64, 7), compute),
     )
     expected = sum(
-        (new[name] - held_out[name].mean()) / held_out[name].std(ddof=1) for name in ("pooled", "dense")
+        weight * (new[name] - held_out[name].mean()) / held_out[name].std(ddof=1)
+        for name, weight in (("pooled", 1), ("dense", 2))
     )
     np.testing.assert_allclose(new["fused"], expected, rtol=1e-3)
     assert held_out["fused"].mean() == pytest.approx(0, abs=1e-3)
@@ -188,20 +230,15 @@ def test_scores_are_float32_or_better_in_bf16(detector: Detector, others: np.nda
     np.testing.assert_allclose(output.pooled, score_images(detector, others, compute)["pooled"], rtol=0.1)
 
 
-def test_without_smoothing_the_map_is_that_of_the_distances(
+def test_without_smoothing_the_score_is_the_largest_distance(
     encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
     plain = fit_detector(
         encoder, normal, others, compute, DetectorSettings(grid=4, smoothing=0, dense_levels=["bn1"])
     )
     assert plain.dense_mean.shape == (16, 24)
-    fitted, measured = (
-        on_grid([torch.from_numpy(maps_of(encoder, p)[0])], 4).double().numpy() for p in (normal, others)
-    )
-    floor = 0.01 * fitted.var(0).mean()
-    with torch.no_grad():
-        found = plain.score(encoder(compute.batch(others))).map
-    np.testing.assert_allclose(found[:, 1, 2], distances(fitted[:, 6], measured[:, 6], floor=floor), rtol=1e-3)
+    maps = by_position(*(gridded(encoder, pixels, [0], 4) for pixels in (normal, others)), 4)
+    np.testing.assert_allclose(score_images(plain, others, compute)["dense"], maps.max((1, 2)), rtol=1e-3)
 
 
 def test_feature_maps_are_averaged_down_and_interpolated_up() -> None:
@@ -218,7 +255,7 @@ def test_feature_maps_are_averaged_down_and_interpolated_up() -> None:
 
 def test_vision_transformers_are_dense_at_quarters_of_their_depth() -> None:
     vit = load_encoder("vit_tiny_patch16_224", "random", image_size=32)
-    assert choose_dense_levels(vit, "auto") == [3, 6, 9]
+    assert choose_dense_levels(vit, "auto") == choose_map_levels(vit, "auto") == [3, 6, 9]
 
 
 def test_dense_levels_are_chosen_by_name_or_index(encoder: Encoder) -> None:
@@ -229,6 +266,8 @@ def test_dense_levels_are_chosen_by_name_or_index(encoder: Encoder) -> None:
         choose_dense_levels(encoder, ["blocks.9"])
     with pytest.raises(EncoderError, match=r"gaussian\.dense_levels: 7 is none of the levels"):
         choose_dense_levels(encoder, [7])
+    with pytest.raises(EncoderError, match=r"gaussian\.map_levels: expected one or more levels, got none"):
+        choose_map_levels(encoder, [])
 
 
 def test_an_error_names_the_level_that_cannot_be_fitted(
@@ -260,3 +299,12 @@ def test_the_scale_follows_the_images_it_is_set_by(
     assert score_images(detector, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3)
     standardise(detector, others, compute)
     assert score_images(detector, normal, compute)["fused"].mean() < -0.5
+
+
+def test_levels_stored_as_auto_are_those_that_format_1_meant(encoder: Encoder) -> None:
+    old = stored_levels(encoder, {"dense_levels": "auto", "map_levels": "auto", "grid": 4})
+    assert old == {"dense_levels": [2, 3, 4], "map_levels": [2, 3, 4], "grid": 4}, (
+        "the last at stride 4, 8 and 16"
+    )
+    named = {"dense_levels": ["bn1"], "map_levels": ["bn1"]}
+    assert stored_levels(encoder, named) == named

@@ -237,3 +237,16 @@ def test_features_that_are_not_finite_have_diverged(bad: float) -> None:
     features[7, 1] = bad
     with pytest.raises(DivergedError, match="level 3: the features of 20 images are not finite"):
         fit_all(features, name="level 3")
+
+
+@pytest.mark.parametrize("groups", [(40,), (5, 9)])
+def test_more_groups_than_are_fitted_at_a_time_are_fitted_alike(groups: tuple[int, ...]) -> None:
+    features = np.stack([correlated(30, 4, seed=i) for i in range(int(np.prod(groups)))], 1)
+    whole = fit_all(features.reshape(30, *groups, 4), floor=0.1, dtype=torch.float32)
+    assert whole.whitening.dtype == torch.float32
+    floor = 0.1 * features.var(0).mean()
+    for i, index in enumerate(np.ndindex(*groups)):
+        alone = LedoitWolf().fit(features[:, i])
+        covariance = np.linalg.inv((whole.whitening[index].mT @ whole.whitening[index]).double().numpy())
+        np.testing.assert_allclose(covariance, alone.covariance_ + floor * np.eye(4), rtol=1e-3, atol=1e-4)
+        assert float(whole.shrinkage[index]) == pytest.approx(alone.shrinkage_, rel=1e-6)

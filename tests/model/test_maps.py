@@ -29,7 +29,7 @@ def compute() -> Compute:
 def detector(request: pytest.FixtureRequest, compute: Compute, make_textures: Callable) -> Detector:
     torch.manual_seed(0)
     encoder = load_encoder("resnet10t", "random", image_size=64, levels=["layer1", "layer2", "layer3"])
-    settings = DetectorSettings(grid=request.param)
+    settings = DetectorSettings(grid=3, smoothing=0, map_grid=request.param)
     return fit_detector(encoder, make_textures(20, 64, 1), make_textures(6, 64, 2), compute, settings)
 
 
@@ -68,7 +68,7 @@ def test_a_contribution_is_the_formula_at_one_position(detector: Detector, pixel
 def test_the_contribution_map_averages_to_the_pooled_score(detector: Detector, pixels: np.ndarray) -> None:
     maps = feature_maps(detector, pixels)
     whole = detector.contribution_map(maps)
-    assert whole.shape == (5, detector.settings.grid, detector.settings.grid)
+    assert whole.shape == (5, detector.settings.map_grid, detector.settings.map_grid)
     torch.testing.assert_close(whole.mean((1, 2)), detector.score(maps).pooled, rtol=1e-5, atol=0)
 
 
@@ -79,7 +79,6 @@ def test_examining_gives_the_scores_of_the_detector_whatever_the_batch(
     for name in SCORES:
         np.testing.assert_allclose(found.scores[name], plain[name], rtol=1e-6)
     np.testing.assert_allclose(found.distances.mean(1), found.scores["pooled"], rtol=1e-5)
-    np.testing.assert_allclose(found.dense.max((1, 2)), found.scores["dense"], rtol=1e-6)
     alone = [examine(detector, pixels[i : i + 1], compute) for i in reversed(range(5))]
     np.testing.assert_allclose(
         np.concatenate([part.contribution for part in alone[::-1]]), found.contribution, rtol=1e-3, atol=1e-3
@@ -139,25 +138,12 @@ def test_what_was_cut_off_is_lowest() -> None:
     assert large.max() == 4
 
 
-@pytest.mark.parametrize("threshold", [-1.0, 0.5, 4.0])
-def test_a_place_above_the_map_threshold_makes_a_usual_image_anomalous(
-    detector: Detector, compute: Compute, pixels: np.ndarray, threshold: float
-) -> None:
-    detector.set_point(WorkingPoint(threshold, 0.01, 0.01, 99))
-    found = examine(detector, pixels, compute)
-    at = detector.map_threshold()
-    assert at is not None
-    usual = float(detector.location[0])
-    as_if_usual = found.scores["fused"] - (found.scores["pooled"] - usual) / float(detector.spread[0])
-    np.testing.assert_array_equal(found.dense.max((1, 2)) > at, as_if_usual > threshold)
-
-
-@pytest.mark.parametrize(("score", "expected"), [("dense", 3.5), ("pooled", None)])
-def test_the_dense_score_is_the_maximum_of_its_map_and_the_pooled_score_has_no_place(
+@pytest.mark.parametrize(("score", "expected"), [("dense", 4.5), ("fused", 4.5), ("pooled", None)])
+def test_the_map_has_a_limit_of_its_own_and_the_pooled_score_has_none(
     score: ScoreName, expected: float | None, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detector, "settings", replace(detector.settings, score=score))
-    detector.set_point(WorkingPoint(3.5, 0.01, 0.01, 99))
+    detector.set_point(WorkingPoint(3.5, 0.01, 0.01, 99), map_limit=4.5)
     assert detector.map_threshold() == expected
 
 

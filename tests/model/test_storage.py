@@ -41,10 +41,20 @@ def saved(
     """A folder with a detector that is unlike any default, and its scores."""
     torch.manual_seed(0)
     encoder = compute.prepare(load_encoder("test_efficientnet", "random", levels=["bn2", 2, 0], image_size=64))
-    settings = DetectorSettings("dense", 0.3, [0, "blocks.1"], grid=5, smoothing=0.8, variance_floor=0.2)
+    settings = DetectorSettings(
+        "dense",
+        0.3,
+        [0, "blocks.1"],
+        grid=5,
+        smoothing=0.8,
+        variance_floor=0.2,
+        dense_dimensions=20,
+        map_levels=[1],
+        map_grid=3,
+    )
     detector = fit_detector(encoder, images[::-1] // 2 + 60, images // 2, compute, settings)
     folder = tmp_path_factory.mktemp("run")
-    detector.set_point(POINT, [3.0, 4.0, 5.0, 4.0])
+    detector.set_point(POINT, [3.0, 4.0, 5.0, 4.0], 6.0)
     detector.save(folder, about={"final": "induced"})
     return folder, score_images(detector, images, compute)
 
@@ -67,6 +77,7 @@ def test_a_detector_read_back_gives_identical_scores(
     assert detector.settings.score == "dense"
     assert not detector.training
     assert detector.point == POINT
+    assert detector.map_threshold() == 6
     assert detector.chi_square.tolist() == [3, 4, 5, 4]
     with torch.no_grad():
         scores = detector(compute.batch(images)).scores
@@ -81,7 +92,15 @@ def test_the_description_explains_the_numbers(folder: Path) -> None:
     assert description["image_size"] == 64
     assert "higher = more anomalous" in description["units"]
     tensors = load_file(folder / "detector.safetensors")
-    assert {"mean_0", "whitening_2", "dense_mean", "location", "threshold", "chi_square"} <= tensors.keys()
+    assert {
+        "mean_0",
+        "whitening_2",
+        "dense_mean",
+        "location",
+        "threshold",
+        "chi_square",
+        "map_kept",
+    } <= tensors.keys()
     assert not any(key.startswith("encoder") for key in tensors)
 
 
