@@ -69,7 +69,7 @@ def test_runs_are_read_from_their_folders(runs: Path) -> None:
     second, first = csv.DictReader(io.StringIO(result.stdout))
     summary = json.loads((runs / "small-001" / "summary.json").read_text())
     assert (first["run"], second["run"]) == ("small-001", "small-002")
-    assert (first["optimizer.lr"], second["optimizer.lr"]) == ("0.0001", "0.5")
+    assert (first["optimizer.lr"], second["optimizer.lr"]) == ("0.0003", "0.5")
     assert float(first["test/image_auroc"]) == summary["test"]["image_auroc"]
     assert [float(v) for v in first["val/vicinal_auroc"].split()] == summary["vicinal_auroc"]
     assert second["verdict"] == "forgot after epoch 0 of 1, kept pretrained"

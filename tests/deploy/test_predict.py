@@ -19,6 +19,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.deploy.loading import LoadedRun, load_run
 from anomaly_ft.deploy.predict import COLUMNS, Prediction, Tally, expand, predict, render, stream
 from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.evaluate import open_run
 from anomaly_ft.model.maps import upsample
 
 
@@ -178,7 +179,7 @@ def test_maps_lie_beside_the_predictions_at_the_images_own_size(
     values = np.load(tmp_path / "out" / "maps" / "000000-wide.npy")
     assert values.shape == (50, 90)
     assert values.dtype == np.float32
-    run = load_run(folder)
+    run = open_run(folder)[1]  # computes as the command does
     assert run.decoder.resize == resize
     (alone,) = predict(run, [tmp_path / "wide.png"], maps=True)
     np.testing.assert_allclose(values, upsample(alone.map, 50, 90, run.decoder), rtol=1e-3, atol=1e-3)
