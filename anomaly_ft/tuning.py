@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -247,12 +248,16 @@ def epochs(
 
     rank, ranks = setup.compute.fabric.global_rank, setup.compute.fabric.world_size
 
+    @lru_cache(maxsize=1)
+    def order(number: int) -> NDArray[np.int64]:
+        """Of the images in a pass over all of them, counted from 1."""
+        return np.random.default_rng([recipe.seed, number]).permutation(len(fit))
+
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         steps = range((epoch - 1) * an_epoch + done, epoch * an_epoch)
         for step in setup.terminal.track(steps, f"epoch {epoch}", len(steps)):
             number, place = divmod(step, a_pass)  # of the pass over all images, from 0
-            order = np.random.default_rng([recipe.seed, number + 1]).permutation(len(fit))
-            chunk = order[place * size : (place + 1) * size]
+            chunk = order(number + 1)[place * size : (place + 1) * size]
             own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
             images = fit[own]
             yield setup.compute.batch(setup.augment(images, own.tolist(), number + 1) if augmented else images)

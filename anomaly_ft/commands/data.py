@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from anomaly_ft.commands.shared import look_at
 from anomaly_ft.errors import DataError
 
 
@@ -25,23 +26,10 @@ def data(root: str, layout: str, group_by: str, thumbnails: Path | None, as_json
       anomaly-ft data path/to/bottle --thumbnails bottle.png
       anomaly-ft data demo:elpv-mono --json
     """
-    import os
-
-    from anomaly_ft.data.inspect import inspect
     from anomaly_ft.data.thumbnails import contact_sheet
-    from anomaly_ft.recipe import Data
     from anomaly_ft.terminal import Terminal
 
-    shares = Data(root=root)
-    report = inspect(
-        root,
-        layout=layout,
-        group_by=group_by,
-        watch=shares.watch_share,
-        calibrate=shares.calibration_share,
-        threads=os.cpu_count() or 1,
-        progress=Terminal().track,
-    )
+    report = look_at(root, layout, Terminal(), group_by)
     click.echo(json.dumps(report.to_json()) if as_json else "\n".join(report.lines()))
     if thumbnails:
         try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from anomaly_ft.commands.shared import echo_summary, quieten_libraries
+from anomaly_ft.commands.shared import echo_json, quieten_libraries
 
 
 @click.command()
@@ -33,4 +33,4 @@ def evaluate(run: Path, root: str | None, output: Path | None, as_json: bool) ->
     summary = measure_again(run, terminal, root=root, output=output)
     terminal.evaluation(summary)
     if as_json:
-        echo_summary(summary["folder"])
+        echo_json(Path(summary["folder"], "summary.json"))

@@ -1,11 +1,10 @@
 """`anomaly-ft export`."""
 
-import json
 from pathlib import Path
 
 import click
 
-from anomaly_ft.commands.shared import quieten_libraries
+from anomaly_ft.commands.shared import echo_json, quieten_libraries
 
 FORMATS = ["timm", "onnx", "pt2", "openvino", "encoder-onnx", "encoder-pt2"]  # importing them takes seconds
 
@@ -72,4 +71,4 @@ def export(
     parity = write(run, form, output, terminal, raw=raw, images=images, count=count, tolerance=tolerance)
     terminal.say(f"{output}: {parity}")
     if as_json:
-        click.echo(json.dumps(json.loads((output / "parity.json").read_text(encoding="utf-8"))))
+        echo_json(output / "parity.json")

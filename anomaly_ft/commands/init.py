@@ -1,10 +1,10 @@
 """`anomaly-ft init`."""
 
-import os
 from pathlib import Path
 
 import click
 
+from anomaly_ft.commands.shared import look_at
 from anomaly_ft.errors import DataError
 
 
@@ -24,8 +24,6 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
       anomaly-ft init path/to/bottle
       anomaly-ft init path/to/bottle recipes/bottle.yaml
     """
-    from anomaly_ft.data.inspect import inspect
-    from anomaly_ft.recipe import Data
     from anomaly_ft.recipe_file import read_recipe
     from anomaly_ft.starter import starter_recipe, valid_name
     from anomaly_ft.terminal import Terminal
@@ -36,15 +34,7 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
     target = recipe or Path(f"{name}.yaml")
     if target.exists() and not force:
         raise DataError(f"{target} exists; name another file, or replace it with --force")
-    shares = Data(root=folder)
-    report = inspect(
-        folder,
-        layout=layout,
-        watch=shares.watch_share,
-        calibrate=shares.calibration_share,
-        threads=os.cpu_count() or 1,
-        progress=terminal.track,
-    )
+    report = look_at(folder, layout, terminal)
     text = starter_recipe(report, folder if demo else str(path), name, layout=layout)
     try:
         target.write_text(text.replace("THIS_FILE", str(target)), encoding="utf-8")

@@ -1,19 +1,41 @@
 """What several commands need."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from anomaly_ft.data.inspect import Report
+    from anomaly_ft.terminal import Terminal
 
 # exit codes beside 0 done, 1 a bug, 2 something the user can mend
 ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES = 3, 4, 5, 6
 
 
-def echo_summary(folder: str) -> None:
-    """`summary.json` on one line."""
-    click.echo(json.dumps(json.loads(Path(folder, "summary.json").read_text(encoding="utf-8"))))
+def echo_json(path: Path) -> None:
+    """A JSON file on one line."""
+    click.echo(json.dumps(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") -> "Report":
+    """What a folder holds, split as a recipe that says nothing else would split it."""
+    from anomaly_ft.data.inspect import inspect
+    from anomaly_ft.recipe import Data
+
+    shares = Data(root=root)
+    return inspect(
+        root,
+        layout=layout,
+        group_by=group_by,
+        watch=shares.watch_share,
+        calibrate=shares.calibration_share,
+        threads=os.cpu_count() or 1,
+        progress=terminal.track,
+    )
 
 
 def quieten_libraries() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from anomaly_ft.commands.shared import DIVERGED, echo_summary, quieten_libraries
+from anomaly_ft.commands.shared import DIVERGED, echo_json, quieten_libraries
 
 
 @click.command()
@@ -69,6 +69,6 @@ def train(
         return
     terminal.results(summary)
     if as_json:
-        echo_summary(summary["folder"])
+        echo_json(Path(summary["folder"], "summary.json"))
     if summary["stop_reason"] == "diverged":
         sys.exit(DIVERGED)

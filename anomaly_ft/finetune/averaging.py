@@ -76,11 +76,15 @@ def interpolate(
         The share kept, and the validation of each share.
     """
     tuned = trained_weights(module)
+
+    def put_mixture(share: float) -> None:
+        put_weights(module, {name: value.lerp(tuned[name], share) for name, value in pretrained.items()})
+
     found = {0.0: ends[0]}
     for share in sorted(shares):
-        put_weights(module, {name: value.lerp(tuned[name], share) for name, value in pretrained.items()})
+        put_mixture(share)
         found[share] = validate()
     found[1.0] = ends[1]
     kept = list(found)[judge(list(found.values()), rule).best_epoch]
-    put_weights(module, {name: value.lerp(tuned[name], kept) for name, value in pretrained.items()})
+    put_mixture(kept)
     return kept, found

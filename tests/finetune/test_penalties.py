@@ -8,26 +8,12 @@ from torch import Tensor, nn
 
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.finetune.penalties import distillation, ewc, fisher_information, l2_sp
-from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import Detector, DetectorSettings
-from anomaly_ft.model.encoder import load_encoder, pool
-from anomaly_ft.model.fitting import fit_detector
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.detector import Detector
+from anomaly_ft.model.encoder import pool
 
 Textures = Callable[[int, int, int], np.ndarray]
 NOTHING = torch.zeros(0)
-
-
-@pytest.fixture(scope="module")
-def compute() -> Compute:
-    return make_compute(device="cpu", precision="fp32")
-
-
-@pytest.fixture
-def detector(make_textures: Textures, compute: Compute) -> Detector:
-    torch.manual_seed(0)
-    encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
-    settings = DetectorSettings(grid=4, dense_levels=[0])
-    return fit_detector(encoder, make_textures(20, 32, 1), make_textures(6, 32, 2), compute, settings)
 
 
 def small() -> nn.Linear:

@@ -1,0 +1,25 @@
+"""A small detector with random weights, and how it computes."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_ft.model.compute import Compute, make_compute
+from anomaly_ft.model.detector import Detector, DetectorSettings
+from anomaly_ft.model.encoder import load_encoder
+from anomaly_ft.model.fitting import fit_detector
+
+
+@pytest.fixture(scope="module")
+def compute() -> Compute:
+    return make_compute(device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def detector(make_textures: Callable[[int, int, int], np.ndarray], compute: Compute) -> Detector:
+    torch.manual_seed(0)
+    encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
+    settings = DetectorSettings(grid=4, dense_levels=[0])
+    return fit_detector(encoder, make_textures(20, 32, 1), make_textures(6, 32, 2), compute, settings)
