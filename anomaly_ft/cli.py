@@ -5,6 +5,8 @@ as failure, 4 training diverged, 5 runs of a sweep failed, 6 an export does not 
 130 interrupted.
 """
 
+from typing import Any
+
 import click
 
 from anomaly_ft.commands.compare import compare
@@ -64,7 +66,11 @@ def _offline(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
         ctx.with_resource(no_network())
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# a command keeps the help option of its first use, so each one says its names itself and not only the group
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_Group, context_settings=SETTINGS)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_versions,
     help="Show the versions of anomaly-ft and what it uses, and exit.",
@@ -86,4 +92,5 @@ for command in (init, train, sweep, data, evaluate, predict, export, promote, co
             envvar="ANOMALY_FT_OFFLINE", help="Reach nothing beyond this machine: no hub, no MLflow server.",
         )
     )  # fmt: skip
+    command.context_settings = SETTINGS
     main.add_command(command)

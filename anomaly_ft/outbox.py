@@ -9,6 +9,10 @@ from typing import Any
 PAUSE = 30.0  # seconds before a receiver that failed is tried again
 
 
+class NotSent(UserWarning):
+    """A receiver that did not take what it was sent; training goes on."""
+
+
 class Outbox:
     """Actions that have not succeeded yet. A failure is said once and never raised."""
 
@@ -54,5 +58,6 @@ class Outbox:
                 f"tracking: {self._receiver} failed ({type(cause).__name__}: {cause}); "
                 "training goes on, the run folder will be complete. "
                 "It is tried again; anomaly-ft sync RUN uploads what is missing",
+                NotSent,
                 stacklevel=3,
             )

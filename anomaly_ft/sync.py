@@ -10,6 +10,7 @@ from anomaly_ft.bookkeeping import log_end, log_start
 from anomaly_ft.errors import RunError
 from anomaly_ft.folder import write_json
 from anomaly_ft.notes import experiment_tags
+from anomaly_ft.outbox import NotSent
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.store import choose_store
 from anomaly_ft.tracking import make_tracker
@@ -41,7 +42,7 @@ def sync(folder: Path, store: str | None = None) -> str:
         raise RunError(f"{folder}: cannot be read as a run: {type(cause).__name__}: {cause}") from cause
     uri = choose_store(store or recipe.tracking.uri, folder.parent)
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", NotSent)
         with make_tracker(
             enabled=True,
             uri=uri,
@@ -56,8 +57,13 @@ def sync(folder: Path, store: str | None = None) -> str:
                 tracker.metrics({key: value for key, value in line.items() if "/" in key}, line["epoch"])
             log_end(summary, tracker, folder)
             tracker.model(folder, recipe.runtime.computing(), recipe.tracking.register)
+    failures = [one for one in said if issubclass(one.category, NotSent)]
+    for other in (one for one in said if one not in failures):  # what libraries warn of goes where it would
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     if not tracker.complete:
-        trouble = str(said[0].message).partition("; training")[0] if said else "it did not take everything"
+        trouble = (
+            str(failures[0].message).partition("; training")[0] if failures else "it did not take everything"
+        )
         raise RunError(f"{folder}: {trouble}; what arrived is kept, the same command sends the rest")
     if tracker.run_id != run_id:
         write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})

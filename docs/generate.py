@@ -94,8 +94,7 @@ def cli_page() -> Iterator[str]:
 
 
 def _help(command: click.Command, name: str) -> Iterator[str]:
-    context = command.context_class(command, info_name=name, terminal_width=100, max_content_width=100)
-    context.help_option_names = ["-h", "--help"]
+    context = command.context_class(command, info_name=name, terminal_width=100, **command.context_settings)
     yield "```text"
     yield command.get_help(context)
     yield "```"

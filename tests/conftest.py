@@ -1,6 +1,7 @@
 """What several test files need: real images where there are any, made ones, one MLflow database."""
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,15 @@ REAL_DATA = Path(os.environ.get("ANOMALY_FT_DATA", Path(__file__).parents[2] / "
 def _one_thread() -> None:
     """Tiny tensors: more threads cost more than they bring, and equal runs need an equal number."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Other numbers each time and in each test; `--randomly-seed=N` draws those of N again.
+
+    They are drawn here and never as parameters: names of tests have to be the same in all worker processes.
+    """
+    return random.Random(f"{request.config.getoption('randomly_seed', 0)} {request.node.nodeid}")
 
 
 @pytest.fixture(scope="session")

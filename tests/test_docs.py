@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from anomaly_ft.cli import main
 from anomaly_ft.recipe_file import read_recipe
@@ -59,6 +60,19 @@ def command_lines() -> list[tuple[str, str]]:
 def test_reference_pages_are_what_the_code_says(name: str) -> None:
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generate"]
     assert TEXTS[f"docs/{name}"] == generate(name), "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_a_command_has_one_help_whoever_asks_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, context = main.commands[name], click.Context(main, info_name="anomaly-ft")
+    helps = set()
+    for parent in (None, context):
+        monkeypatch.setattr(command, "_help_option", None, raising=False)  # as if nobody had asked
+        text = command.get_help(command.make_context(name, [], parent, resilient_parsing=True))
+        assert re.search(r"-h, --help +Show this message", text)
+        helps.add(text.partition("\n")[2])
+    assert len(helps) == 1
+    assert CliRunner().invoke(main, [name, "-h"]).exit_code == 0
 
 
 def anchors(page: Path) -> set[str]:

@@ -13,11 +13,6 @@ import pytest
 from test_resume import SAME, Place, assert_same, place, whole  # noqa: F401
 
 CHANGES = 60  # about so many files are opened to write, moved or removed below the output folder in a run
-SOME = random.Random(time.time_ns())
-
-
-def sites(count: int) -> list[int]:
-    return sorted(SOME.sample(range(2, CHANGES), count))
 
 
 def assert_absent_or_complete(place: Place, whole: Place) -> None:  # noqa: F811
@@ -56,9 +51,10 @@ def fill_at(site: int, place: Place, whole: Place) -> None:  # noqa: F811
     go_on(place, whole)
 
 
-@pytest.mark.parametrize("site", sites(1))
-def test_a_kill_at_any_write_leaves_no_half_run(site: int, place: Place, whole: Place) -> None:  # noqa: F811
-    kill_at(site, place, whole)
+def test_a_kill_at_any_write_leaves_no_half_run(
+    place: Place, whole: Place, chance: random.Random  # noqa: F811
+) -> None:  # fmt: skip
+    kill_at(chance.randrange(2, CHANGES), place, whole)
 
 
 @pytest.mark.faults
@@ -67,9 +63,10 @@ def test_a_kill_at_every_write_leaves_no_half_run(site: int, place: Place, whole
     kill_at(site, place, whole)
 
 
-@pytest.mark.parametrize("site", sites(1))
-def test_a_disk_full_at_any_write_loses_nothing(site: int, place: Place, whole: Place) -> None:  # noqa: F811
-    fill_at(site, place, whole)
+def test_a_disk_full_at_any_write_loses_nothing(
+    place: Place, whole: Place, chance: random.Random  # noqa: F811
+) -> None:  # fmt: skip
+    fill_at(chance.randrange(2, CHANGES), place, whole)
 
 
 @pytest.mark.faults

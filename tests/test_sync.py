@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import lives
@@ -84,6 +85,21 @@ def test_sync_to_a_store_that_is_down_says_so(small_run: Path) -> None:
         r"MLflow at sqlite:////proc/none/mlflow.db failed .*the same command sends the rest", result.stderr
     )
     assert json.loads((small_run / "summary.json").read_text())["mlflow_run_id"] is None
+
+
+def test_what_a_library_warns_of_is_not_taken_for_the_trouble(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(tracker: MlflowTracker) -> None:
+        warnings.warn("a library's old way", FutureWarning, stacklevel=1)
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(MlflowTracker, "_start", start)
+    with pytest.warns(FutureWarning, match="a library's old way"):
+        result = CliRunner().invoke(main, ["sync", str(small_run), "--store", "http://127.0.0.1:9"])
+    assert result.exit_code == 2
+    assert "small-001: tracking: MLflow at http://127.0.0.1:9 failed (ConnectionError: gone); " in result.stderr
+    assert "old way" not in result.stderr
 
 
 @pytest.mark.parametrize("what", ["empty", "unfinished", "damaged"])
