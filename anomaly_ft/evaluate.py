@@ -1,5 +1,6 @@
 """A finished run measured again, on any labelled images. The run folder is read and never written to."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -28,10 +29,17 @@ from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import data_options
 from anomaly_ft.terminal import Terminal
+from anomaly_ft.tracking import make_tracker
+from anomaly_ft.vocabulary import EVALUATION_TAG
 
 
 def evaluate(
-    folder: Path, terminal: Terminal, *, root: str | None = None, output: Path | None = None
+    folder: Path,
+    terminal: Terminal,
+    *,
+    root: str | None = None,
+    output: Path | None = None,
+    mlflow: bool = False,
 ) -> dict[str, Any]:
     """Measure the detector of a run folder on the test images of `root`; returns the new summary.
 
@@ -40,12 +48,14 @@ def evaluate(
         terminal: for progress.
         root: labelled images; unset: the data of the run itself.
         output: where the new folder `<run>-evaluation-001` goes; unset: beside the run.
+        mlflow: whether MLflow gets it too, as a run below the one that is measured.
 
     Raises:
-        RunError: a folder that is not a finished run.
+        RunError: a folder that is not a finished run, or, with `mlflow`, one that MLflow does not know.
         DataError: no labelled images.
     """
     recipe, run = open_run(folder)
+    measured = _tracked_run(folder) if mlflow else None
     source = root or recipe.data.root
     layout, records = _own_test(recipe) if root is None else _labelled(root)
     images = _load(source, records, recipe, run.decoder, terminal)
@@ -64,7 +74,47 @@ def evaluate(
     material = Material(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
     write_report(partial / "report.html", summary, material)
     terminal.say(f"measured {len(images)} images of {source}; written to {finished_name(partial)}")
-    return {**summary, "folder": str(finish_folder(partial))}
+    finished = finish_folder(partial)
+    if measured:
+        _log(finished, summary, recipe, folder, measured)
+    return {**summary, "folder": str(finished)}
+
+
+def _tracked_run(folder: Path) -> str:
+    """The id of a finished run in MLflow.
+
+    Raises:
+        RunError: it has none.
+    """
+    try:
+        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["mlflow_run_id"]
+    except (OSError, ValueError, KeyError, TypeError) as cause:
+        raise RunError(f"{folder}: summary.json cannot be read ({type(cause).__name__}: {cause})") from cause
+    if not isinstance(found, str):
+        raise RunError(f"{folder} is no run in MLflow; anomaly-ft sync {folder} makes it one")
+    return found
+
+
+def _log(finished: Path, summary: Mapping[str, Any], recipe: Recipe, folder: Path, measured: str) -> None:
+    """A finished evaluation as a run in MLflow, below the run that was measured."""
+    with make_tracker(
+        enabled=True,
+        uri=recipe.tracking.uri,
+        experiment=recipe.tracking.experiment,
+        name=finished.name,
+        output=folder.resolve().parent,
+    ) as tracker:
+        tracker.tags(
+            {
+                "mlflow.parentRunId": measured,
+                EVALUATION_TAG: measured,
+                "dataset": Path(summary["data"]["root"]).name,
+                "run_folder": str(finished.resolve()),
+            }
+        )
+        tracker.params({"data.root": summary["data"]["root"], "run": summary["run"]})
+        tracker.metrics({f"test/{name}": value for name, value in summary["test"].items()})
+        tracker.artifacts(finished)
 
 
 def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:

@@ -113,7 +113,7 @@ class Encoder(Section):
 
 class GaussianSection(Section):
     score: Literal["pooled", "dense", "fused"] = "fused"
-    """The score that decides and that is watched; all three are reported."""
+    """The score that decides; it is watched, of the fused one both parts. All three are reported."""
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"

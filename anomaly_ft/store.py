@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_ft.errors import RunError
+from anomaly_ft.vocabulary import EVALUATION_TAG
 
 VIEW = "anomaly-ft"  # key of the view of an experiment that its tag describes
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -27,7 +28,7 @@ class LoggedRun:
 
 
 def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
-    """The run, or its children if it has any.
+    """The run, or its children if it has any but evaluations.
 
     Raises:
         RunError: the store does not answer, or has no such run.
@@ -39,7 +40,7 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
     try:
         client = MlflowClient(existing(uri))
         found = client.get_run(run_id)
-        children = client.search_runs(
+        below = client.search_runs(
             [found.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found.info.run_id}'"
         )
     except MlflowException as cause:
@@ -50,6 +51,8 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
         raise RunError(
             f"{run_id} is no folder, and MLflow at {uri} cannot be asked: {type(cause).__name__}: {cause}"
         ) from cause
+
+    children = [run for run in below if EVALUATION_TAG not in run.data.tags]
 
     def curve_of(run: Any) -> Callable[[str], list[float]]:
         def curve(metric: str) -> list[float]:

@@ -34,6 +34,7 @@ from anomaly_ft.model.fitting import average_detectors, fit_detector, standardis
 from anomaly_ft.setup import Setup
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+PARTS = {"fused": ("pooled", "dense")}  # training moves both: either may forget while their sum hides it
 FINALS = ("induced", "refitted", "averaged")
 FISHER_IMAGES = 64  # more change the mean of squared gradients by little
 DRIFT_IMAGES = 128  # watched on so many images at most
@@ -71,7 +72,7 @@ class Watchdog:
             for name, pseudo in self.sets.items()
             if pseudo.informative
         }
-        found = validate(score_with(setup, detector), setup.normals("watch"), sets)
+        found = validate(watched_with(setup, detector), setup.normals("watch"), sets)
         return replace(found, watched=self._drift(detector))
 
     def _drift(self, detector: Detector) -> dict[str, float]:
@@ -120,16 +121,20 @@ def current(setup: Setup, induced: Detector, kind: str) -> Detector:
     return induced
 
 
-def score_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
-    def score(pixels: Pixels) -> Floats:
-        return score_images(detector, pixels, setup.compute)[setup.recipe.gaussian.score]
+def watched_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
+    """What vicinal validation looks at: the score that decides, of the fused one both parts; `(n, parts)`."""
+    score = setup.recipe.gaussian.score
 
-    return score
+    def parts(pixels: Pixels) -> Floats:
+        found = score_images(detector, pixels, setup.compute)
+        return np.stack([found[part] for part in PARTS.get(score, (score,))], axis=1)
+
+    return parts
 
 
 def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
     section, seed = setup.recipe.validation, setup.recipe.seed
-    watch, score = setup.data.normals("watch"), score_with(setup, frozen)
+    watch, score = setup.data.normals("watch"), watched_with(setup, frozen)
     if not isinstance(section.severity, str):
         return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed)
     sets = calibrate(

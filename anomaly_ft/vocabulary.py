@@ -8,6 +8,8 @@ restored, so their last value is what the run left.
 from collections.abc import Mapping
 from typing import Any
 
+EVALUATION_TAG = "evaluation_of"  # of a run that measured another one again, whose id it holds
+
 # `<augmentation>` and `<metric>` stand for names
 METRICS: dict[str, str] = {
     "train/loss": "mean distance of the epoch's training images to the induced Gaussians; lower is nearer",

@@ -8,11 +8,12 @@ validations afterwards. Test images are scored beside every validation to show t
 sees them. `oracle` is the best epoch by test, shown for regret only. Sets: MTD, MVTec screw and bottle below
 $ANOMALY_FT_DATA (left out, saying so, where it is not set) and the ELPV cells of the extra `demo`.
 
-Writes `forgetting.csv` (one line an epoch, appended as it goes) and `forgetting.png`, prints a table.
+Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and the pooled and dense
+scores of the test images at each validation, so that another way to join them can be judged without training
+again. Prints a table.
 """
 
 import logging
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
+from sets import roots_of
 
 from anomaly_ft.evaluation.measure import measure
 from anomaly_ft.finetune.forgetting import judge
@@ -35,20 +37,23 @@ from anomaly_ft.terminal import Terminal
 from anomaly_ft.tuning import epochs, loop_state, rule_of, watchdog
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
-FOLDERS = {"mtd": "mtd", "screw": "mvtec_screw", "bottle": "mvtec_bottle"}
-DEMOS = {"elpv-mono": "demo:elpv-mono", "elpv-poly": "demo:elpv-poly"}
 NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]
 
 
-def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal) -> list[dict[str, Any]]:
+def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[str, Any]]:
     """One row for each epoch of a `recipe` that never stops: what is true, and what the verdict sees that was
-    `asked` for."""
+    `asked` for. Leaves the scores of the test images in `scores_to`."""
     started = time.perf_counter()
     setup = prepare(recipe, terminal)
     test: list[dict[str, float | None]] = []
+    raw = {"labels": np.array([record.anomalous for record in setup.data.test.records])}
 
     def observe(detector: Detector) -> None:
         scores = score_images(detector, setup.data.test.pixels, setup.compute)
+        for name in ("pooled", "dense"):  # in standard deviations of held-out normal images
+            centre, spread = (float(part[name == "dense"]) for part in (detector.location, detector.spread))
+            raw[f"{len(test)} {name}"] = (scores[name] - centre) / spread
+        np.savez(scores_to, **raw)
         test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
 
     dog = watchdog(setup)
@@ -126,16 +131,13 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, table = Terminal(), output / "forgetting.csv"
-    data = os.environ.get("ANOMALY_FT_DATA")
-    roots = DEMOS | ({name: f"{data}/{folder}" for name, folder in FOLDERS.items()} if data else {})
-    for name in sets.split(","):
-        if name not in roots:
-            terminal.say(f"{name} is left out: ANOMALY_FT_DATA is not set")
+    roots = roots_of(sets.split(","), terminal.say)
     for seed in range(seeds):
-        for name in filter(roots.__contains__, sets.split(",")):
-            chosen = [f"data.root={roots[name]}", f"seed={seed}", "tracking.mlflow=false", *settings]
+        for name, root in roots.items():
+            chosen = [f"data.root={root}", f"seed={seed}", "tracking.mlflow=false", *settings]
             recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
-            rows = trajectory(read_recipe(RECIPE, chosen), recipe, terminal)
+            scores_to = output / f"scores-{name}-{seed}.npz"
+            rows = trajectory(read_recipe(RECIPE, chosen), recipe, terminal, scores_to)
             frame = pd.DataFrame(rows).assign(set=name, seed=seed, settings=" ".join(settings) or "default")
             frame = pd.concat([pd.read_csv(table), frame]) if table.exists() else frame
             frame.to_csv(table, index=False)

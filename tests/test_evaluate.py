@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from mlflow.tracking import MlflowClient
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -141,3 +142,37 @@ def test_measuring_reads_images_from_the_cache_as_training_does(
     assert (
         json.loads(second.stdout.splitlines()[-1])["test"] == json.loads(first.stdout.splitlines()[-1])["test"]
     )
+
+
+def test_an_evaluation_is_a_run_below_the_one_it_measures(store: str, small_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(small_run, tmp_path / "measured-001")
+    sent = CliRunner().invoke(main, ["sync", str(run), "--store", store])
+    assert sent.exit_code == 0, sent.output
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["tracking"] |= {"uri": store}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = call(run, "--mlflow", "--json")
+    assert done.exit_code == 0, done.output
+    found, measured = json.loads(done.stdout.splitlines()[-1]), json.loads((run / "summary.json").read_text())
+    client = MlflowClient(store)
+    (below,) = client.search_runs(
+        [client.get_experiment_by_name(recipe["tracking"]["experiment"]).experiment_id],
+        f"tags.`mlflow.parentRunId` = '{measured['mlflow_run_id']}'",
+    )
+    assert below.info.run_name == "measured-001-evaluation-001"
+    assert below.info.status == "FINISHED"
+    assert below.data.metrics["test/image_auroc"] == found["test"]["image_auroc"]
+    compared = CliRunner().invoke(
+        main, ["compare", measured["mlflow_run_id"], "--store", store, "--format", "csv"]
+    )
+    assert "measured-001" in compared.output
+    assert "evaluation" not in compared.output
+
+
+def test_an_evaluation_of_a_run_that_mlflow_does_not_know_says_how_it_learns_of_it(
+    small_run: Path, tmp_path: Path
+) -> None:
+    result = call(small_run, "--output", tmp_path / "out", "--mlflow")
+    assert result.exit_code == 2
+    assert f"{small_run} is no run in MLflow; anomaly-ft sync {small_run} makes it one" in result.stderr
+    assert not (tmp_path / "out").exists()

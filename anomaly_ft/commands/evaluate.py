@@ -13,8 +13,9 @@ from anomaly_ft.commands.shared import echo_json, quieten_libraries
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Where the new folder goes; unset: beside the run."
 )
+@click.option("--mlflow", is_flag=True, help="Log it to MLflow as well, as a run below the one measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json as the last line of stdout.")
-def evaluate(run: Path, root: str | None, output: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, root: str | None, output: Path | None, mlflow: bool, as_json: bool) -> None:
     """Measure the detector of a finished RUN again, on its own test images or on others.
 
     Leaves a folder of its own with numbers by defect type, their 95 % intervals, pixel metrics where
@@ -23,14 +24,14 @@ def evaluate(run: Path, root: str | None, output: Path | None, as_json: bool) ->
     \b
     Examples:
       anomaly-ft evaluate runs/bottle-001
-      anomaly-ft evaluate runs/bottle-001 --data bottles-of-march --output evaluations
+      anomaly-ft evaluate runs/bottle-001 --data bottles-of-march --output evaluations --mlflow
     """
     from anomaly_ft.evaluate import evaluate as measure_again
     from anomaly_ft.terminal import Terminal
 
     quieten_libraries()
     terminal = Terminal()
-    summary = measure_again(run, terminal, root=root, output=output)
+    summary = measure_again(run, terminal, root=root, output=output, mlflow=mlflow)
     terminal.evaluation(summary)
     if as_json:
         echo_json(Path(summary["folder"], "summary.json"))

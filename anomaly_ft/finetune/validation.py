@@ -15,7 +15,7 @@ from anomaly_ft.data.vicinal import Pixels, pseudo_anomalies
 from anomaly_ft.errors import GaussianError
 from anomaly_ft.metrics import Floats, placements
 
-Score = Callable[[Pixels], Floats]
+Score = Callable[[Pixels], Floats]  # `(n,)`, or `(n, parts)` where several scores are watched alike
 HALVINGS = 6  # bisection steps: severity to 1/64
 CLOSE = 0.02  # near enough to the target: the AUROC of 50 against 50 images has a standard error of 0.04
 
@@ -88,7 +88,8 @@ def fixed(
 
 
 def validate(score: Score, normals: Pixels, sets: Mapping[str, PseudoSet]) -> Validation:
-    """Score normal images and their pseudo-anomalies; the total is over the informative sets alone.
+    """Score normal images and their pseudo-anomalies; the total is over the informative sets alone. Of a score
+    in several parts every AUROC is the mean of its parts'.
 
     Raises:
         DivergedError: a score that is not finite.
@@ -97,7 +98,7 @@ def validate(score: Score, normals: Pixels, sets: Mapping[str, PseudoSet]) -> Va
     by_augmentation: dict[str, float] = {}
     influences: list[NDArray[np.float64]] = []
     for name, pseudo in sets.items():
-        of_normal, of_pseudo = placements(normal, score(pseudo.pixels))
+        of_normal, of_pseudo = _placements(normal, score(pseudo.pixels))
         by_augmentation[name] = float(of_pseudo.mean())
         if pseudo.informative:
             influences.append(of_normal + of_pseudo - 2 * of_pseudo.mean())
@@ -140,4 +141,11 @@ def _pseudo_set(
 ) -> PseudoSet:
     names = [record.name for record in normals.records]
     pixels = pseudo_anomalies(normals.pixels, names, augmentation, severity, seed=seed)
-    return PseudoSet(pixels, severity, float(placements(normal, score(pixels))[1].mean()))
+    return PseudoSet(pixels, severity, float(_placements(normal, score(pixels))[1].mean()))
+
+
+def _placements(normal: Floats, pseudo: Floats) -> tuple[Floats, Floats]:
+    """`placements` of scores `(n,)`, or their mean over the parts of scores `(n, parts)`."""
+    parts = zip(np.atleast_2d(normal.T), np.atleast_2d(pseudo.T), strict=True)
+    of_normal, of_pseudo = zip(*(placements(a, b) for a, b in parts), strict=True)
+    return np.mean(of_normal, axis=0), np.mean(of_pseudo, axis=0)
