@@ -50,9 +50,9 @@ def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Pat
 
     def observe(detector: Detector) -> None:
         scores = score_images(detector, setup.data.test.pixels, setup.compute)
-        for name in ("pooled", "dense"):  # in standard deviations of held-out normal images
-            centre, spread = (float(part[name == "dense"]) for part in (detector.location, detector.spread))
-            raw[f"{len(test)} {name}"] = (scores[name] - centre) / spread
+        location, spread = detector.location.tolist(), detector.spread.tolist()
+        for i, name in enumerate(("pooled", "dense")):  # in standard deviations of held-out normal images
+            raw[f"{len(test)} {name}"] = (scores[name] - location[i]) / spread[i]
         np.savez(scores_to, **raw)
         test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
 
