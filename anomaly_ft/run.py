@@ -44,7 +44,8 @@ from anomaly_ft.notes import experiment_tags
 from anomaly_ft.resume import remember_run, remembered_run, write_start
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import Tracker, make_tracker
-from anomaly_ft.tuning import Watchdog, choose_final, current, epochs, loop_state, mix, watchdog
+from anomaly_ft.tuning import epochs, loop_state, mix
+from anomaly_ft.watchdog import Watchdog, choose_final, current, watchdog
 
 
 def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:

@@ -34,7 +34,8 @@ from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
-from anomaly_ft.tuning import epochs, loop_state, rule_of, watchdog
+from anomaly_ft.tuning import epochs, loop_state, rule_of
+from anomaly_ft.watchdog import watchdog
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]

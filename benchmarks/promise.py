@@ -29,7 +29,7 @@ from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import prepare
 from anomaly_ft.terminal import Terminal
-from anomaly_ft.tuning import fit
+from anomaly_ft.watchdog import fit
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 

@@ -36,6 +36,7 @@ ORDER = [
     ["setup"],
     ["bookkeeping"],
     ["resume"],
+    ["watchdog"],
     ["tuning"],
     ["run", "evaluate", "comparison", "doctor"],
     ["export"],
@@ -47,8 +48,8 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 KNOW_THE_RECIPE = {
-    "recipe", "recipe_file", "sweep_file", "setup", "resume", "tuning", "run", "evaluate", "comparison",
-    "starter", "engines", "export", "sweep", "sync", "bookkeeping", "commands",
+    "recipe", "recipe_file", "sweep_file", "setup", "resume", "watchdog", "tuning", "run", "evaluate",
+    "comparison", "starter", "engines", "export", "sweep", "sync", "bookkeeping", "commands",
 }  # fmt: skip
 
 # who alone may import a library; the others use what these make of it

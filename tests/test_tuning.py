@@ -9,16 +9,8 @@ from anomaly_ft.model.examine import level_distances, pooled_features
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import Setup, prepare
 from anomaly_ft.terminal import Terminal
-from anomaly_ft.tuning import (
-    choose_final,
-    current,
-    epochs,
-    loop_state,
-    mix,
-    rule_of,
-    steps_of_an_epoch,
-    watchdog,
-)
+from anomaly_ft.tuning import epochs, loop_state, mix, rule_of, steps_of_an_epoch
+from anomaly_ft.watchdog import choose_final, current, watchdog
 
 RECIPE = """
 data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}

@@ -269,7 +269,7 @@ def _whitening(factor: Tensor) -> Tensor:
     """Inverse of lower triangular matrices."""
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
-    return inverse
+    return inverse.contiguous()  # as it comes back from a file: products round by how a matrix lies in memory
 
 
 def _covariance(gaussian: Gaussian) -> Tensor:
