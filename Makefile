@@ -1,14 +1,20 @@
 # Set-up in two commands: `make quickstart` fine-tunes an encoder on solar cells, `make test` runs the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# one process for each core; they take over what others have not begun, and most modules stay in one
+SPREAD := -n logical --maxprocesses 4 --dist worksteal
+test notebooks: export OMP_NUM_THREADS := 1
 
-.PHONY: quickstart test slow lint docs bench clean
+.PHONY: quickstart test notebooks slow lint docs bench clean
 
 quickstart: .venv/demo
 	$(BIN)/anomaly-ft train recipes/quickstart.yaml
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
+
+notebooks: .venv/test
+	$(BIN)/python -m pytest -m slow tests/test_notebooks.py $(SPREAD)
 
 slow: .venv/test
 	$(BIN)/python -m pytest -m slow
