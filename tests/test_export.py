@@ -49,7 +49,7 @@ def call(run: Path, form: str, output: Path, *more: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exports(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One export of each format, all made by one process."""
     folder = tmp_path_factory.mktemp("exports")
@@ -66,7 +66,7 @@ def run(small_run: Path) -> LoadedRun:
     return load_run(small_run, device="cpu", precision="fp32", channels_last=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def image(mvtec_folder: Path) -> Path:
     return mvtec_folder / "test" / "hole" / "001.png"
 
@@ -80,7 +80,7 @@ def expected(run: LoadedRun, image: Path) -> tuple[float, bool]:
     return score, score > run.point.threshold
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def said(exports: dict[str, Path], image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the programs of the READMEs print about `image`."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")

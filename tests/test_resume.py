@@ -66,7 +66,7 @@ class Place:
         }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A run that nothing happened to."""
     place = Place(tmp_path_factory.mktemp("whole"), mvtec_folder, store)

@@ -83,7 +83,7 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, *findings: float | type[BaseExc
     monkeypatch.setattr(anomaly_ft.tuning, "validate", validate)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(
     mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, click.testing.Result]:

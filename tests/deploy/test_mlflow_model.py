@@ -34,7 +34,7 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that was logged to `store` and registered as `parts`."""
     folder = tmp_path_factory.mktemp("tracked")
@@ -55,21 +55,27 @@ tracking: {{uri: "{store}", experiment: models, register: parts}}
     return folder / "runs" / "parts-001"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_id(run: Path) -> str:
     return str(json.loads((run / "summary.json").read_text())["mlflow_run_id"])
 
 
-@pytest.fixture(scope="module")
-def champion(run: Path, store: str) -> Iterator[Any]:
-    """The model, loaded by alias after `anomaly-ft promote`."""
+@pytest.fixture(scope="session")
+def promoted(run: Path, store: str) -> str:
+    """The address of the model after `anomaly-ft promote`: once, or there would be a second version."""
     result = call("promote", run, "--name", "parts", "--uri", store)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(
         "models:/parts@champion is version 1, the detector of parts-001, in sqlite:"
     )
+    return "models:/parts@champion"
+
+
+@pytest.fixture(scope="module")
+def champion(promoted: str, store: str) -> Iterator[Any]:
+    """The model, loaded by alias."""
     mlflow.set_tracking_uri(store)
-    yield mlflow.pyfunc.load_model("models:/parts@champion")
+    yield mlflow.pyfunc.load_model(promoted)
     mlflow.set_tracking_uri(None)
 
 
