@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-import anomaly_ft.tuning
+import anomaly_ft.watchdog
 from anomaly_ft.cli import main
 from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.finetune.validation import Validation
@@ -80,7 +80,7 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, *findings: float | type[BaseExc
             return Validation(found, {"scar": found}, np.zeros(5), 0.0)
         raise found
 
-    monkeypatch.setattr(anomaly_ft.tuning, "validate", validate)
+    monkeypatch.setattr(anomaly_ft.watchdog, "validate", validate)
 
 
 @pytest.fixture(scope="session")
