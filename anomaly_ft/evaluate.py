@@ -128,7 +128,12 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
     recipe = read_recipe(folder / "recipe.yaml", check_root=False)
     here = recipe.runtime.model_copy(update={"cache_dir": ""})  # a run does not say where others write
     recipe = recipe.model_copy(update={"runtime": here})
-    return recipe, load_run(folder, **recipe.runtime.computing())
+    return recipe, load_run(folder, **recipe.runtime.computing(), preprocessing=preprocessing(recipe))
+
+
+def preprocessing(recipe: Recipe) -> dict[str, Any]:
+    """How the run read its images, for `load_run`."""
+    return {"resize": recipe.data.resize, "range": recipe.data.range}
 
 
 def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:

@@ -1,7 +1,9 @@
 """A finished run folder, ready to score images: detector, threshold, and how it computes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anomaly_ft.data.images import RESIZES, Decoder
 from anomaly_ft.errors import RunError
@@ -38,8 +40,12 @@ def load_run(
     precision: str = "auto",
     batch_size: int = 32,
     channels_last: bool = True,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> LoadedRun:
     """Load a run folder; see `make_compute` for the rest.
+
+    `preprocessing`, `resize` and `range` of the recipe, is for the very first runs, whose description does not
+    have them.
 
     Raises:
         RunError: a folder that is not a finished run, or whose description lacks threshold or preprocessing.
@@ -54,12 +60,14 @@ def load_run(
     )
     compute.prepare(detector.encoder)
     detector.to(compute.fabric.device)
-    return LoadedRun(folder, detector, detector.point, compute, _decoder(folder, detector))
+    return LoadedRun(folder, detector, detector.point, compute, _decoder(folder, detector, preprocessing))
 
 
-def _decoder(folder: Path, detector: Detector) -> Decoder:
+def _decoder(folder: Path, detector: Detector, otherwise: Mapping[str, Any] | None) -> Decoder:
     try:
-        how = read_description(folder)["preprocessing"]
+        how = read_description(folder).get("preprocessing", otherwise)
+        if how is None:
+            raise ValueError("it is of the first runs, whose images were read as their recipe.yaml says")
         resize, limits = how["resize"], how["range"]
         if resize not in RESIZES:
             raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")

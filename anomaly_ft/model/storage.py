@@ -53,9 +53,16 @@ def read_detector(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     description = read_description(folder)
     try:
-        return _upgraded(description, load_file(_present(folder / "detector.safetensors")))
+        tensors = load_file(_present(folder / "detector.safetensors"))
     except (OSError, ValueError, SafetensorError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
+    try:
+        return _upgraded(description, tensors)
+    except Exception as cause:  # the files may hold anything
+        said = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
+        raise RunError(
+            f"{folder}: detector.json and detector.safetensors do not fit together: {said}"
+        ) from cause
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -86,17 +93,21 @@ def _upgraded(
     description: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Format 1 had one dense Gaussian for score and map alike, and an outline drawn where the dense distance
-    alone would make an image of usual pooled score anomalous."""
+    alone would make an image of usual pooled score anomalous. Its first runs had the threshold in their
+    description alone."""
     if description["format"] > 1:
         return description, tensors
     how, new = dict(description["settings"]), dict(tensors)
+    if "threshold" not in new and "chi_square" not in new:
+        new["threshold"] = torch.tensor(float(description["threshold"]["threshold"]))
+        new["chi_square"] = torch.full((len(description["levels"]) + 1,), torch.inf)
     how |= {"map_levels": how["dense_levels"], "map_grid": how["grid"], "map_smoothing": how["smoothing"]}
     how |= {"dense_weight": 1.0, "dense_dimensions": tensors["dense_mean"].shape[-1]}
     for name in ("dense", "map"):
         new |= {f"{name}_mean": tensors["dense_mean"], f"{name}_whitening": tensors["dense_whitening"]}
         new[f"{name}_kept"] = torch.arange(tensors["dense_mean"].shape[-1])
     fused = how["score"] == "fused"
-    limit = tensors["threshold"] * (tensors["spread"][1] if fused else 1)
+    limit = new["threshold"] * (tensors["spread"][1] if fused else 1)
     new["map_limit"] = limit + (tensors["location"][1] if fused else 0)
     return {**description, "settings": how}, new
 

@@ -104,6 +104,13 @@ def test_the_description_explains_the_numbers(folder: Path) -> None:
     assert not any(key.startswith("encoder") for key in tensors)
 
 
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """A folder as the very first runs left it; its encoder is that of format 1."""
+    folder = Path(shutil.copytree(FIXTURES / "format-1", tmp_path / "first"))
+    return Path(shutil.copytree(FIXTURES / "format-1-first", folder, dirs_exist_ok=True))
+
+
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
 def test_a_missing_file_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
@@ -163,6 +170,27 @@ def test_a_detector_of_every_format_ever_written_gives_the_scores_it_gave_then(
     assert scores.keys() == expected.keys()
     for name, values in expected.items():
         assert scores[name] == pytest.approx(values, rel=1e-4), name
+
+
+def test_the_first_runs_of_all_whose_threshold_stood_in_the_description_alone_still_load(
+    first: Path, compute: Compute
+) -> None:
+    pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
+    detector = Detector.load(first)
+    expected = json.loads((first / "expected.json").read_text())
+    for name, values in score_images(detector, pixels, compute).items():
+        assert values == pytest.approx(expected[name], rel=1e-4), name
+    assert float(detector.threshold) == 1.5
+    assert detector.point == WorkingPoint(1.5, 0.01, 0.2, 4)
+
+
+@pytest.mark.parametrize("key", ["threshold", "settings", "levels"])
+def test_an_old_description_that_lacks_something_is_an_error(key: str, first: Path) -> None:
+    description = json.loads((first / "detector.json").read_text())
+    del description[key]
+    (first / "detector.json").write_text(json.dumps(description))
+    with pytest.raises(RunError, match=f"do not fit together: KeyError: '{key}'"):
+        Detector.load(first)
 
 
 def spoil_json(folder: Path, key: str, value: object) -> None:
