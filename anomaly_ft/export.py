@@ -14,8 +14,9 @@ from anomaly_ft.deploy.loading import LoadedRun, load_run
 from anomaly_ft.deploy.parity import Parity, compare, in_batches
 from anomaly_ft.deploy.predict import expand
 from anomaly_ft.errors import DataError, ParityError, RunError
-from anomaly_ft.evaluate import open_run
+from anomaly_ft.evaluate import open_run, preprocessing
 from anomaly_ft.folder import write_json, write_text
+from anomaly_ft.model.compute import resolve_precision
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.terminal import Terminal
 
@@ -24,7 +25,7 @@ SHOWN = {
     "image_ap": "average precision",
     "image_f1_max": "largest F1",
     "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO",
+    "pixel_aupro": "AUPRO",
 }
 
 
@@ -59,8 +60,9 @@ def export(
     refuse_if_missing(form)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"--output {output}: exists already; name a new folder")
-    recipe, _ = open_run(folder)
-    run = load_run(folder, device="cpu", precision="fp32", channels_last=False)
+    recipe, own = open_run(folder)
+    how = preprocessing(recipe)
+    run = load_run(folder, device="cpu", precision="fp32", channels_last=False, preprocessing=how)
     paths = _spread(list(expand(images)) if images else _own_images(recipe), count)
     partial = _start(output)
     try:
@@ -72,13 +74,10 @@ def export(
             in_batches(_decoded(run, terminal.track(paths, "comparing", len(paths)))),
             gives_levels=form in GIVES_LEVELS,
             tolerance=tolerance,
+            predicting=_predicting(recipe, own),
         )
-        if not parity.passed:
-            raise ParityError(
-                f"--format {form}: the export does not agree with the detector and was deleted: {parity}; "
-                f"allowed are {tolerance:g} relative and no decision changed away from the threshold"
-            )
-        write_json(partial / "parity.json", {"format": form, **parity.to_json()})
+        _refuse_unless_passed(form, parity)
+        write_json(partial / "parity.json", {"format": form, "precision": "fp32", **parity.to_json()})
         write_text(partial / "README.md", write_readme(run, form, raw, _card(folder, recipe, run), parity))
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors leaves files that only their owner can read
@@ -87,6 +86,20 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return parity
+
+
+def _refuse_unless_passed(form: str, parity: Parity) -> None:
+    if not parity.passed:
+        raise ParityError(
+            f"--format {form}: the export does not agree with the detector and was deleted: {parity}; "
+            f"allowed are {parity.tolerance:g} relative and no decision changed away from the threshold"
+        )
+
+
+def _predicting(recipe: Recipe, own: LoadedRun) -> tuple[str, LoadedRun] | None:
+    """The precision that the run predicts in, and the run computing so; None for float32."""
+    precision = resolve_precision(recipe.runtime.device, recipe.runtime.precision)
+    return None if precision == "fp32" else (precision, own)
 
 
 def _start(output: Path) -> Path:
@@ -154,6 +167,7 @@ def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
         name=run.name,
         encoder=recipe.encoder.name,
         data=Path(recipe.data.root).name,
+        epoch=int(summary["best_epoch"]),
         images=sum(summary["data"][part] for part in ("fit", "watch", "calibrate")),
         licence=str(config.get("license") or "") if known else "",
         origin=f"{recipe.encoder.name}, weights: {shown}",

@@ -111,11 +111,13 @@ with torch.inference_mode():
 
 @dataclass(frozen=True)
 class Card:
-    """Where a run comes from. `rows` are numbers on test images: name, pretrained, fine-tuned."""
+    """Where a run comes from. `epoch` is the one that was kept, 0 the pretrained encoder; `rows` are numbers
+    on test images: name, pretrained, fine-tuned."""
 
     name: str
     encoder: str
     data: str
+    epoch: int
     images: int
     licence: str  # of the weights it started from; empty: not known
     origin: str

@@ -4,10 +4,13 @@ The reference is the detector in float32, along the path that `predict` takes. D
 relative to what matters: a score to itself or to the threshold, whichever is larger (the fused score of a
 usual image is near 0, where a relative difference says nothing); a map to its own maximum. A decision
 may only differ where the score is so near to the threshold that the tolerance covers it.
+
+A run that computes in bfloat16 or float16 predicts so too; how far those scores are from the export's, and how
+many decisions differ, is measured and written down beside it, but decides nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -34,8 +37,18 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """How far the export is from what `predict` says in the run's own precision."""
+
+    precision: str
+    score: Difference
+    decisions_changed: int
+
+
+@dataclass(frozen=True)
 class Parity:
-    """What `parity.json` holds. `band` is the range of scores in which a decision may differ."""
+    """What `parity.json` holds. `band` is the range of scores in which a decision may differ; `predicted` is
+    None where the run computes in float32, as the export does."""
 
     images: int
     tolerance: float
@@ -45,6 +58,7 @@ class Parity:
     band: tuple[float, float]
     decisions_changed: int
     decisions_changed_outside_band: int
+    predicted: Predicted | None = None
 
     @property
     def passed(self) -> bool:
@@ -67,7 +81,13 @@ class Parity:
 
 
 def compare(
-    run: LoadedRun, computes: Computes, batches: Iterable[Pixels], *, gives_levels: bool, tolerance: float
+    run: LoadedRun,
+    computes: Computes,
+    batches: Iterable[Pixels],
+    *,
+    gives_levels: bool,
+    tolerance: float,
+    predicting: tuple[str, LoadedRun] | None = None,
 ) -> Parity:
     """Put the same images through the detector and through the export, a batch at a time.
 
@@ -77,12 +97,24 @@ def compare(
         batches: decoded images.
         gives_levels: the export is a bare encoder; the run's own Gaussians turn its levels into scores.
         tolerance: relative difference that is allowed.
+        predicting: another precision that the run predicts in, by name, and the run that computes so.
     """
     rows: list[NDArray[np.float64]] = []
+    spoken: list[NDArray[np.float64]] = []
     for pixels in batches:
         with torch.inference_mode():
             rows.append(_rows(run, pixels, computes(pixels), gives_levels))
-    return _summarise(np.concatenate(rows, 1), run.point.threshold, tolerance, gives_levels)
+        if predicting:
+            own = predicting[1]
+            found = examine_batch(own.detector, own.compute.batch(pixels), own.compute, explain=False)
+            spoken.append(found.scores[own.score])
+    table, threshold = np.concatenate(rows, 1), run.point.threshold
+    parity = _summarise(table, threshold, tolerance, gives_levels)
+    if not predicting:
+        return parity
+    said, given = np.concatenate(spoken), table[1]
+    changed = int(((said > threshold) != (given > threshold)).sum())
+    return replace(parity, predicted=Predicted(predicting[0], _apart(said, given, threshold), changed))
 
 
 def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> Iterator[Pixels]:
@@ -140,18 +172,23 @@ def _relative(expected: Sequence[Tensor], given: Sequence[Tensor]) -> NDArray[np
 
 def _summarise(table: NDArray[np.float64], threshold: float, tolerance: float, gives_levels: bool) -> Parity:
     expected, given, map_apart, map_relative, flipped, levels = table
-    apart = np.abs(given - expected)
     half = tolerance * abs(threshold)
     return Parity(
         images=len(expected),
         tolerance=tolerance,
-        score=_difference(apart, apart / np.maximum(np.abs(expected), abs(threshold))),
+        score=_apart(expected, given, threshold),
         map=_difference(map_apart, map_relative),
         levels=_difference(levels, levels) if gives_levels else None,
         band=(threshold - half, threshold + half),
         decisions_changed=int(flipped.sum()),
         decisions_changed_outside_band=int(flipped[np.abs(expected - threshold) > half].sum()),
     )
+
+
+def _apart(expected: NDArray[np.float64], given: NDArray[np.float64], threshold: float) -> Difference:
+    """Of scores: relative to the score that is expected or to the threshold, whichever is larger."""
+    apart = np.abs(given - expected)
+    return _difference(apart, apart / np.maximum(np.abs(expected), abs(threshold)))
 
 
 def _difference(apart: NDArray[np.float64], relative: NDArray[np.float64]) -> Difference:

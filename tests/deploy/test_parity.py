@@ -120,6 +120,49 @@ def test_a_bare_encoder_is_judged_by_its_levels(
     assert parity.passed is passes
 
 
+def test_what_predict_says_in_another_precision_is_measured_and_decides_nothing(
+    run: LoadedRun, images: list[Pixels]
+) -> None:
+    low = load_run(STORED, device="cpu", precision="bf16")
+    parity = compare(
+        run,
+        lambda pixels: reference(run, pixels),
+        in_batches(images),
+        gives_levels=False,
+        tolerance=1e-6,
+        predicting=("bf16", low),
+    )
+    exact, rough = (np.concatenate([reference(r, p)[0] for p in in_batches(images)]) for r in (run, low))
+    assert parity.predicted is not None
+    assert parity.predicted.precision == "bf16"
+    assert parity.predicted.score.max == pytest.approx(np.abs(exact - rough).max())
+    assert parity.predicted.score.max > 1e-3  # it would not be tolerated from an export
+    changed = (exact > run.point.threshold) != (rough > run.point.threshold)
+    assert parity.predicted.decisions_changed == changed.sum()
+    assert parity.passed
+
+
+def test_a_decision_that_predict_makes_otherwise_is_counted(images: list[Pixels]) -> None:
+    low = load_run(STORED, device="cpu", precision="bf16")
+    run = load_run(STORED, device="cpu", precision="fp32", channels_last=False)
+    scores = [float(reference(r, np.stack(images[:1]))[0][0]) for r in (run, low)]
+    at = sum(scores) / 2  # between the two
+    run, low = (
+        LoadedRun(r.folder, r.detector, type(r.point)(at, 0.01, 0.2, 4), r.compute, r.decoder)
+        for r in (run, low)
+    )
+    parity = compare(
+        run,
+        lambda pixels: reference(run, pixels),
+        in_batches(images[:1]),
+        gives_levels=False,
+        tolerance=1e-3,
+        predicting=("bf16", low),
+    )
+    assert parity.predicted is not None
+    assert parity.predicted.decisions_changed == 1
+
+
 def test_what_is_written_is_json(run: LoadedRun, images: list[Pixels]) -> None:
     written = json.loads(json.dumps(changed(run, images).to_json(), allow_nan=False))
     assert written["passed"] is True
