@@ -126,7 +126,7 @@ class GaussianSection(Section):
     """Variance added at every position of both grids, as a share of the mean variance."""
     dense_dimensions: int = Field(default=256, ge=1, le=4096)
     """Channels at most at each position; of more a random choice is kept. Memory grows with the square."""
-    dense_weight: float = Field(default=3.0, ge=0)
+    dense_weight: float = Field(default=5.0, ge=0)
     """What the dense score counts in the fused one; the pooled score counts 1."""
     map_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
     """Levels of the map that shows where; `auto`: the last at stride 4 and 8 and the first at 16."""
