@@ -10,8 +10,8 @@ import torch
 from lightning_fabric import seed_everything
 
 from anomaly_ft.data.augment import Augment, make_augment
-from anomaly_ft.data.dataset import Dataset, Options, load_dataset
-from anomaly_ft.data.images import Pixels
+from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
+from anomaly_ft.data.images import DARK_SAYS, Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.detector import DetectorSettings
@@ -121,6 +121,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:
         terminal.say(f"skipped {len(data.skipped)} images that could not be read")
+    if recipe.data.range is None and are_dark(data.train):
+        terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
     augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
     setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal, augment=augment)
     setup.seconds["prepare"] = time.perf_counter() - started

@@ -10,9 +10,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from PIL import Image
-
+from anomaly_ft.data.images import UNREADABLE, deep_values
 from anomaly_ft.data.inspect import Report
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import FEWEST
@@ -118,13 +116,12 @@ def _range(records: Sequence[Record]) -> Iterator[str]:
     low, high, floating = math.inf, -math.inf, False
     for record in records:
         try:
-            with Image.open(record.path) as image:
-                if image.mode != "F" and not image.mode.startswith("I"):
-                    continue
-                values = np.asarray(image)
-                floating |= image.mode == "F"
-        except (OSError, ValueError, SyntaxError):
+            values = deep_values(record.path)
+        except UNREADABLE:
             continue  # the report names it
+        if values is None:
+            continue
+        floating |= values.dtype.kind == "f"
         low, high = min(low, float(values.min())), max(high, float(values.max()))
     if high < low:
         return

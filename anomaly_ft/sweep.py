@@ -19,6 +19,7 @@ from anomaly_ft.store import choose_store
 from anomaly_ft.sweep_file import Job, Sweep
 from anomaly_ft.terminal import Terminal
 from anomaly_ft.tracking import make_tracker
+from anomaly_ft.vocabulary import DIGITS
 
 Engine = Literal["in-process", "ray"]
 NO_SAY, SAY = ("tracking.", "runtime."), "runtime.precision"  # settings that do not decide what a run finds
@@ -72,7 +73,8 @@ def run_sweep(
         _write_results(folder / "results", rows, table, outcomes)
         failed = sum(bool(row["error"]) for row in rows)
         tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)}, len(rows) - failed)
-        tracker.tags({"mlflow.note.content": markdown(table)})
+        tracker.tags({"mlflow.note.content": markdown(table), "verdict": _verdict(rows)})
+        tracker.show_children()
         tracker.artifacts(folder / "results")
     return {
         "name": sweep.name,
@@ -223,6 +225,17 @@ def _write_results(
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means over all runs, under the names that a single run has."""
-    names = {"frozen": "frozen/image_auroc", "fine_tuned": "test/image_auroc", "gain": "gain/image_auroc"}
+    names = {
+        "frozen": "frozen/image_auroc",
+        "fine_tuned": "test/image_auroc",
+        "gain": "gain/image_auroc",
+        "vicinal_gain": "gain/vicinal_auroc",
+    }
     there = {name: [row[key] for row in rows if row[key] is not None] for key, name in names.items()}
-    return {name: mean(values) for name, values in there.items() if values}
+    return {name: round(mean(values), DIGITS) for name, values in there.items() if values}
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the runs forgot, for a column of a table."""
+    forgot = sum(row["stop_reason"] == "forgetting" for row in rows)
+    return f"{forgot or 'none'} of {len(rows)} forgot"

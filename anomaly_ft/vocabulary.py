@@ -49,6 +49,9 @@ TEST_METRICS: dict[str, str] = {
 }
 
 
+DIGITS = 6  # after the point: a column of MLflow's table has room for no more
+
+
 def final_metrics(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """What the restored encoder is worth, from a `summary.json`; None where it was not measured."""
     metrics: dict[str, float | None] = {"best/epoch": summary["best_epoch"]}
@@ -61,8 +64,8 @@ def final_metrics(summary: Mapping[str, Any]) -> dict[str, float | None]:
     metrics |= {f"gain/{name}": _difference(tuned[name], value) for name, value in frozen.items()}
     metrics["threshold/score"] = summary["thresholds"]["threshold"]
     metrics["threshold/promised_fpr"] = summary["thresholds"]["promised_fpr"]
-    return metrics
+    return {name: None if value is None else round(value, DIGITS) for name, value in metrics.items()}
 
 
 def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else round(after - before, 12)
+    return None if after is None or before is None else after - before

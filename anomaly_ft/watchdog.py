@@ -121,8 +121,9 @@ def watched_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]
 def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
     section, seed = setup.recipe.validation, setup.recipe.seed
     watch, score = setup.data.normals("watch"), watched_with(setup, frozen)
+    keep = setup.data.cache == "memory"
     if not isinstance(section.severity, str):
-        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed)
+        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed, keep=keep)
     sets = calibrate(
         score,
         watch,
@@ -130,6 +131,7 @@ def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
         target=section.target_auroc,
         tolerance=section.tolerance,
         seed=seed,
+        keep=keep,
     )
     for name, pseudo in sets.items():
         said = "" if pseudo.informative else ", too far from the target to have a say"

@@ -3,8 +3,8 @@
     pip install "anomaly-ft[demo,docs]"           # and a Chromium: apt install chromium
     python benchmarks/ui_tour.py --output tour    # runs (made once), screenshots, and a check of each page
 
-Two data sets (ELPV mono and poly, 60 normal training images each) x three settings x two seeds, the seeds as
-nested children of a parent run. Fails when a page lacks a text or a chart that it should show.
+Two data sets (ELPV mono and poly, 60 normal training images each) x three settings, one of which forgets, x two
+seeds as nested children of a sweep. Fails when a page lacks a text or a chart that it should show.
 """
 
 import argparse
@@ -21,25 +21,20 @@ import pandas as pd
 from PIL import Image
 
 from anomaly_ft.data.layouts.detect import read_root
-from anomaly_ft.notes import experiment_tags
-from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.run import train
-from anomaly_ft.setup import prepare
+from anomaly_ft.deploy.mlflow_model import promote_detector
 from anomaly_ft.store import first_page, store_of
+from anomaly_ft.sweep import run_sweep
+from anomaly_ft.sweep_file import read_sweep
 from anomaly_ft.terminal import Terminal
 from anomaly_ft.viewer import serve
 
-EXPERIMENT = "solar cells"
+EXPERIMENT, MODEL = "solar cells", "solar-cells-mono"
 SETTINGS = {
-    "default": [],
-    "learning rate x 10": ["optimizer.lr=1e-3"],
-    "induced, pooled": [
-        "gaussian.final=induced", "gaussian.score=pooled", "optimizer.lr=3e-4", "optimizer.batch_size=4"
-    ],
-}  # fmt: skip
+    "default": {},
+    "late": {"encoder.train_blocks": ["blocks.5", "blocks.6", "conv_head", "bn2"]},
+    "too-fast": {"optimizer.lr": 1e-3, "gaussian.final": "induced", "gaussian.score": "pooled"},
+}
 RECIPE = """
-name: {name}
-seed: {seed}
 data: {{root: "demo:{dataset}", manifest: "{manifest}", image_size: 64, watch_share: 0.3}}
 encoder: {{name: tf_efficientnet_lite0, weights: package}}
 gaussian: {{grid: 4}}
@@ -61,7 +56,6 @@ class Page:
     address: str
     texts: tuple[str, ...]
     height: int = 900
-    expand: bool = False  # open all parents first
 
 
 def subset(dataset: str, folder: Path) -> Path:
@@ -81,35 +75,25 @@ def subset(dataset: str, folder: Path) -> Path:
 
 
 def make_runs(folder: Path, *, epochs: int, threads: int, seeds: int) -> None:
-    """All runs; those of one data set and setting are children of a run of their own."""
-    from mlflow.entities import RunTag
-    from mlflow.tracking import MlflowClient
-
-    terminal = Terminal()
+    """A sweep for each data set and setting, whose runs differ in their seed alone."""
     for dataset in ("elpv-mono", "elpv-poly"):
-        manifest = subset(dataset, folder)
-        for setting, overrides in SETTINGS.items():
-            summaries = []
-            for seed in range(seeds):
-                name = f"{dataset}-{setting}-seed-{seed}".replace(" ", "-").replace(",", "")
-                recipe = folder / "recipe.yaml"
-                recipe.write_text(
-                    RECIPE.format(
-                        name=name, seed=seed, dataset=dataset, manifest=manifest, epochs=epochs,
-                        threads=threads, experiment=EXPERIMENT,
-                    )
-                )  # fmt: skip
-                summaries.append(train(prepare(read_recipe(recipe, overrides), terminal), folder / "runs"))
-            client = MlflowClient(store_of(folder / "runs"))
-            first = client.get_run(summaries[0]["mlflow_run_id"])
-            parent = client.create_run(first.info.experiment_id, run_name=f"{dataset}: {setting}").info.run_id
-            for key in ("test/image_auroc", "frozen/image_auroc", "gain/image_auroc", "gain/vicinal_auroc"):
-                values = [client.get_run(s["mlflow_run_id"]).data.metrics[key] for s in summaries]
-                client.log_metric(parent, key, sum(values) / len(values))
-            client.log_batch(parent, tags=[RunTag("verdict", f"mean of {seeds} seeds")])
-            client.set_terminated(parent)
-            for summary in summaries:
-                client.set_tag(summary["mlflow_run_id"], "mlflow.parentRunId", parent)
+        recipe = folder / f"{dataset}.yaml"
+        recipe.write_text(
+            RECIPE.format(
+                dataset=dataset, manifest=subset(dataset, folder), epochs=epochs, threads=threads,
+                experiment=EXPERIMENT,
+            )
+        )  # fmt: skip
+        for setting, changes in SETTINGS.items():
+            file = folder / "sweep.yaml"
+            about = {"name": f"{dataset}-{setting}", "recipe": recipe.name, "seeds": list(range(seeds))}
+            file.write_text(json.dumps(about | {"settings": {f"{dataset[5:]}-{setting}": changes}}))
+            done = run_sweep(read_sweep(file), folder / "runs", Terminal())
+            if done["failed"]:
+                sys.exit(f"{done['failed']} runs failed, see {done['folder']}/results/errors")
+    chosen = folder / "runs" / "elpv-mono-default" / "mono-default-seed0-001" / "summary.json"
+    run_id = json.loads(chosen.read_text(encoding="utf-8"))["mlflow_run_id"]
+    promote_detector(store_of(folder / "runs"), run_id, name=MODEL, alias="champion")
 
 
 def pages(store: str) -> Iterator[Page]:
@@ -119,18 +103,19 @@ def pages(store: str) -> Iterator[Page]:
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment
-    assert experiment.tags.items() >= experiment_tags().items()
     runs = client.search_runs([experiment.experiment_id])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    hot = [run for run in children if "induced" in run.info.run_name]
+    hot = [run for run in children if run.data.tags["verdict"].startswith("forgot")]
     fine = [run for run in children if "default" in run.info.run_name]
+    assert hot
+    assert fine
     shown, base = hot[0], f"/#/experiments/{experiment.experiment_id}"
     table = first_page(store)
-    yield Page("runs", table, ("verdict", "gain/image_auroc", "elpv-mono: default", "mean of"))
-    verdicts = tuple(dict.fromkeys(run.data.tags["verdict"] for run in children))
-    yield Page("children", table, ("mean of", *verdicts), 1100, expand=True)
+    verdicts = tuple(dict.fromkeys(run.data.tags["verdict"] for run in runs))
+    columns = ("verdict", "gain/image_auroc", "elpv-mono-default", shown.info.run_name)
+    yield Page("runs", table, (*columns, *verdicts), 1000)
     charts = ("Did it forget? Step 0 is the pretrained encoder", "val/vicinal_auroc", "gain/image_auroc")
-    yield Page("charts", table + "&compareRunsMode=CHART", ("elpv-mono: default", *charts), 1150, expand=True)
+    yield Page("charts", table + "&compareRunsMode=CHART", ("elpv-mono-default", *charts), 1150)
     note = ("Description", "image AUROC (pooled score)", "elpv-")
     yield Page("run", f"{base}/runs/{shown.info.run_id}?workflowType=machine_learning", note)
     curves = ("vicinal_auroc",)
@@ -143,6 +128,8 @@ def pages(store: str) -> Iterator[Page]:
     here = json.dumps([experiment.experiment_id])
     compared = ("Comparing 2 Runs", "optimizer.lr", "0.0003", "Show diff only")
     yield Page("compare", f"/#/compare-runs?runs={ids}&experiments={here}", compared, 1500)
+    yield Page("model", f"/#/models/{MODEL}", (MODEL, "Version 1", "champion"))
+    yield Page("version", f"/#/models/{MODEL}/versions/1", ("Version 1", "mono-default-seed0-001"))
 
 
 def look(address: str, tour: Iterator[Page], folder: Path, chromium: str) -> list[str]:
@@ -162,11 +149,6 @@ def look(address: str, tour: Iterator[Page], folder: Path, chromium: str) -> lis
             window.set_viewport_size(WIDE | {"height": page.height})
             window.goto("about:blank")
             window.goto(address + page.address)
-            if page.expand:
-                window.get_by_text(page.texts[0]).first.wait_for(timeout=PATIENCE)
-                buttons = window.locator(".ag-row [col-id*='Run Name'] button")
-                for i in range(buttons.count()):  # children have none
-                    buttons.nth(i).click()
             for text in page.texts:
                 try:
                     window.get_by_text(text).first.wait_for(timeout=PATIENCE, state="attached")

@@ -394,7 +394,7 @@ def try_images(folder: Path, count: int, resize: Any) -> Counter[str]:
     for i, content in enumerate(image_inputs(count)):
         path = folder / f"{i}{['.png', '.jpg', '.tif', '.bmp', '.webp'][i % 5]}"
         path.write_bytes(content)
-        records.append(Record(path, path.name, "train", "good", None, ""))
+        records.append(Record(folder, path.name, "train"))
     for found in decode_all(records, Decoder(32, resize, None)):
         if isinstance(found, str):
             assert 0 < len(found) < 500

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -71,6 +72,26 @@ def test_deep_images_get_the_range_of_their_camera(highest: int, expected: int, 
     recipe, text = init(save(tmp_path / "deep", values, "tiff"))
     assert recipe.data.range == (0, expected)
     assert f"to {highest}: a camera of" in text
+
+
+def test_deep_colour_gets_the_range_of_its_camera(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (12, 40, 40, 3), np.uint16)
+    (tmp_path / "colour").mkdir()
+    for i, image in enumerate(values):
+        cv2.imwrite(str(tmp_path / "colour" / f"{i}.png"), image)
+    assert init(tmp_path / "colour")[0].data.range == (0, 4095)
+
+
+@pytest.mark.parametrize(("limits", "warned"), [("null", True), ("[0, 4095]", False)])
+def test_train_warns_of_images_that_are_nearly_black(limits: str, warned: bool, tmp_path: Path) -> None:
+    save(tmp_path / "deep", np.random.default_rng(0).integers(0, 4096, (12, 40, 40), np.uint16), "tiff")
+    Path("r.yaml").write_text(
+        f"data: {{root: {tmp_path / 'deep'}, image_size: 64, range: {limits}, watch_share: 0.2, "
+        "calibration_share: 0.2}\nencoder: {name: test_efficientnet, weights: random}\n"
+    )
+    dry = CliRunner().invoke(main, ["train", "r.yaml", "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert ("will look nearly black; set data.range" in dry.stderr) is warned
 
 
 def test_floating_point_images_get_the_range_of_their_values(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import anomaly_ft.engines
 from anomaly_ft.cli import main
 from anomaly_ft.engines import run_job
 from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.store import VIEW_TAG
 from anomaly_ft.sweep import finished, side_by_side
 from anomaly_ft.sweep_file import Job
 
@@ -143,7 +144,10 @@ def test_runs_are_children_of_one_and_stay_so_when_the_sweep_goes_on(
     assert {run.data.tags["group"] for run in [parent, *found]} == {"pair"}
     assert {run.data.tags["sweep.category"] for run in found} == {"textures", "other"}
     scores = [run.data.metrics["test/image_auroc"] for run in found]
-    assert parent.data.metrics["test/image_auroc"] == pytest.approx(mean(scores))
+    assert parent.data.metrics["test/image_auroc"] == pytest.approx(mean(scores), abs=1e-6)
+    assert parent.data.tags["verdict"] == "none of 4 forgot"
+    view = json.loads(client.get_experiment(parent.info.experiment_id).tags[VIEW_TAG])
+    assert view["runsExpanded"] == {parent.info.run_id: True}
     assert parent.data.metrics["sweep/failed"] == 0
     assert parent.info.status == "FINISHED"
     assert "| textures |" in parent.data.tags["mlflow.note.content"]

@@ -43,7 +43,7 @@ def assert_all_there(folder: Path, store: str) -> None:
     assert run.info.run_name == folder.name
     assert run.data.params["encoder.name"] == "test_efficientnet"
     assert run.data.tags["git.commit"] == summary["git_commit"]
-    assert run.data.metrics["test/image_auroc"] == summary["test"]["image_auroc"]
+    assert run.data.metrics["test/image_auroc"] == pytest.approx(summary["test"]["image_auroc"], abs=1e-6)
     assert len(run.inputs.dataset_inputs) == 1
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     for key in ("val/vicinal_auroc", "train/loss"):

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from anomaly_ft.data.cache import Disk, Kind, choose_cache, default_folder, load_cached
 from anomaly_ft.data.duplicates import leaks
-from anomaly_ft.data.images import Decoder, Images, Resize
+from anomaly_ft.data.images import DARK, Decoder, Images, Resize, is_deep
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.records import PARTS, Part, Record
 from anomaly_ft.data.rows import view
@@ -18,6 +19,7 @@ from anomaly_ft.errors import DataError
 
 Progress = Callable[[Iterable[Record], str, int], Iterable[Record]]  # items, description, total
 SHOWN = 10  # files named in one message
+LOOKED_AT = 16  # images, to see whether all are dark
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,18 @@ def place(decoder: Decoder, count: int, how: Options) -> tuple[Kind, Disk]:
     folder = Path(how.cache_dir).expanduser() if how.cache_dir else default_folder()
     disk = Disk(folder, how.cache_disk_gib)
     return choose_cache(how.cache, 3 * decoder.size**2 * count, how.cache_gib, disk), disk
+
+
+def are_dark(images: Images) -> bool:
+    """Whether images of more than 8 bits are nearly black for want of `data.range`, from a few of them."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).round().astype(int))
+    deep = [int(i) for i in chosen if _is_deep(images.records[i])]
+    return bool(deep) and all(int(images.pixels[i].max()) < DARK for i in deep)
+
+
+def _is_deep(record: Record) -> bool:
+    with Image.open(record.path) as image:
+        return is_deep(image)
 
 
 def refuse_leaks(records: Sequence[Record]) -> None:

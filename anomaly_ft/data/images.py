@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
@@ -25,6 +25,11 @@ UNREADABLE = Exception
 ORIENTATION = 0x0112  # of EXIF
 DEEP_MAX = 65535  # of 16-bit images; 32-bit integers are taken for 16-bit ones unless they are larger
 
+DARK = 64  # of 255: with all images below, two of 16 bits or more are unused
+DARK_SAYS = (
+    "use little of their range and will look nearly black; set data.range, such as [0, 4095] for 12 bits "
+    "(anomaly-ft init does)"
+)
 MAX_PIXELS = 2 * 89_478_485  # of an image; Pillow refuses more before it takes any memory
 
 Pixels = NDArray[np.uint8]
@@ -71,7 +76,7 @@ def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Im
         raise ValueError("the file is empty")
     with Image.open(path) as image:
         upright: Image.Image = image
-        if len(image.getbands()) > 1 and ";16" in str(image.tile):
+        if len(image.getbands()) > 1 and is_deep(image):
             upright = _deep_colour(path, image, value_range)
         else:
             image.load()
@@ -82,6 +87,31 @@ def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Im
         seen = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
     return upright.convert("RGB")
+
+
+def view_image(path: Path) -> Image.Image:
+    """As `read_image`; where values need a range that only a recipe knows, stretched to fit."""
+    try:
+        return read_image(path)
+    except ValueError as cause:
+        if "data.range" not in str(cause):
+            raise
+    values = np.asarray(deep_values(path), np.float64)
+    span = float(np.ptp(values)) or 1.0
+    return Image.fromarray(((values - values.min()) * (255 / span)).astype(np.uint8)).convert("RGB")
+
+
+def is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether an image that is opened, not loaded yet, has more than 8 bits a value."""
+    return image.mode.startswith("I") or (len(image.getbands()) > 1 and ";16" in str(image.tile))
+
+
+def deep_values(path: Path) -> NDArray[np.generic] | None:
+    """The values of an image with more than 8 bits a value as they are in the file; nothing for others."""
+    with Image.open(path) as image:
+        if len(image.getbands()) == 1:
+            return np.asarray(ImageOps.exif_transpose(image)) if is_deep(image) or image.mode == "F" else None
+        return _all_bits(path)[..., :3] if is_deep(image) and image.mode != "CMYK" else None
 
 
 def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool = False) -> Image.Image:
@@ -197,7 +227,9 @@ def refuse_if_none(
         )
 
 
-def _deep_colour(path: Path, header: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
+def _deep_colour(
+    path: Path, header: ImageFile.ImageFile, value_range: tuple[float, float] | None
+) -> Image.Image:
     """Colour of 16 bits by OpenCV, all bits scaled to 8: Pillow keeps the upper 8 and throws the rest away."""
     if header.mode == "CMYK":  # which OpenCV takes for RGBA
         if value_range:
@@ -205,9 +237,7 @@ def _deep_colour(path: Path, header: Image.Image, value_range: tuple[float, floa
         header.load()
         return header
     orientation = header.getexif().get(ORIENTATION, 1)
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
-        raise ValueError("16-bit colour that cannot be decoded")
+    values = _all_bits(path)
     if path.suffix.lower() in (".tif", ".tiff"):  # whose decoder has turned them already
         orientation = 1
     scaled = _scale(values[..., 2::-1], "RGB", value_range)
@@ -216,6 +246,14 @@ def _deep_colour(path: Path, header: Image.Image, value_range: tuple[float, floa
     image = Image.fromarray(scaled)
     image.getexif()[ORIENTATION] = orientation
     return image
+
+
+def _all_bits(path: Path) -> NDArray[np.generic]:
+    """Values `(height, width, 3 or 4)` of 16-bit colour, blue first."""
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise ValueError("16-bit colour that cannot be decoded")
+    return values
 
 
 def _scale(values: NDArray[np.generic], mode: str, value_range: tuple[float, float] | None) -> Pixels:

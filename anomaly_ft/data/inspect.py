@@ -7,15 +7,15 @@ is decoded once, for a truncated file looks sound from its header. Nothing is wr
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.duplicates import thumbnail
-from anomaly_ft.data.images import read_image
+from anomaly_ft.data.images import is_deep, view_image
 from anomaly_ft.data.records import PARTS, Record, counts
 from anomaly_ft.data.splits import split_normals
 from anomaly_ft.data.troubles import Header, Scan, Trouble, find_troubles, in_parallel
@@ -24,6 +24,13 @@ from anomaly_ft.errors import DataError
 R = TypeVar("R")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]  # items, description, total
 SHOWN = 10  # files named for each trouble; the JSON names all
+FEW_SIZES = 6
+MODES = {  # what Pillow's names stand for
+    "1": "black and white (1)", "L": "grey (L)",
+    "I;16": "grey, 16 bits (I;16)", "I;16B": "grey, 16 bits (I;16B)", "I": "grey, 32 bits (I)",
+    "F": "grey, floating point (F)", "RGB": "colour (RGB)",
+    "RGBA": "colour with transparency (RGBA)", "P": "palette (P)", "CMYK": "printing inks (CMYK)",
+}  # fmt: skip
 TURNED = range(5, 9)  # EXIF orientations that swap width and height
 EXIF_ORIENTATION = 0x0112
 
@@ -54,8 +61,8 @@ class Report:
         yield f"layout    {self.layout}: {self.why}"
         for split, kinds in self.counts.items():
             yield f"{split:<9} {sum(kinds.values())} images: {_listed(kinds)}"
-        yield f"sizes     {_listed(_most(self.sizes), ' of ')}"
-        yield f"modes     {_listed(_most(self.modes))}"
+        yield f"sizes     {_sizes(self.sizes)}"
+        yield f"modes     {_listed({MODES.get(mode, mode): n for mode, n in self.modes.items()})}"
         yield "split     " + (
             ", ".join(f"{n} to {part}" for part, n in self.split.items()) or self.split_trouble
         )
@@ -128,23 +135,14 @@ def _header(record: Record) -> Header:
     if record.path.stat().st_size == 0:
         raise ValueError("the file is empty")
     with Image.open(record.path) as image:
-        width, height = image.size
+        (width, height), deep = image.size, is_deep(image)
         known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
         turned = known and image.getexif().get(EXIF_ORIENTATION) in TURNED
-        return Header((height, width) if turned else (width, height), image.mode)
+        return Header((height, width) if turned else (width, height), image.mode, deep)
 
 
 def _thumbnail(record: Record) -> NDArray[np.uint8]:
-    """Of the decoded image; where values need a range that only the recipe knows, stretched to fit."""
-    try:
-        return thumbnail(read_image(record.path))
-    except ValueError as cause:
-        if "data.range" not in str(cause):
-            raise
-    with Image.open(record.path) as image:
-        values = np.asarray(ImageOps.exif_transpose(image), np.float64)
-    span = float(np.ptp(values)) or 1.0
-    return thumbnail(Image.fromarray(((values - values.min()) * (255 / span)).astype(np.uint8)))
+    return thumbnail(view_image(record.path))
 
 
 def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:
@@ -161,11 +159,12 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _most(found: dict[str, int], most: Literal[6] = 6) -> dict[str, int]:
-    """The most frequent ones, the rest in one."""
-    items = list(found.items())
-    rest = sum(count for _, count in items[most:])
-    return dict(items[:most]) | ({f"{len(items) - most} others": rest} if rest else {})
+def _sizes(found: dict[str, int]) -> str:
+    """All of them, or from the least to the most where there are many."""
+    if len(found) <= FEW_SIZES:
+        return _listed(found, " of ")
+    wide, high = zip(*([int(side) for side in size.split("x")] for size in found), strict=True)
+    return f"{len(found)} different, {min(wide)} to {max(wide)} wide, {min(high)} to {max(high)} high"
 
 
 def _listed(found: dict[str, int], between: str = " ") -> str:

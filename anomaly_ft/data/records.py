@@ -14,16 +14,26 @@ PARTS: tuple[Part, ...] = ("fit", "watch", "calibrate")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image file and what is known of it."""
+    """One image file and what is known of it.
 
-    path: Path
+    Of a set there are as many as images, so paths are put together when they are asked for.
+    """
+
+    root: Path  # one object for all records of a set
     name: str  # path below the root with forward slashes; what stays the same on another machine
     split: Literal["train", "test", "undecided"]  # undecided: a normal image that `hold_out` will place
     kind: str = NORMAL  # `good`, or the defect type
-    mask: Path | None = None
-    mask_name: str = ""  # as `name`
+    mask_name: str = ""  # as `name`; empty: no mask
     part: Part | None = None  # what a training image serves, where a manifest says so
     group: str = ""  # images of one group never stand on both sides of a split
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def mask(self) -> Path | None:
+        return self.root / self.mask_name if self.mask_name else None
 
     @property
     def anomalous(self) -> bool:
@@ -34,7 +44,7 @@ def counts(records: Sequence[Record]) -> dict[str, int]:
     """Images by kind, `good` first.
 
     >>> from pathlib import Path
-    >>> counts([Record(Path(n), n, "test", k) for n, k in [("a", "scratch"), ("b", "good")]])
+    >>> counts([Record(Path(), n, "test", k) for n, k in [("a", "scratch"), ("b", "good")]])
     {'good': 1, 'scratch': 1}
     """
     found = Counter(record.kind for record in records)

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
-from anomaly_ft.data.images import UNREADABLE, read_mask, why_unreadable
+from anomaly_ft.data.images import DARK, DARK_SAYS, UNREADABLE, read_mask, why_unreadable
 from anomaly_ft.data.layouts.detect import READERS, Reading
 from anomaly_ft.data.layouts.files import name_below
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import shared_groups
 
-DARK = 64  # of 255: with all images below, two of 16 bits or more are unused
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -35,6 +34,7 @@ class Trouble:
 class Header:
     size: tuple[int, int]  # width, height, upright
     mode: str
+    deep: bool  # more than 8 bits a value
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,9 @@ def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troubl
 
 def _dark(records: Sequence[Record], scan: Scan) -> Iterator[Trouble]:
     """Images of more than 8 bits from a camera that uses fewer than all 16: nearly black without data.range."""
-    deep = [r.name for r in records if r.name in scan.thumbnails and scan.headers[r.name].mode.startswith("I")]
+    deep = [r.name for r in records if r.name in scan.thumbnails and scan.headers[r.name].deep]
     if deep and max(int(scan.thumbnails[name].max()) for name in deep) < DARK:
-        says = (
-            f"{len(deep)} images of more than 8 bits use little of their range and will look nearly black; set "
-        )
-        yield Trouble(
-            "dark", says + "data.range, such as [0, 4095] for 12 bits (anomaly-ft init does)", tuple(deep)
-        )
+        yield Trouble("dark", f"{len(deep)} images of more than 8 bits {DARK_SAYS}", tuple(deep))
 
 
 def _copies(same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
@@ -114,10 +109,9 @@ def _mask_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troub
     if masked and alone:
         yield Trouble("no mask", f"{len(alone)} anomalous images have no mask, others have", alone)
     reader = READERS.get(reading.layout)
-    used = {record.mask for record in masked}
-    unused = tuple(
-        name_below(m, reading.root) for m in (reader.masks(reading.root) if reader else ()) if m not in used
-    )
+    used = {record.mask_name for record in masked}
+    there = [name_below(mask, reading.root) for mask in (reader.masks(reading.root) if reader else ())]
+    unused = tuple(name for name in there if name not in used)
     if unused and reading.layout != "kolektor":  # there normal images have a mask too, an empty one
         yield Trouble("mask without image", f"{len(unused)} masks belong to no image", unused)
 

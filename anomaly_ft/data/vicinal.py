@@ -17,6 +17,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from anomaly_ft.data.rows import Rows, as_array
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for news on the network
 import albumentations
 
@@ -157,21 +159,29 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def pseudo_anomalies(
-    pixels: Pixels, names: Sequence[str], augmentation: str, severity: float, *, seed: int
+    pixels: Pixels, names: Sequence[str], augmentation: str, severity: float, *, seed: int, keep: bool = True
 ) -> Pixels:
     """One pseudo-anomaly for each normal image, `(n, h, w, 3)`.
 
     An image's own name and the seed decide what happens to it, so that it is the same in every
-    epoch, in every run and in whatever order the images come.
+    epoch, in every run and in whatever order the images come. `keep`: they are made now and held in
+    memory; else each is made again whenever it is asked for.
     """
-    apply = AUGMENTATIONS[augmentation]
-    out = np.empty((len(pixels), *pixels.shape[1:]), np.uint8)
-    for i, (image, name) in enumerate(zip(pixels, names, strict=True)):
-        key = [seed, zlib.crc32(name.encode()), zlib.crc32(augmentation.encode())]
-        step = 1 + int(np.random.default_rng([*key, 1]).integers(max(1, len(pixels) - 1)))
-        partner = pixels[(i + step) % len(pixels)]
-        out[i] = apply(image, partner, severity, np.random.default_rng(key))
-    return out
+    apply, count = AUGMENTATIONS[augmentation], len(pixels)
+    if count != len(names):
+        raise ValueError(f"{len(names)} names for {count} images")
+
+    def make(wanted: NDArray[np.intp]) -> Pixels:
+        out = np.empty((len(wanted), *pixels.shape[1:]), np.uint8)
+        for k, i in enumerate(wanted):
+            key = [seed, zlib.crc32(names[i].encode()), zlib.crc32(augmentation.encode())]
+            step = 1 + int(np.random.default_rng([*key, 1]).integers(max(1, count - 1)))
+            partner = pixels[(i + step) % count]
+            out[k] = apply(pixels[i], partner, severity, np.random.default_rng(key))
+        return out
+
+    rows = Rows(make, np.arange(count), pixels.shape[1:])
+    return np.asarray(rows) if keep else as_array(rows)
 
 
 def _apply(transform: Any, image: Pixels, rng: Generator) -> Pixels:

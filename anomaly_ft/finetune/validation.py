@@ -48,23 +48,30 @@ class Validation:
 
 
 def calibrate(
-    score: Score, normals: Images, augmentations: Sequence[str], *, target: float, tolerance: float, seed: int
+    score: Score,
+    normals: Images,
+    augmentations: Sequence[str],
+    *,
+    target: float,
+    tolerance: float,
+    seed: int,
+    keep: bool = True,
 ) -> dict[str, PseudoSet]:
     """Find for each augmentation the severity at which the pretrained encoder reaches the `target` AUROC.
 
     Bisection: a weaker augmentation when the AUROC is above the target, a stronger one below. An
     augmentation that does not come within `tolerance` is kept but marked as not informative; when
-    that befalls all of them, the nearest one speaks for want of better.
+    that befalls all of them, the nearest one speaks for want of better. `keep`: see `pseudo_anomalies`.
     """
     normal = score(normals.pixels)
     sets = {}
     for augmentation in augmentations:
-        best = _pseudo_set(score, normals, normal, augmentation, 1.0, seed)
+        best = _pseudo_set(score, normals, normal, augmentation, 1.0, seed, keep)
         low, high = 0.0, 1.0
         for _ in range(HALVINGS if best.baseline_auroc > target else 0):
             if abs(best.baseline_auroc - target) <= CLOSE:
                 break
-            tried = _pseudo_set(score, normals, normal, augmentation, (low + high) / 2, seed)
+            tried = _pseudo_set(score, normals, normal, augmentation, (low + high) / 2, seed, keep)
             low, high = (low, tried.severity) if tried.baseline_auroc > target else (tried.severity, high)
             best = min(best, tried, key=lambda s: abs(s.baseline_auroc - target))
         sets[augmentation] = best
@@ -80,11 +87,17 @@ def calibrate(
 
 
 def fixed(
-    score: Score, normals: Images, augmentations: Sequence[str], *, severity: float, seed: int
+    score: Score,
+    normals: Images,
+    augmentations: Sequence[str],
+    *,
+    severity: float,
+    seed: int,
+    keep: bool = True,
 ) -> dict[str, PseudoSet]:
     """All augmentations at one given severity, all with a say in the verdict."""
     normal = score(normals.pixels)
-    return {name: _pseudo_set(score, normals, normal, name, severity, seed) for name in augmentations}
+    return {name: _pseudo_set(score, normals, normal, name, severity, seed, keep) for name in augmentations}
 
 
 def validate(score: Score, normals: Pixels, sets: Mapping[str, PseudoSet]) -> Validation:
@@ -137,10 +150,16 @@ def level_informativeness(
 
 
 def _pseudo_set(
-    score: Score, normals: Images, normal: Floats, augmentation: str, severity: float, seed: int
+    score: Score,
+    normals: Images,
+    normal: Floats,
+    augmentation: str,
+    severity: float,
+    seed: int,
+    keep: bool,
 ) -> PseudoSet:
     names = [record.name for record in normals.records]
-    pixels = pseudo_anomalies(normals.pixels, names, augmentation, severity, seed=seed)
+    pixels = pseudo_anomalies(normals.pixels, names, augmentation, severity, seed=seed, keep=keep)
     return PseudoSet(pixels, severity, float(_placements(normal, score(pixels))[1].mean()))
 
 

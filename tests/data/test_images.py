@@ -253,7 +253,7 @@ def broken(folder):
 
 def test_every_unreadable_file_is_named_and_the_others_are_read(tmp_path):
     broken(tmp_path)
-    records = [Record(path, path.name, "train") for path in sorted(tmp_path.iterdir())]
+    records = [Record(tmp_path, path.name, "train") for path in sorted(tmp_path.iterdir())]
     images = load_images(records, 8, threads=2)
     assert [r.name for r in images.records] == ["whole.jpg", "whole.png"]
     why = {record.name: text for record, text in images.skipped}
@@ -265,14 +265,14 @@ def test_every_unreadable_file_is_named_and_the_others_are_read(tmp_path):
 
 
 def test_a_file_that_vanishes_is_named(tmp_path, paint):
-    records = [Record(paint("a.png"), "a.png", "train"), Record(tmp_path / "b.png", "b.png", "train")]
+    records = [Record(tmp_path, paint("a.png").name, "train"), Record(tmp_path, "b.png", "train")]
     assert "FileNotFoundError" in load_images(records, 8).skipped[0][1]
 
 
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"none of 1 images could be read; first: .*the file is empty"):
-        load_images([Record(tmp_path / "a.png", "a.png", "train")], 8)
+        load_images([Record(tmp_path, "a.png", "train")], 8)
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -166,6 +167,22 @@ def test_values_that_need_a_range_are_no_trouble_here(root):
     assert troubles(root) == {}
 
 
+def test_they_can_be_looked_at(root):
+    Image.fromarray(np.tile(np.float32([-3, 5]), (40, 20))).save(root / "train/good/00.tif")
+    contact_sheet(inspect(str(root), **SHARES).records, root / "out.png")
+    with Image.open(root / "out.png") as sheet:
+        first = np.asarray(sheet)[24:152, 6:134]
+    assert (first.min(), first.max()) == (0, 255)
+    assert (first != 128).any()
+
+
+def test_many_sizes_are_said_from_the_least_to_the_most(tmp_path, paint):
+    for i in range(12):
+        paint(f"{i:02}.png", size=(20 + i, 90 - i))
+    text = "\n".join(inspect(str(tmp_path), **SHARES).lines())
+    assert "sizes     12 different, 20 to 31 wide, 79 to 90 high\nmodes     12 grey (L)" in text
+
+
 def test_the_command_prints_json_for_programs(root):
     done = CliRunner().invoke(main, ["data", str(root), "--json"])
     assert done.exit_code == 0, done.stderr
@@ -216,7 +233,14 @@ def test_deep_images_of_a_camera_with_fewer_bits_are_named(highest: int, dark: b
     rng = np.random.default_rng(0)
     for i in range(12):
         Image.fromarray(rng.integers(0, highest, (40, 40), np.uint16)).save(tmp_path / f"{i}.tif")
-    report = inspect(str(tmp_path), watch=0.2, calibrate=0.2)
+    report = inspect(str(tmp_path), **SHARES)
     found = [trouble for trouble in report.troubles if trouble.kind == "dark"]
     assert len(found) == dark
     assert all("data.range" in trouble.says and len(trouble.files) == 12 for trouble in found)
+
+
+def test_deep_colour_of_a_camera_with_fewer_bits_is_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 4095, (40, 40, 3), np.uint16))
+    assert [trouble.kind for trouble in inspect(str(tmp_path), **SHARES).troubles] == ["dark"]

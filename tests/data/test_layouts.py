@@ -211,7 +211,9 @@ def test_several_sets_in_one_folder_are_named(tmp_path, paint):
 def test_an_ambiguous_folder_says_what_it_could_be(tmp_path, paint):
     paint("train/good/0.png")
     (tmp_path / "manifest.csv").write_text("image_path,label_index\ntrain/good/0.png,0\n")
-    with pytest.raises(DataError, match=r"mvtec: there is train/good; manifest: .* say which with data.layout"):
+    with pytest.raises(
+        DataError, match=r"mvtec: there is train/good; manifest: .* say which with data.layout\nknown layouts"
+    ):
         read_root(str(tmp_path))
     assert read_root(str(tmp_path), layout="manifest").layout == "manifest"
 
@@ -286,3 +288,17 @@ def test_links_to_folders_above_do_not_send_it_round_in_circles(tmp_path, paint)
     paint("good/0.png")
     (tmp_path / "good" / "up").symlink_to(tmp_path, target_is_directory=True)
     assert len(read_root(str(tmp_path)).records) == 1
+
+
+def test_an_image_takes_little_memory_until_it_is_decoded(tmp_path):
+    import tracemalloc
+
+    for i in range(2000):
+        (tmp_path / f"part-{i:06}.png").touch()
+    tracemalloc.start()
+    reading = read_records(str(tmp_path))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(reading.records) == 2000
+    assert held < 2000 * 250
+    assert peak < 2000 * 600

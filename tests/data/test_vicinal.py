@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from anomaly_ft.data.rows import Rows
 from anomaly_ft.data.vicinal import AUGMENTATIONS, pseudo_anomalies
 
 ALONE = ["cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"]  # these use no partner
@@ -140,6 +141,15 @@ def test_one_image_alone_is_its_own_partner(pixels: np.ndarray) -> None:
     assert np.array_equal(out, pixels[:1])
 
 
+def test_those_that_are_not_kept_are_the_same_and_made_when_asked_for(pixels: np.ndarray) -> None:
+    kept = pseudo_anomalies(pixels, NAMES, "cutpaste", 0.7, seed=0)
+    asked = pseudo_anomalies(pixels, NAMES, "cutpaste", 0.7, seed=0, keep=False)
+    assert isinstance(asked, Rows)
+    assert asked.shape == kept.shape
+    assert np.array_equal(np.concatenate([asked[:5], asked[5:]]), kept)
+    assert np.array_equal(asked[-1], kept[-1])
+
+
 def test_every_image_needs_a_name(pixels: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="11 names for 12 images"):
         pseudo_anomalies(pixels, NAMES[:-1], "scar", 1.0, seed=0)

@@ -11,7 +11,7 @@ from anomaly_ft.model.detector import Detector
 
 
 def record(name: str, kind: str = "good") -> Record:
-    return Record(Path(name), name, "test", kind)
+    return Record(Path(), name, "test", kind)
 
 
 RECORDS = [

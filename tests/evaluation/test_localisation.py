@@ -23,8 +23,10 @@ def write(path: Path, values: np.ndarray) -> Path:
 
 def record(folder: Path, i: int, kind: str, mask: np.ndarray | None) -> Record:
     path = write(folder / kind / f"{i}.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    mask_path = None if mask is None else write(folder / "masks" / f"{i}.png", mask.astype(np.uint8) * 255)
-    return Record(path, path.name, "test", kind, mask_path)
+    if mask is not None:
+        write(folder / "masks" / f"{i}.png", mask.astype(np.uint8) * 255)
+    name = path.relative_to(folder).as_posix()
+    return Record(folder, name, "test", kind, "" if mask is None else f"masks/{i}.png")
 
 
 def square(top: int, left: int) -> np.ndarray:

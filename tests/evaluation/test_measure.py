@@ -13,7 +13,7 @@ SCORES = {"pooled": np.array([1.0, 2.0, 3.0, 2.5, 4.0]), "dense": np.array([5.0,
 
 def records(kinds: str) -> list[Record]:
     names = {"g": "good", "h": "hole"}
-    return [Record(Path(f"{i}.png"), f"test/{i}.png", "test", names[kind]) for i, kind in enumerate(kinds)]
+    return [Record(Path(), f"test/{i}.png", "test", names[kind]) for i, kind in enumerate(kinds)]
 
 
 def test_the_chosen_score_is_measured_in_full_and_the_others_by_auroc() -> None:

@@ -23,7 +23,7 @@ def split(normal: int = 20, holes: int = 12, cracks: int = 8) -> tuple[list[Reco
     kinds = ["good"] * normal + ["hole"] * holes + ["crack"] * cracks
     rng = np.random.default_rng(0)
     shift = np.array([{"good": 0.0, "hole": 1.0, "crack": 3.0}[kind] for kind in kinds])
-    records = [Record(Path(f"{i}.png"), f"{i}.png", "test", kind) for i, kind in enumerate(kinds)]
+    records = [Record(Path(), f"{i}.png", "test", kind) for i, kind in enumerate(kinds)]
     return records, {"pooled": rng.normal(size=len(kinds)), "fused": rng.normal(size=len(kinds)) + shift}
 
 

@@ -118,7 +118,7 @@ def labelled(tmp_path: Path, make_textures: Callable) -> tuple[list[Record], Exa
         kind = "good" if i < 3 else "<b>hole</b>"
         path = tmp_path / f"{i} & <script>.png"
         Image.fromarray(pixels).save(path)
-        records.append(Record(path, path.name, "test", kind))
+        records.append(Record(tmp_path, path.name, "test", kind))
     rng = np.random.default_rng(0)
     scores = {"fused": np.array([0.0, 1.0, 2.0, 0.5, 3.0, 4.0])}
     maps = rng.normal(3, 1, (2, 6, 4, 4)).astype(np.float32)
@@ -183,7 +183,7 @@ def test_without_a_test_split_the_page_says_what_is_missing(tmp_path: Path) -> N
 def test_one_kind_of_image_makes_a_page_too(
     kinds: str, labelled: tuple[list[Record], Examined], tmp_path: Path
 ) -> None:
-    records = [Record(r.path, r.name, "test", kinds) for r in labelled[0]]
+    records = [Record(r.root, r.name, "test", kinds) for r in labelled[0]]
     found = assess(records, labelled[1], "fused", conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
     write_report(
         tmp_path / "r.html",

@@ -14,7 +14,7 @@ from anomaly_ft.finetune.validation import PseudoSet, calibrate, fixed, validate
 
 @pytest.fixture(scope="module")
 def normals(make_textures: Callable[[int, int, int], np.ndarray]) -> Images:
-    records = [Record(Path(f"{i}.png"), f"train/good/{i}.png", "train") for i in range(40)]
+    records = [Record(Path(), f"train/good/{i}.png", "train") for i in range(40)]
     return Images(make_textures(40, 48, 9), tuple(records))
 
 

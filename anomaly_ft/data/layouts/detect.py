@@ -13,7 +13,7 @@ from typing import NamedTuple
 from anomaly_ft.data.images import SUFFIXES
 from anomaly_ft.data.layouts import folders, kolektor, manifest, mtd, mvtec, plain, visa
 from anomaly_ft.data.layouts.elpv import DEMO, elpv_folder, read_elpv
-from anomaly_ft.data.layouts.files import folders_in, images_below, name_below
+from anomaly_ft.data.layouts.files import folders_in, image_names
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError, did_you_mean
 
@@ -97,7 +97,8 @@ def detect(folder: Path) -> tuple[str, str]:
         return next(iter(found.items()))
     if found:
         said = "; ".join(f"{name}: {why}" for name, why in found.items())
-        raise DataError(f"data.root: {folder} could be several layouts ({said}); say which with data.layout")
+        several = f"{folder} could be several layouts ({said}); say which with data.layout"
+        raise DataError(f"data.root: {several}\n{known_layouts()}")
     raise DataError(f"data.root: {_unknown(folder)}\n{known_layouts()}")
 
 
@@ -121,7 +122,7 @@ def _unknown(folder: Path) -> str:
             f"{folder} holds {len(sets)} data sets, a run works on one: {_some(sets)}; "
             f"set data.root to one of them, such as {folder / sets[0]}"
         )
-    names = [name_below(path, folder) for path in images_below(folder)]
+    names = list(image_names(folder))
     inside = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
     seen = f"saw {_some(inside) or 'nothing'}"
     if not names:

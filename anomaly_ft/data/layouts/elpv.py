@@ -31,8 +31,8 @@ def read_elpv(name: str) -> list[Record]:
     cells = [(path, float(probability)) for path, probability, kind in rows if kind == module]
     normal = [path for path, probability in cells if probability == 0]
     test = set(np.random.default_rng(DEMO_SEED).permutation(normal)[: round(DEMO_TEST_SHARE * len(normal))])
-    records = [Record(folder / path, path, "test" if path in test else "train") for path in normal]
-    return records + [Record(folder / path, path, "test", "defective") for path, p in cells if p == 1]
+    records = [Record(folder, path, "test" if path in test else "train") for path in normal]
+    return records + [Record(folder, path, "test", "defective") for path, p in cells if p == 1]
 
 
 def elpv_folder() -> Path:

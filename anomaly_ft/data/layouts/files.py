@@ -12,24 +12,40 @@ NORMAL_WORDS = frozenset({"good", "ok", "normal"})
 MASK_FOLDERS = frozenset({"ground_truth", "groundtruth", "mask", "masks"})
 
 
+def image_names(root: Path, below: Path | None = None) -> Iterator[str]:
+    """All image files below a folder of the root (unset: the root) as the root sees them, in the order of
+    sorted paths; hidden files and folders are passed over."""
+    folder = below or root
+    inner = name_below(folder, root)
+    if folder.is_dir():
+        yield from _walk(folder, "" if inner == "." else f"{inner}/")
+
+
 def images_below(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; hidden files and folders are passed over."""
-    return [Path(path) for path in _walk(str(folder))] if folder.is_dir() else []
+    """The paths of all image files below a folder, sorted; hidden files and folders are passed over."""
+    return [folder / name for name in image_names(folder)]
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """In the order of sorted paths, without holding or comparing them all."""
+def _walk(folder: Path, prefix: str) -> Iterator[str]:
+    """Names with forward slashes, without holding or comparing them all."""
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):  # a link could lead back up
-            yield from _walk(entry.path)
-        elif is_image(entry.name) and entry.is_file():
-            if not _is_text(entry.name):
-                raise DataError(f"{folder}: the file name {os.fsencode(entry.name)!r} is not UTF-8; rename it")
-            yield entry.path
+        found = sorted((entry.name, _is_folder(entry)) for entry in entries if _wanted(entry))
+    for name, is_folder in found:
+        if is_folder:
+            yield from _walk(folder / name, f"{prefix}{name}/")
+        elif _is_text(name):
+            yield prefix + name
+        else:
+            raise DataError(f"{folder}: the file name {os.fsencode(name)!r} is not UTF-8; rename it")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)  # a link could lead back up
+
+
+def _wanted(entry: os.DirEntry[str]) -> bool:
+    hidden = entry.name.startswith(".")
+    return not hidden and (_is_folder(entry) or (is_image(entry.name) and entry.is_file()))
 
 
 def _is_text(name: str) -> bool:

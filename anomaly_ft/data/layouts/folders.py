@@ -1,11 +1,12 @@
 """A folder of good images, and beside it any others: each one a type of defect."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from anomaly_ft.data.layouts.files import (
     MASK_FOLDERS,
     folders_in,
     has_images,
+    image_names,
     images_below,
     mask_beside,
     name_below,
@@ -18,21 +19,19 @@ SKETCH = "good/ and any other folders, each a type of defect; masks, if any, in 
 
 def recognise(root: Path) -> str:
     """What speaks for this layout; empty: nothing does."""
-    normal, others = normal_folder(root), _defects(root)
-    return f"there are {normal.name}/ and {', '.join(p.name for p in others)}" if normal and others else ""
+    normal, others = normal_folder(root), [f"{folder.name}/" for folder in _defects(root)]
+    return f"there are {normal.name}/ and {', '.join(others)}" if normal and others else ""
 
 
 def read(root: Path) -> list[Record]:
     """Images below `good` (or `ok`, `normal`) are undecided, all others are anomalous test images."""
     normal = normal_folder(root)
-    good = images_below(normal) if normal else []
-    records = [Record(path, name_below(path, root), "undecided") for path in good]
+    records = [Record(root, name, "undecided") for name in image_names(root, normal)] if normal else []
     for folder in _defects(root):
-        for path in images_below(folder):
-            inner = path.parent.relative_to(root)
-            mask = next((m for t in _truths(root) if (m := mask_beside(t / inner, path.stem))), None)
-            record = Record(path, name_below(path, root), "test", folder.name, mask, name_below(mask, root))
-            records.append(record)
+        for name in image_names(root, folder):
+            path = PurePosixPath(name)
+            mask = next((m for t in _truths(root) if (m := mask_beside(t / path.parent, path.stem))), None)
+            records.append(Record(root, name, "test", folder.name, name_below(mask, root)))
     return records
 
 

@@ -47,9 +47,9 @@ def read(root: Path) -> list[Record]:
         if below == "train" and defective:
             continue
         if defective:
-            records.append(Record(path, name, "test", ANOMALOUS, mask, name_below(mask, root)))
+            records.append(Record(root, name, "test", ANOMALOUS, name_below(mask, root)))
         else:
-            records.append(Record(path, name, GIVEN.get(below, "undecided")))
+            records.append(Record(root, name, GIVEN.get(below, "undecided")))
     return records
 
 

@@ -181,11 +181,10 @@ def _record(row: dict[Any, Any], base: Path, group_column: str) -> Record:
     kind = row.get("kind", "")
     named = kind if kind and kind != NORMAL else ANOMALOUS
     return Record(
-        base / name,
+        base,
         name,
         "test" if split == "test" or anomalous else "train" if split else "undecided",
         named if anomalous else NORMAL,
-        base / mask if mask else None,
         mask,
         next((part for part in PARTS if part == split), None),
         row[group_column] if group_column else "",

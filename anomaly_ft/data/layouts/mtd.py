@@ -22,10 +22,10 @@ def read(root: Path) -> list[Record]:
         for path in sorted((folder / "Imgs").glob("*.jpg")):
             name = name_below(path, root)
             if kind == NORMAL:
-                records.append(Record(path, name, "undecided"))
+                records.append(Record(root, name, "undecided"))
                 continue
             mask = first_file([path.with_suffix(".png")])
-            records.append(Record(path, name, "test", kind, mask, name_below(mask, root)))
+            records.append(Record(root, name, "test", kind, name_below(mask, root)))
     return records
 
 

@@ -1,10 +1,11 @@
 """MVTec AD and sets laid out like it (BTAD: `ok` and `ko` for good and defective)."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from anomaly_ft.data.layouts.files import (
     NORMAL_WORDS,
     folders_in,
+    image_names,
     images_below,
     mask_beside,
     name_below,
@@ -24,17 +25,16 @@ def recognise(root: Path) -> str:
 def read(root: Path) -> list[Record]:
     """Train images from `train/good`; test images, with masks where there are any, from `test/<type>`."""
     normal = normal_folder(root / "train")
-    train = images_below(normal) if normal else []
-    records = [Record(path, name_below(path, root), "train") for path in train]
+    records = [Record(root, name, "train") for name in image_names(root, normal)] if normal else []
     for folder in folders_in(root / "test"):
         truth = root / "ground_truth" / folder.name
-        for path in images_below(folder):
+        for name in image_names(root, folder):
             if folder.name.lower() in NORMAL_WORDS:
-                records.append(Record(path, name_below(path, root), "test"))
+                records.append(Record(root, name, "test"))
                 continue
-            mask = mask_beside(truth / path.parent.relative_to(folder), path.stem)
-            name = name_below(path, root)
-            records.append(Record(path, name, "test", folder.name, mask, name_below(mask, root)))
+            inner = PurePosixPath(name).relative_to("test", folder.name)
+            mask = mask_beside(truth / inner.parent, inner.stem)
+            records.append(Record(root, name, "test", folder.name, name_below(mask, root)))
     return records
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anomaly_ft.data.layouts.files import MASK_FOLDERS, images_below, name_below
+from anomaly_ft.data.layouts.files import MASK_FOLDERS, image_names
 from anomaly_ft.data.records import Record
 
 SKETCH = "any folders with good images only"
@@ -16,7 +16,7 @@ SUSPICIOUS = MASK_FOLDERS | {
 
 def recognise(root: Path) -> str:
     """What speaks for this layout; empty: nothing does, or a folder's name speaks against it."""
-    names = [name_below(path, root) for path in images_below(root)]
+    names = list(image_names(root))
     if not names or suspicious(names):
         return ""
     return f"there are {len(names)} images, and no folder's name speaks of defects, masks or a test"
@@ -24,7 +24,7 @@ def recognise(root: Path) -> str:
 
 def read(root: Path) -> list[Record]:
     """Every image is a normal training image."""
-    return [Record(path, name_below(path, root), "train") for path in images_below(root)]
+    return [Record(root, name, "train") for name in image_names(root)]
 
 
 def masks(root: Path) -> list[Path]:

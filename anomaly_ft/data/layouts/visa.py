@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from anomaly_ft.data.layouts.files import images_below, mask_beside, name_below
+from anomaly_ft.data.layouts.files import image_names, images_below, mask_beside, name_below
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 from anomaly_ft.errors import DataError
 
@@ -33,10 +33,10 @@ def read(root: Path) -> list[Record]:
     if listed.is_file():
         return _read_list(listed, root, root.resolve().name)
     images = root / "Data" / "Images"
-    records = [Record(path, name_below(path, root), "undecided") for path in images_below(images / "Normal")]
-    for path in images_below(images / "Anomaly"):
-        mask = mask_beside(root / "Data" / "Masks" / "Anomaly", path.stem)
-        records.append(Record(path, name_below(path, root), "test", ANOMALOUS, mask, name_below(mask, root)))
+    records = [Record(root, name, "undecided") for name in image_names(root, images / "Normal")]
+    for name in image_names(root, images / "Anomaly"):
+        mask = mask_beside(root / "Data" / "Masks" / "Anomaly", Path(name).stem)
+        records.append(Record(root, name, "test", ANOMALOUS, name_below(mask, root)))
     return records
 
 
@@ -74,10 +74,9 @@ def _record(row: dict[str, str], source: Path, root: Path, prefix: str) -> Recor
         if not (root / below).is_file():
             raise DataError(f"{source}: lists a file that is not there: {root / below}")
     return Record(
-        root / name,
+        root,
         name,
         "train" if row["split"] == "train" else "test",
         NORMAL if row["label"] == "normal" else ANOMALOUS,
-        root / mask_name if mask_name else None,
         mask_name,
     )
