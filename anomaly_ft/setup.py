@@ -120,7 +120,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:
-        terminal.say(f"skipped {len(data.skipped)} images that could not be read")
+        total = len(data.skipped) + len(data.train) + len(data.test)
+        terminal.say(f"skipped {len(data.skipped)} of {total} images, for they cannot be read")
     if recipe.data.range is None and are_dark(data.train):
         terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
     augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from anomaly_ft.data.images import UNREADABLE, deep_values
 from anomaly_ft.data.inspect import Report
 from anomaly_ft.data.records import Record
-from anomaly_ft.data.splits import FEWEST
 from anomaly_ft.recipe import Data, Recipe
 
 WIDTH = 100
@@ -28,11 +27,17 @@ MORE = (
 )  # fmt: skip
 
 
+def share_out(report: Report) -> Report:
+    """The report with the split that the recipe will make."""
+    few = _normals(report) < FEW
+    return report.shared_out(watch=FEW_SHARE, calibrate=FEW_SHARE) if few else report
+
+
 def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto") -> str:
     """The text of a recipe.
 
     Args:
-        report: of the folder, see `inspect`.
+        report: of the folder, see `share_out`.
         root: the folder as the recipe is to name it.
         name: of the runs; characters that are not allowed are replaced.
         layout: as the user named it.
@@ -69,10 +74,9 @@ def _header(report: Report) -> Iterator[str]:
     yield f"  layout  {report.layout}: {report.why}"
     yield f"  images  {kinds}"
     yield f"  sizes   {_most(report.sizes)}"
-    few = _normals(report) < FEW  # they are split in other shares than those the report knows
-    if report.split and not few:
+    if report.split:
         yield "  split   " + ", ".join(f"{count} to {part}" for part, count in report.split.items())
-    elif not report.split and FEW_SHARE * _normals(report) < FEWEST:
+    else:
         yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
     if "test" not in report.counts:
         yield "  There are no labelled test images: the run sets a threshold, but can give no test number."
@@ -100,10 +104,9 @@ def _data(report: Report) -> Iterator[str]:
         yield f"# Most images are {width} x {height}: put whole on black, not squashed into a square."
         yield "resize: letterbox"
     yield from _range(report.records)
-    normal = _normals(report)
-    if normal < FEW:
-        held_out = round(FEW_SHARE * normal)
-        yield f"# With {normal} normal images more of them are held back: {held_out} set the threshold, so it"
+    if _normals(report) < FEW:
+        held_out = report.split.get("calibrate", 0)
+        yield f"# With so few normal images more of them are held back: {held_out} set the threshold, so it"
         yield f"# can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
         yield f"watch_share: {FEW_SHARE}"
         yield f"calibration_share: {FEW_SHARE}"
@@ -147,7 +150,7 @@ def _commented(key: str) -> Iterator[str]:
 
 
 def _normals(report: Report) -> int:
-    return sum(report.counts.get("train", {}).values())
+    return sum(record.split == "train" for record in report.readable)
 
 
 def _usual_size(report: Report) -> tuple[int, int]:

@@ -63,6 +63,7 @@ def test_few_images_are_held_back_in_larger_shares_and_the_promise_is_said(tmp_p
     assert (recipe.data.watch_share, recipe.data.calibration_share) == (0.25, 0.25)
     assert "promise no fewer than 16.7% false alarms" in text
     assert "no labelled test images" in text
+    assert "split   10 to fit, 5 to watch, 5 to calibrate" in text
 
 
 @pytest.mark.parametrize(("highest", "expected"), [(900, 1023), (4000, 4095), (9000, 16383), (65535, 65535)])

@@ -6,7 +6,7 @@ is decoded once, for a truncated file looks sound from its header. Nothing is wr
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,10 +49,17 @@ class Report:
     split_trouble: str
     troubles: tuple[Trouble, ...]
     records: tuple[Record, ...] = field(repr=False)
+    readable: tuple[Record, ...] = field(repr=False)
+
+    def shared_out(self, *, watch: float, calibrate: float, seed: int = 0) -> "Report":
+        """The same, split in other shares."""
+        split, why_not = _split(self.readable, watch=watch, calibrate=calibrate, seed=seed)
+        return replace(self, split=split, split_trouble=why_not)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the records, for programs."""
-        found = {key: value for key, value in vars(self).items() if key not in ("records", "troubles")}
+        others = ("records", "readable", "troubles")
+        found = {key: value for key, value in vars(self).items() if key not in others}
         return {**found, "troubles": [asdict(trouble) for trouble in self.troubles]}
 
     def lines(self) -> Iterator[str]:
@@ -96,21 +103,21 @@ def inspect(
     """
     reading = read_records(root, layout=layout, group_by=group_by, allow_leak=True)
     scan = _scan(reading.records, threads, progress or (lambda items, *_: items))
-    good = [record for record in reading.records if record.name not in scan.unreadable]
-    split, why_not = _split(good, watch=watch, calibrate=calibrate, seed=seed)
     by_split = {s: counts([r for r in reading.records if r.split == s]) for s in ("train", "test")}
-    return Report(
+    report = Report(
         root=root,
         layout=reading.layout,
         why=reading.why,
         counts={name: kinds for name, kinds in by_split.items() if kinds},
         sizes=_counted(f"{h.size[0]}x{h.size[1]}" for h in scan.headers.values()),
         modes=_counted(h.mode for h in scan.headers.values()),
-        split=split,
-        split_trouble=why_not,
+        split={},
+        split_trouble="",
         troubles=tuple(find_troubles(reading, scan, threads)),
         records=reading.records,
+        readable=tuple(record for record in reading.records if record.name not in scan.unreadable),
     )
+    return report.shared_out(watch=watch, calibrate=calibrate, seed=seed)
 
 
 def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
