@@ -58,9 +58,8 @@ def run_sweep(
         experiment_tags=experiment_tags(),
     ) as tracker:
         _write_state(state, sweep.name, tracker.run_id)
-        tags = {"group": sweep.name}
-        tracker.tags(tags)
-        tags |= {"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {}
+        tracker.tags({"group": sweep.name})
+        tags = {"group": sweep.name} | ({"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {})
         before = [Outcome(job, found) for job in jobs if (found := known[job.recipe.name])]
         doing = (
             on_ray(left, folder.resolve(), tags, address=address, resources=sweep.resources)
