@@ -105,13 +105,13 @@ def pages(store: str) -> Iterator[Page]:
     assert experiment
     runs = client.search_runs([experiment.experiment_id])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    hot = [run for run in children if run.data.tags["verdict"].startswith("forgot")]
+    hot = [run for run in children if run.data.tags.get("verdict", "").startswith("forgot")]
     fine = [run for run in children if "default" in run.info.run_name]
     assert hot
     assert fine
     shown, base = hot[0], f"/#/experiments/{experiment.experiment_id}"
     table = first_page(store)
-    verdicts = tuple(dict.fromkeys(run.data.tags["verdict"] for run in runs))
+    verdicts = tuple(dict.fromkeys(run.data.tags["verdict"] for run in runs if "verdict" in run.data.tags))
     columns = ("verdict", "gain/image_auroc", "elpv-mono-default", shown.info.run_name)
     yield Page("runs", table, (*columns, *verdicts), 1000)
     charts = ("Did it forget? Step 0 is the pretrained encoder", "val/vicinal_auroc", "gain/image_auroc")
