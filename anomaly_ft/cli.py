@@ -5,6 +5,9 @@ as failure, 4 training diverged, 5 runs of a sweep failed, 6 an export does not 
 130 interrupted.
 """
 
+import os
+import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -43,6 +46,12 @@ class _Group(click.Group):
         except AnomalyFtError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(DISAGREES if isinstance(error, ParityError) else 2)
+        except OSError as error:
+            if error.errno is None or isinstance(error, BrokenPipeError):  # of a library; of a reader that left
+                raise
+            _let_go_of_stdout()
+            click.echo(f"Error: {error}; what was complete before is still there", err=True)
+            ctx.exit(2)
         except KeyboardInterrupt:
             click.echo(
                 "Interrupted; what was written is kept (of train: in the output folder's .partial folder; the "
@@ -50,6 +59,15 @@ class _Group(click.Group):
                 err=True,
             )
             ctx.exit(130)
+
+
+def _let_go_of_stdout() -> None:
+    """What could not be written there is not tried again at exit."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_versions(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:

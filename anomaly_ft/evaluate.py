@@ -1,6 +1,6 @@
 """A finished run measured again, on any labelled images. The run folder is read and never written to."""
 
-import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from anomaly_ft import __version__
-from anomaly_ft.bookkeeping import LIBRARIES
+from anomaly_ft.bookkeeping import LIBRARIES, read_summary
 from anomaly_ft.data.cache import load_cached
 from anomaly_ft.data.dataset import place, read_records
 from anomaly_ft.data.images import Decoder, Images
@@ -23,11 +23,12 @@ from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.measure import prediction_table
 from anomaly_ft.evaluation.report import Material, write_report
 from anomaly_ft.evaluation.working_points import chi_square
-from anomaly_ft.folder import finish_folder, finished_name, start_folder, write_json, write_text
+from anomaly_ft.folder import finish_folder, start_folder, write_json, write_text
 from anomaly_ft.model.examine import examine
 from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import data_options
+from anomaly_ft.store import refuse_new_database
 from anomaly_ft.terminal import Terminal
 from anomaly_ft.tracking import make_tracker
 from anomaly_ft.vocabulary import EVALUATION_TAG
@@ -56,25 +57,31 @@ def evaluate(
     """
     recipe, run = open_run(folder)
     measured = _tracked_run(folder) if mlflow else None
+    if mlflow:
+        refuse_new_database(recipe.tracking.uri)
     source = root or recipe.data.root
     layout, records = _own_test(recipe) if root is None else _labelled(root)
     images = _load(source, records, recipe, run.decoder, terminal)
     examined = examine(run.detector, images.pixels, run.compute)
     found = assess(images.records, examined, run.score, run.point, run.decoder)
-    partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
     summary = {
         **_summary(recipe, run, found),
         "data": _describe(source, layout, images),
         "folder_name": run.name,
     }
-    write_text(partial / "recipe.yaml", recipe.to_yaml())
-    write_json(partial / "summary.json", summary)
     table = prediction_table(found.records, examined.scores, run.score, run.point)
-    table.to_csv(partial / "predictions.csv", index=False)
-    material = Material(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
-    write_report(partial / "report.html", summary, material)
-    terminal.say(f"measured {len(images)} images of {source}; written to {finished_name(partial)}")
-    finished = finish_folder(partial)
+    partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
+    try:
+        write_text(partial / "recipe.yaml", recipe.to_yaml())
+        write_json(partial / "summary.json", summary)
+        table.to_csv(partial / "predictions.csv", index=False)
+        material = Material(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
+        write_report(partial / "report.html", summary, material)
+        finished = finish_folder(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    terminal.say(f"measured {len(images)} images of {source}; written to {finished.name}")
     if measured:
         _log(finished, summary, recipe, folder, measured)
     return {**summary, "folder": str(finished)}
@@ -86,13 +93,10 @@ def _tracked_run(folder: Path) -> str:
     Raises:
         RunError: it has none.
     """
-    try:
-        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["mlflow_run_id"]
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise RunError(f"{folder}: summary.json cannot be read ({type(cause).__name__}: {cause})") from cause
-    if not isinstance(found, str):
+    found = read_summary(folder)["mlflow_run_id"]
+    if found is None:
         raise RunError(f"{folder} is no run in MLflow; anomaly-ft sync {folder} makes it one")
-    return found
+    return str(found)
 
 
 def _log(finished: Path, summary: Mapping[str, Any], recipe: Recipe, folder: Path, measured: str) -> None:

@@ -1,11 +1,11 @@
 """A finished run taken away: written in a format others load, compared with the detector, or not there."""
 
-import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anomaly_ft.bookkeeping import read_summary
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Pixels
 from anomaly_ft.deploy.card import Card, write_readme
@@ -58,13 +58,14 @@ def export(
         ParityError: the export does not agree; nothing is left of it.
     """
     refuse_if_missing(form)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    output = output.resolve()
+    if not output.name or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise RunError(f"--output {output}: exists already; name a new folder")
     recipe, own = open_run(folder)
     how = preprocessing(recipe)
     run = load_run(folder, device="cpu", precision="fp32", channels_last=False, preprocessing=how)
     paths = _spread(list(expand(images)) if images else _own_images(recipe), count)
-    partial = _start(output)
+    card, partial = _card(folder, recipe, run), _start(output)
     try:
         terminal.say(f"writing {form}")
         computes = WRITERS[form](run, partial, raw)
@@ -78,12 +79,14 @@ def export(
         )
         _refuse_unless_passed(form, parity)
         write_json(partial / "parity.json", {"format": form, "precision": "fp32", **parity.to_json()})
-        write_text(partial / "README.md", write_readme(run, form, raw, _card(folder, recipe, run), parity))
+        write_text(partial / "README.md", write_readme(run, form, raw, card, parity))
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors leaves files that only their owner can read
         partial.rename(output)
-    except BaseException:
+    except BaseException as cause:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(cause, OSError):
+            raise RunError(f"--output {output}: cannot be written ({cause}); nothing is left of it") from cause
         raise
     return parity
 
@@ -149,10 +152,7 @@ def _decoded(run: LoadedRun, paths: Iterator[Path]) -> Iterator[Pixels]:
 
 def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
     """What the export says about where it comes from; a run whose summary is gone has no numbers."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise RunError(f"{folder}: summary.json is missing or damaged ({cause})") from cause
+    summary = read_summary(folder)
     before, after = summary.get("frozen_test") or {}, summary.get("test") or {}
     rows = [
         (said, before[name], after[name])
@@ -168,8 +168,16 @@ def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
         encoder=recipe.encoder.name,
         data=Path(recipe.data.root).name,
         epoch=int(summary["best_epoch"]),
-        images=sum(summary["data"][part] for part in ("fit", "watch", "calibrate")),
+        images=_images(folder, summary),
         licence=str(config.get("license") or "") if known else "",
         origin=f"{recipe.encoder.name}, weights: {shown}",
         rows=rows,
     )
+
+
+def _images(folder: Path, summary: Mapping[str, Any]) -> int:
+    """How many normal images went into the run."""
+    try:
+        return sum(int(summary["data"][part]) for part in ("fit", "watch", "calibrate"))
+    except (KeyError, TypeError, ValueError) as cause:
+        raise RunError(f"{folder}: summary.json does not say how many images there were") from cause

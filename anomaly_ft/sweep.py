@@ -218,7 +218,7 @@ def _write_results(
     for outcome in outcomes:
         if outcome.error:
             write_text(errors / f"{outcome.job.recipe.name}.txt", outcome.trace)
-    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    write_text(folder / "results.csv", pd.DataFrame(rows).to_csv(index=False))
     write_text(folder / "results.md", markdown(table))
 
 

@@ -164,9 +164,15 @@ def _from_disk(
         partial.replace(path)
         partial.write_text(json.dumps({"sums": sums, "bad": bad}), encoding="utf-8")
         partial.replace(about)  # last: without it the rows count for nothing
+        return np.load(path, mmap_mode="r"), bad
+    except OSError as cause:
+        raise DataError(
+            f"runtime.cache: {disk.folder} cannot be written to ({cause}); make room, set runtime.cache_dir, "
+            "or set runtime.cache to none"
+        ) from cause
     finally:
-        partial.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r"), bad
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def make_room(disk: Disk, need: int) -> None:
@@ -190,17 +196,18 @@ def _write(
     path: Path, records: Sequence[Record], decoder: Decoder, threads: int, progress: Iterable[Record]
 ) -> tuple[list[int], dict[int, str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (len(records), decoder.size, decoder.size, 3)
-    rows = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    bad = {}
+    sums, bad, nothing = [], {}, np.zeros((decoder.size, decoder.size, 3), np.uint8)
+    about = {"descr": "|u1", "fortran_order": False, "shape": (len(records), *nothing.shape)}
     decoded = decode_all(records, decoder, threads=threads)
-    for i, (_, loaded) in enumerate(zip(progress, decoded, strict=True)):
-        if isinstance(loaded, str):
-            bad[i] = loaded
-        else:
-            rows[i] = loaded
-    rows.flush()
-    return [zlib.crc32(row) for row in rows], bad
+    with path.open("wb") as file:  # not mapped: a full disk would end the process without a word
+        np.lib.format.write_array_header_1_0(file, about)
+        for i, (_, loaded) in enumerate(zip(progress, decoded, strict=True)):
+            row = nothing if isinstance(loaded, str) else np.ascontiguousarray(loaded)
+            if isinstance(loaded, str):
+                bad[i] = loaded
+            file.write(row.data)
+            sums.append(zlib.crc32(row.data))
+    return sums, bad
 
 
 def _open(path: Path, about: Path, count: int, size: int) -> tuple[Pixels, dict[int, str]] | None:

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,18 +22,19 @@ from typing import Literal, TextIO
 import numpy as np
 from PIL import Image
 
-from anomaly_ft.data.images import SUFFIXES, Pixels, read_image, why_unreadable
+from anomaly_ft.data.images import SUFFIXES, Pixels, why_unreadable
+from anomaly_ft.deploy.drawn import colour_scale, write_maps
 from anomaly_ft.deploy.loading import LoadedRun
 from anomaly_ft.errors import DataError, RunError
-from anomaly_ft.evaluation.pictures import LIMIT, ColourScale, outlined, overlay
 from anomaly_ft.model.detector import SCORES
 from anomaly_ft.model.examine import examine_batch
-from anomaly_ft.model.maps import Map, upsample
+from anomaly_ft.model.maps import Map
 
 Format = Literal["csv", "jsonl"]
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
 COLUMNS = ("path", "score", "decision", *(f"{name}_score" for name in SCORES), "map", "error")
 WILDCARDS = frozenset("*?[")
+LONGEST_ROW = 2**20  # bytes
 AHEAD = 2  # batches decoded while one is scored
 
 
@@ -60,6 +62,9 @@ class Prediction:
             "map": map_name or None,
             "error": self.error or None,
         }
+
+
+Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the name for its column `map`
 
 
 def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
@@ -132,7 +137,7 @@ def stream(
     predictions: Iterable[Prediction],
     out: TextIO,
     form: Format,
-    draw: Callable[[Prediction, int], str] = lambda prediction, number: "",
+    draw: Draw = lambda prediction, number: "",
 ) -> Tally:
     """Write a row for each prediction as soon as it is there; what was written is always complete rows.
 
@@ -140,7 +145,7 @@ def stream(
         predictions: as `predict` gives them.
         out: where rows go.
         form: of the rows.
-        draw: is shown each prediction and its number, from 0, and returns the name for its column `map`.
+        draw: is shown each prediction and its number, from 0.
     """
     tally = Tally()
     out.write(header(form))
@@ -184,13 +189,33 @@ def predict_to(
         folder = _make(output / "maps" if maps else output)
 
         def draw(prediction: Prediction, number: int) -> str:
-            return write_maps(run, prediction, folder, number, scale) if maps else ""
+            if prediction.map is None:
+                return ""
+            return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-        with (output / f"predictions.{form}").open("w", encoding="utf-8", newline="") as file:
-            tally = stream(seen, file, form, draw)
+        tally = _stream_to(output / f"predictions.{form}", seen, form, draw)
     if tally.errors == tally.images:
         raise DataError(f"none of {tally.images} images could be read")
     return tally
+
+
+def _stream_to(path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw) -> Tally:
+    """`stream` into a file; where the disk is full, complete rows are left."""
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            return stream(predictions, file, form, draw)
+    except OSError as cause:
+        if path.is_file():  # and no device
+            _cut_to_rows(path)
+        raise RunError(f"--output: {path} cannot be written ({cause}); complete rows are kept") from cause
+
+
+def _cut_to_rows(path: Path) -> None:
+    """Take away what follows the last end of a line."""
+    with suppress(OSError), path.open("r+b") as file:
+        start = max(0, path.stat().st_size - LONGEST_ROW)
+        file.seek(start)
+        file.truncate(start + file.read().rfind(b"\n") + 1)
 
 
 def render(row: dict[str, str | float | None], form: Format) -> str:
@@ -206,37 +231,6 @@ def render(row: dict[str, str | float | None], form: Format) -> str:
 def header(form: Format) -> str:
     """What stands before the first row."""
     return ",".join(COLUMNS) + "\n" if form == "csv" else ""
-
-
-def colour_scale(run: LoadedRun) -> ColourScale:
-    """One scale for all maps of a run: up to twice what no place of an unsuspicious image exceeds; for the
-    pooled score, whose map has no such limit, up to four times the mean score of held-out normal images."""
-    limit = run.detector.map_threshold()
-    top = 4 * float(run.detector.location[0]) if limit is None else 2 * limit
-    return ColourScale(top / 8, top)
-
-
-def write_maps(run: LoadedRun, prediction: Prediction, folder: Path, number: int, scale: ColourScale) -> str:
-    """Write `NUMBER-STEM.npy`, the map at the image's own size in score units, float32, and the same
-    drawn over the image as `NUMBER-STEM.png`; returns the name without ending, empty if there is no map.
-
-    The white outline encloses what exceeds the map's limit, see `Detector.map_threshold`; the pooled
-    score, an average over the image, has none.
-    """
-    if prediction.map is None:
-        return ""
-    path = Path(prediction.path)
-    image = np.asarray(read_image(path, run.decoder.value_range))
-    height, width = image.shape[:2]
-    large = upsample(prediction.map, height, width, run.decoder)
-    limit = run.detector.map_threshold()
-    drawn = overlay(image, large, scale)
-    if limit is not None:
-        drawn = outlined(drawn, large > limit, LIMIT)
-    name = f"{number:06d}-{path.stem[:100]}"
-    np.save(folder / f"{name}.npy", large)
-    Image.fromarray(drawn).save(folder / f"{name}.png")
-    return name
 
 
 def _make(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Pixels in memory, on disk or decoded as they are asked for: always the same, damaged files rebuilt."""
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,15 @@ def test_images_beyond_the_space_for_caches_are_not_put_there(tmp_path):
         DataError, match=r"2\.0 GiB of images are more than all caches .* runtime\.cache_disk_gib \(1\.5\)"
     ):
         choose_cache("disk", 2 * 2**30, 1.0, Disk(tmp_path, gib=1.5))
+
+
+def test_a_disk_that_fills_while_the_cache_is_written_is_said_and_leaves_nothing(root):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # no file may grow beyond
+    try:
+        with pytest.raises(DataError, match=r"runtime\.cache: .* cannot be written to .*cache to none"):
+            load(root, "disk", image_size=64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(root) == []
+    assert len(load(root, "disk", image_size=64).train) == 16
