@@ -1,5 +1,6 @@
 """What a run writes down: metrics of an epoch, the lines of the history, the summary, what MLflow is told."""
 
+import json
 import math
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from anomaly_ft import __version__
+from anomaly_ft.errors import RunError
 from anomaly_ft.finetune.state import EpochRecord
 from anomaly_ft.finetune.validation import PseudoSet
 from anomaly_ft.notes import run_note, verdict
@@ -89,6 +91,27 @@ def summarise(
         "git_commit": git_commit(),
         "mlflow_run_id": run_id,
     }
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """`summary.json` of a finished run; its metrics, curve and verdict are such as a run leaves.
+
+    Raises:
+        RunError: it is missing, damaged, or holds something else.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        numbers = [*final_metrics(summary).values(), *summary["vicinal_auroc"]]
+        for number in numbers:
+            if number is not None and (isinstance(number, bool) or not math.isfinite(number)):
+                raise ValueError(f"{number} is no number")
+        if not isinstance(summary["mlflow_run_id"], str | None):
+            raise ValueError("mlflow_run_id is no id")
+        verdict(summary)
+    except Exception as cause:  # it may hold anything
+        said = f"{type(cause).__name__}: {cause}"
+        raise RunError(f"{folder} is not a finished run: no usable summary.json ({said:.200})") from cause
+    return dict(summary)
 
 
 def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str) -> None:

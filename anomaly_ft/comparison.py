@@ -5,12 +5,11 @@ A run is read from its folder or from MLflow; both give the same row.
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from anomaly_ft.bookkeeping import read_summary
 from anomaly_ft.errors import RunError
 from anomaly_ft.notes import verdict
 from anomaly_ft.recipe_file import read_recipe
@@ -123,19 +122,14 @@ def _is_run(folder: Path) -> bool:
 
 def _from_folder(folder: Path) -> Row:
     settings = read_recipe(folder / "recipe.yaml", check_root=False).flat()
-    try:
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return Row(
-            folder.resolve().name,
-            {key: str(value) for key, value in settings.items()},
-            final_metrics(summary),
-            [value for value in summary["vicinal_auroc"] if value is not None],
-            verdict(summary),
-        )
-    except Exception as cause:  # it may hold anything
-        raise RunError(
-            f"{folder} is not a finished run: no usable summary.json ({type(cause).__name__}: {cause})"
-        ) from cause
+    summary = read_summary(folder)
+    return Row(
+        folder.resolve().name,
+        {key: str(value) for key, value in settings.items()},
+        final_metrics(summary),
+        [value for value in summary["vicinal_auroc"] if value is not None],
+        verdict(summary),
+    )
 
 
 def _from_logged(run: LoggedRun) -> Row:

@@ -119,6 +119,18 @@ def existing(uri: str) -> str:
     return uri
 
 
+def refuse_new_database(uri: str | None) -> None:
+    """A run folder does not say where files are made.
+
+    Raises:
+        RunError: the recipe in it names a database that is not there.
+    """
+    try:
+        existing(uri or "")
+    except FileNotFoundError as cause:
+        raise RunError(f"tracking.uri of the run: {cause}; name one with anomaly-ft sync --store") from cause
+
+
 def quieten_mlflow() -> None:
     """No chatter; above all not on stdout, where results go."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -1,18 +1,21 @@
 """A finished run into MLflow, where the store was not there while it trained: only what is missing is sent."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from anomaly_ft.bookkeeping import log_end, log_start
+from anomaly_ft.bookkeeping import log_end, log_start, read_summary
 from anomaly_ft.errors import RunError
 from anomaly_ft.folder import write_json
-from anomaly_ft.notes import experiment_tags
+from anomaly_ft.notes import experiment_tags, run_note
 from anomaly_ft.outbox import NotSent
+from anomaly_ft.recipe import Recipe
 from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.store import choose_store
+from anomaly_ft.store import choose_store, refuse_new_database
 from anomaly_ft.tracking import make_tracker
 
 
@@ -27,20 +30,11 @@ def sync(folder: Path, store: str | None = None) -> str:
     Raises:
         RunError: a folder that is not a finished run, or a store that does not take everything.
     """
-    if not (folder / "summary.json").is_file():
-        raise RunError(
-            f"{folder} is not a finished run: summary.json is missing; go on with train --resume first"
-        )
-    recipe = read_recipe(folder / "recipe.yaml", check_root=False)
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        history = [json.loads(line) for line in lines]
-        frame = pd.read_csv(folder / "split.csv", keep_default_na=False)
-        run_id, commit = summary["mlflow_run_id"], summary.get("git_commit", "none")
-    except Exception as cause:  # they may hold anything
-        raise RunError(f"{folder}: cannot be read as a run: {type(cause).__name__}: {cause}") from cause
-    uri = choose_store(store or recipe.tracking.uri, folder.parent)
+    recipe, summary, history, split = _read(folder)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a run that was killed when it was complete
+    run_id, uri = summary["mlflow_run_id"], choose_store(store or recipe.tracking.uri, folder.parent)
+    if not store:
+        refuse_new_database(recipe.tracking.uri)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", NotSent)
         with make_tracker(
@@ -52,9 +46,9 @@ def sync(folder: Path, store: str | None = None) -> str:
             run_id=run_id,
             experiment_tags=experiment_tags(),
         ) as tracker:
-            log_start(recipe, frame, tracker, commit)
-            for line in history:
-                tracker.metrics({key: value for key, value in line.items() if "/" in key}, line["epoch"])
+            log_start(recipe, split, tracker, str(summary.get("git_commit", "none")))
+            for epoch, metrics in history:
+                tracker.metrics(metrics, epoch)
             log_end(summary, tracker, folder)
             tracker.model(folder, recipe.runtime.computing(), recipe.tracking.register)
     failures = [one for one in said if issubclass(one.category, NotSent)]
@@ -68,3 +62,27 @@ def sync(folder: Path, store: str | None = None) -> str:
     if tracker.run_id != run_id:
         write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})
     return f"{folder.name} is complete as run {tracker.run_id} in {uri}"
+
+
+def _read(
+    folder: Path,
+) -> tuple[Recipe, dict[str, Any], list[tuple[int, dict[str, float | None]]], pd.DataFrame]:
+    """Recipe, summary, the metrics of each epoch, and the split of a finished run that nobody tampered with."""
+    if not (folder / "summary.json").is_file():
+        raise RunError(
+            f"{folder} is not a finished run: summary.json is missing; go on with train --resume first"
+        )
+    recipe, summary = read_recipe(folder / "recipe.yaml", check_root=False), read_summary(folder)
+    if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+        raise RunError(f"{folder}: cannot be sent: {link.relative_to(folder)} is a link, which no run has")
+    try:
+        run_note(summary, folder)
+        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        history = []
+        for line in map(json.loads, lines):
+            points = {key: None if value is None else float(value) for key, value in line.items() if "/" in key}
+            history.append((int(line["epoch"]), points))
+        return recipe, summary, history, pd.read_csv(folder / "split.csv", keep_default_na=False)
+    except Exception as cause:  # they may hold anything
+        trouble = f"{type(cause).__name__}: {cause}"
+        raise RunError(f"{folder}: cannot be read as a run: {trouble:.200}") from cause

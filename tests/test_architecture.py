@@ -194,6 +194,21 @@ def test_what_a_user_can_cause_is_raised_and_not_asserted(module: Path) -> None:
     assert not any(isinstance(node, ast.Assert) for node in nodes)
 
 
+WORKERS = {
+    "multiprocessing",
+    "torch.multiprocessing",
+    "torch.utils.data",
+    "concurrent.futures.ProcessPoolExecutor",
+}
+
+
+@every_module
+def test_a_run_has_no_worker_processes_that_could_be_lost(module: Path) -> None:
+    names = set(imports(ast.parse(module.read_text(encoding="utf-8"))))
+    assert not {name for name in names if f"{name}.".startswith(tuple(f"{worker}." for worker in WORKERS))}
+    assert "concurrent.futures.ProcessPoolExecutor" not in names
+
+
 @pytest.mark.parametrize("module", ["anomaly_ft", "anomaly_ft.cli"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"

@@ -9,9 +9,13 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,15 +26,30 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anomaly_ft.cli import main
-from anomaly_ft.data.images import Decoder, decode_all
+from anomaly_ft.data.images import MAX_PIXELS, Decoder, decode_all
 from anomaly_ft.data.layouts import manifest
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import AnomalyFtError, RecipeError
+from anomaly_ft.model.encoder import load_encoder
 from anomaly_ft.recipe import Recipe
-from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.recipe_file import LARGEST, read_recipe
+from anomaly_ft.tracking import NullTracker
 
 LONGEST = 20_000  # characters of a message
+AT_LEAST = {
+    "recipes": 1500,
+    "trees": 200,
+    "manifests": 300,
+    "images": 190,
+    "runs": 60,
+    "records": 90,
+    "exports": 60,
+}
 MORE = pytest.mark.faults
+
+
+def test_the_default_suite_tries_two_thousand_inputs() -> None:
+    assert sum(AT_LEAST.values()) >= 2000  # each of these tests counts its own
 
 
 def command(*arguments: object) -> Result:
@@ -153,7 +172,7 @@ def test_a_recipe_from_a_stranger_ends_with_one_message(
     rng = random.Random(0)
     tries = try_recipes(tmp_path, rng.sample(VALUES, 18), mutations=500)
     record_property("tries", tries)
-    assert tries >= 1500
+    assert tries >= AT_LEAST["recipes"]
 
 
 @MORE
@@ -180,6 +199,53 @@ def test_a_hostile_value_alone_is_refused_or_is_the_setting(
     record_property("tries", outcomes.total())
     assert outcomes["refused"] > 300
     assert outcomes["taken"] > 5
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates()
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+NAMES = sorted({key.rpartition(".")[2] for key in settings()})
+SECTIONS = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), TREES, max_size=5)
+RECIPES = st.dictionaries(st.sampled_from(sorted(Recipe.model_fields)), SECTIONS | TREES, max_size=4)
+
+
+def try_trees(folder: Path, count: int) -> int:
+    """Recipes that hypothesis thinks of: refused in words, or read back as what they say."""
+    path, tries = folder / "recipe.yaml", Counter[str]()
+
+    @hypothesis.settings(
+        max_examples=count, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(RECIPES)
+    def attempt(tree: Any) -> None:
+        path.write_bytes(yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass"))
+        said, recipe = outcome(read_recipe, path)
+        assert len(said) < LONGEST
+        if recipe:
+            path.write_text(recipe.to_yaml())
+            assert read_recipe(path) == recipe
+        tries["all"] += 1
+
+    attempt()
+    return tries.total()
+
+
+def test_any_tree_is_refused_or_is_a_recipe(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tries = try_trees(tmp_path, AT_LEAST["trees"])
+    record_property("tries", tries)
+    assert tries >= AT_LEAST["trees"]
+
+
+@MORE
+def test_thousands_of_trees_are_refused_or_are_recipes(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", try_trees(tmp_path, 5000))
 
 
 def test_a_bomb_of_aliases_is_refused_before_it_goes_off(tmp_path: Path) -> None:
@@ -287,7 +353,7 @@ def test_a_manifest_from_a_stranger_ends_with_one_message(
 ) -> None:
     tries = try_manifests(part, 250)
     record_property("tries", tries)
-    assert tries >= 300
+    assert tries >= AT_LEAST["manifests"]
 
 
 @MORE
@@ -416,7 +482,7 @@ def test_an_image_from_a_stranger_is_decoded_or_named(
     record_property("tries", outcomes.total())
     assert outcomes["refused"] > 40
     assert outcomes["decoded"] > 15
-    assert outcomes.total() >= 190
+    assert outcomes.total() >= AT_LEAST["images"]
 
 
 @MORE
@@ -518,7 +584,7 @@ def try_runs(run: Path, folder: Path, count: int) -> Counter[str]:
 def test_a_run_folder_from_a_stranger_is_refused_or_gives_numbers(
     small_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    outcomes = try_runs(small_run, tmp_path, 60)
+    outcomes = try_runs(small_run, tmp_path, AT_LEAST["runs"])
     record_property("tries", outcomes.total())
     assert outcomes["refused"] > 20
 
@@ -530,6 +596,219 @@ def test_many_tampered_run_folders_are_refused_or_give_numbers(
     outcomes = try_runs(small_run, tmp_path, 1000)
     record_property("tries", outcomes.total())
     assert outcomes["refused"] > 400
+
+
+RECORDS = ("summary.json", "summary.json", "history.jsonl", "split.csv", "recipe.yaml")
+
+
+def tamper_records(run: Path, rng: random.Random) -> None:
+    """Change what a run says of itself, not what computes."""
+    path = run / rng.choice(RECORDS)
+    text, kind = path.read_text(), rng.random()
+    if kind < 0.6 and path.suffix == ".json":
+        text = json.dumps(edited(json.loads(text), rng))
+    elif kind < 0.6 and path.suffix == ".jsonl":
+        text += json.dumps(edited(json.loads(text.splitlines()[0]), rng)) + "\n"
+    elif kind < 0.6 and path.suffix == ".yaml":
+        text = yaml.safe_dump(edited(yaml.safe_load(text), rng))
+    elif kind < 0.8:
+        at = rng.randrange(len(text))
+        text = text[:at] + rng.choice(["\x00", "'", '"', "}", ",", "9" * 5000, "\ud800", text]) + text[at + 1 :]
+    else:
+        text = rng.choice(["", "{", "[" * 10**5, "null", "\x00", '"x"', "NaN", "[1]", "{}\n{}"])
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def try_records(run: Path, folder: Path, count: int) -> Counter[str]:
+    """Each reader refuses it with one message, or is not troubled by it. Nothing is logged anywhere."""
+    outcomes = Counter[str]()
+    readers: list[tuple[str, ...]] = [("compare", "run"), ("sync", "run"), ("promote", "run", "--name", "x")]
+    for seed in range(count):
+        tamper_records(copied(run, folder / "run"), random.Random(seed))
+        name, _, *options = readers[seed % len(readers)]
+        result = command(name, folder / "run", *options)
+        if result.exit_code == 0:
+            outcomes["harmless"] += 1
+        else:
+            assert_refused(result)
+            outcomes["refused"] += 1
+        assert [path.name for path in folder.iterdir()] == ["run"]
+    return outcomes
+
+
+@pytest.fixture
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly_ft.sync.make_tracker", lambda **_: nullcontext(NullTracker()))
+
+
+@pytest.mark.usefixtures("no_tracking")
+def test_records_from_a_stranger_are_refused_or_are_used_as_what_they_say(
+    small_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    outcomes = try_records(small_run, tmp_path, AT_LEAST["records"])
+    record_property("tries", outcomes.total())
+    assert outcomes["refused"] > 40
+
+
+@MORE
+@pytest.mark.usefixtures("no_tracking")
+def test_thousands_of_records_are_refused_or_used(
+    small_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", try_records(small_run, tmp_path, 3000).total())
+
+
+def test_a_link_in_a_run_folder_is_not_sent_anywhere(small_run: Path, tmp_path: Path, store: str) -> None:
+    (tmp_path / "secret").write_text("mine")
+    run = copied(small_run, tmp_path / "run")
+    (run / "notes.txt").symlink_to(tmp_path / "secret")
+    result = command("sync", run, "--store", store)
+    assert_refused(result)
+    assert "notes.txt is a link, which no run has" in result.stderr
+
+
+def test_a_run_folder_cannot_have_a_database_made(small_run: Path, tmp_path: Path) -> None:
+    run, made = copied(small_run, tmp_path / "run"), tmp_path / "made.db"
+    tree = yaml.safe_load((run / "recipe.yaml").read_text())
+    tree["tracking"] |= {"mlflow": True, "uri": f"sqlite:///{made}"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    result = command("sync", run)
+    assert_refused(result, made)
+    assert "name one with anomaly-ft sync --store" in result.stderr
+
+
+# exported folders
+
+
+@pytest.fixture(scope="module")
+def exported(small_run: Path, mvtec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder of `small_run` as timm has it."""
+    folder = tmp_path_factory.mktemp("exported") / "encoder"
+    images = mvtec_folder / "test" / "hole"
+    done = command("export", small_run, "--format", "timm", "--images", images, "--output", folder)
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def try_exports(exported: Path, root: Path, folder: Path, count: int) -> Counter[str]:
+    """A tampered one is refused as weights, or is an encoder of the kind it was asked for."""
+    outcomes = Counter[str]()
+    for seed in range(count):
+        source, rng = copied(exported, folder / "encoder"), random.Random(seed)
+        config, tensors = source / "config.json", source / "model.safetensors"
+        if rng.random() < 0.6:
+            config.write_text(json.dumps(edited(json.loads(config.read_text()), rng)))
+        elif rng.random() < 0.5:
+            data = bytearray(tensors.read_bytes())
+            for _ in range(rng.randint(1, 9)):
+                data[rng.randrange(200)] = rng.randrange(256)
+            tensors.write_bytes(data)
+        else:
+            state = load_file(tensors)
+            key = rng.choice(list(state))
+            save_file(state | {key: rng.choice([torch.zeros(1), state[key][None].clone()])}, tensors)
+        weights = f"local-dir:{source}"
+        said, encoder = outcome(partial(load_encoder, "test_efficientnet", weights, image_size=64))
+        assert len(said) < LONGEST
+        assert said or encoder.image_size == 64
+        outcomes["refused" if said else "taken"] += 1
+        if seed % 20 == 0 and said:
+            (folder / "r.yaml").write_text(
+                f"data: {{root: '{root}', image_size: 64}}\n"
+                f"encoder: {{name: test_efficientnet, weights: '{weights}'}}\n"
+            )
+            assert_refused(command("train", folder / "r.yaml", "--output", folder / "runs"), folder / "runs")
+    return outcomes
+
+
+def test_an_exported_folder_from_a_stranger_is_refused_or_is_an_encoder(
+    exported: Path, mvtec_folder: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    outcomes = try_exports(exported, mvtec_folder, tmp_path, AT_LEAST["exports"])
+    record_property("tries", outcomes.total())
+    assert outcomes["refused"] > 20
+
+
+@MORE
+def test_thousands_of_exported_folders_are_refused_or_are_encoders(
+    exported: Path, mvtec_folder: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", try_exports(exported, mvtec_folder, tmp_path, 2000).total())
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate", "export", "sync", "compare", "promote"])
+def test_an_exported_folder_is_no_run(name: str, exported: Path, tmp_path: Path) -> None:
+    more = {
+        "predict": [tmp_path], "promote": ["--name", "x"], "evaluate": ["--output", tmp_path / "out"],
+        "export": ["--format", "timm", "--output", tmp_path / "out"],
+    }  # fmt: skip
+    assert_refused(command(name, exported, *more.get(name, [])), tmp_path / "out")
+
+
+# where results go
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "x")
+    return {
+        "file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "x",
+        "nobody's": Path("/proc/none/x"),
+        "root": Path("/"),
+        "long": tmp_path / ("x" * 300),
+        "the run": tmp_path / "run",
+        "dangling": tmp_path / "dangling",
+    }
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "nobody's", "root", "long", "the run", "dangling"])
+def test_an_export_goes_into_a_new_folder_or_nowhere(
+    kind: str, outputs: dict[str, Path], small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    run = copied(small_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = command(
+        "export", run, "--format", "timm", "--images", mvtec_folder / "test" / "hole", "--output", outputs[kind]
+    )
+    if kind == "dangling":  # one's own link says where
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "nowhere" / "x" / "config.json").is_file()
+    else:
+        assert_refused(result)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "nobody's", "long"])
+@pytest.mark.parametrize("name", ["predict", "evaluate", "train", "sweep"])
+def test_an_output_that_cannot_be_a_folder_is_one_message(
+    name: str, kind: str, outputs: dict[str, Path], small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "s.yaml").write_text(f"recipe: {small_run / 'recipe.yaml'}\n")
+    arguments: dict[str, list[object]] = {
+        "predict": [small_run, mvtec_folder / "test" / "hole"],
+        "evaluate": [small_run],
+        "train": [small_run / "recipe.yaml"],
+        "sweep": [tmp_path / "s.yaml"],
+    }
+    result = command(name, *arguments[name], "--output", outputs[kind])
+    assert_refused(result)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# limits
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/troubleshooting.md"])
+def test_the_limits_that_are_stated_are_those_that_are_kept(page: str) -> None:
+    text = Path(__file__).parents[1].joinpath(page).read_text(encoding="utf-8")
+    assert f"{MAX_PIXELS:,} pixels" in text
+    assert f"{manifest.MAX_ROWS:,} rows" in text
+    assert f"{manifest.MAX_BYTES // 2**30} GiB" in text
+    assert f"{LARGEST // 1024} KiB" in text
+    assert Image.MAX_IMAGE_PIXELS
+    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS, "Pillow refuses what is larger"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,6 +1,5 @@
 """`anomaly-ft promote`."""
 
-import json
 from pathlib import Path
 
 import click
@@ -28,13 +27,11 @@ def promote(run: Path, name: str, alias: str, uri: str | None) -> None:
       anomaly-ft promote runs/bottle-002 --name bottle --alias challenger
       mlflow models serve -m models:/bottle@champion --env-manager local
     """
+    from anomaly_ft.bookkeeping import read_summary
     from anomaly_ft.store import choose_store, existing
 
-    try:
-        run_id = json.loads((run / "summary.json").read_text(encoding="utf-8"))["mlflow_run_id"]
-    except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise RunError(f"{run} is not a finished run: no usable summary.json ({cause})") from cause
-    if not isinstance(run_id, str):
+    run_id = read_summary(run)["mlflow_run_id"]
+    if run_id is None:
         raise RunError(
             f"{run} was not logged to MLflow, so there is no model to promote; anomaly-ft sync uploads it"
         )
