@@ -5,32 +5,33 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "mlflow.tracking",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "anomaly_ft.run",
-        "anomaly_ft.commands.train",
-        "lives",
-    ]
-)
+CONTEXT.set_forkserver_preload(["preloaded", "lives"])
 KILLED = -signal.SIGKILL
 
 
 def start(arguments: Sequence[str], output: Path, death: dict[str, Any] | None = None) -> BaseProcess:
     """`anomaly-ft ARGUMENTS`, what it says in the file `output`. `death`, one of: {"step": n} for SIGKILL in
-    the n-th step of the optimiser, {"write": n, "below": folder} at the n-th change below a folder, {"full": n,
-    "below": folder} for a disk that is full from the n-th on, {"nan": n} for a loss that is no number."""
-    process = CONTEXT.Process(target=_live, args=(list(arguments), str(output), death or {}))
+    the n-th step of the optimiser, {"write": site, "below": folder} at a change below a folder, {"full": site,
+    "below": folder} for a disk that is full from there on, {"nan": n} for a loss that is no number. A site is
+    the number of a change, or one of the `sites` of another life."""
+    arguments = (list(arguments), str(output), death or {}, dict(os.environ))
+    process = CONTEXT.Process(target=_live, args=arguments)
+    with pytest.MonkeyPatch.context() as patch:  # the server does not get the path of this process
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+        forkserver.ensure_running()
     process.start()
     return process
 
@@ -38,12 +39,25 @@ def start(arguments: Sequence[str], output: Path, death: dict[str, Any] | None =
 def run(arguments: Sequence[str], output: Path, death: dict[str, Any] | None = None) -> int:
     """The exit code, or minus the signal."""
     process = start(arguments, output, death)
-    process.join(300)
+    process.join(900)
     assert process.exitcode is not None, f"it hangs: {output.read_text()}"
     return process.exitcode
 
 
-def _live(arguments: list[str], output: str, death: dict[str, Any]) -> None:
+def changes(output: Path) -> list[str]:
+    """The changes below the folder that the last life made, each as its site."""
+    said = output.read_text().rpartition("\nbegun\n")[2]
+    return [line.removeprefix("change ") for line in said.splitlines() if line.startswith("change ")]
+
+
+def sites(output: Path) -> list[str]:
+    """Where the last life changed something: what was done to which file, numbers in names apart."""
+    return list(dict.fromkeys(changes(output)))
+
+
+def _live(arguments: list[str], output: str, death: dict[str, Any], environment: dict[str, str]) -> None:
+    os.environ.clear()  # that of the server which was forked
+    os.environ.update(environment)
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", "tracking:")
     with Path(output).open("a") as file:
@@ -56,14 +70,16 @@ def _live(arguments: list[str], output: str, death: dict[str, Any]) -> None:
         _die_in_step(death["step"])
     if "nan" in death:
         _lose_the_loss(death["nan"])
-    changes = _watch_changes(death["below"], death) if "below" in death else []
+    seen = _watch_changes(death["below"], death) if "below" in death else []
+    sys.stdout.write("\nbegun\n")
+    sys.stdout.flush()
     from anomaly_ft.cli import main
 
     try:
         main(arguments)
     finally:
         with Path(output).open("a") as file:
-            file.write(f"changes {len(changes)}\n")
+            file.writelines(f"change {site}\n" for site in seen)
 
 
 def _die_in_step(number: int) -> None:
@@ -92,19 +108,28 @@ def _lose_the_loss(number: int) -> None:
 
 
 def _watch_changes(below: str, death: dict[str, Any]) -> list[str]:
-    changes: list[str] = []
+    seen: list[str] = []
+    full = False
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal full
         if not is_write(event, arguments, below):
             return
-        changes.append(event)
-        if len(changes) == death.get("write"):
+        seen.append(site := site_of(event, os.fsdecode(arguments[0]).removeprefix(below)))
+        if death.get("write") in (site, len(seen)):
             os.kill(os.getpid(), signal.SIGKILL)
-        if len(changes) >= death.get("full", 10**9) and event in ("open", "os.mkdir"):
+        full = full or death.get("full") in (site, len(seen))
+        if full and event in ("open", "os.mkdir"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
 
     sys.addaudithook(hook)
-    return changes
+    return seen
+
+
+def site_of(event: str, name: str) -> str:
+    """A change to a file; the many files that are written alike count as one."""
+    name = re.sub(r"/(code|images)/.*", r"/\1/...", name)
+    return f"{event} {re.sub(r'm-[0-9a-f]{32}|[0-9a-f]{32}|[0-9]+', '#', name)}"
 
 
 def is_write(event: str, arguments: tuple[Any, ...], below: str) -> bool:

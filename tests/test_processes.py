@@ -138,6 +138,7 @@ def process_of_rank(rank: int, parent: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_process_that_dies_ends_the_run_as_failed(mvtec_folder: Path, tmp_path: Path, store: str) -> None:
     recipe, output = write_recipe(tmp_path, mvtec_folder, epochs=1000, store=store), tmp_path / "runs"
     torchrun = subprocess.Popen(

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ class Place:
         found = client.get_experiment_by_name(self.experiment)
         return list(client.search_runs([found.experiment_id]))
 
-    def points(self) -> dict[str, list[tuple[int, float]]]:
-        (run,) = self.logged()
+    def points(self, run: Any = None) -> dict[str, list[tuple[int, float]]]:
+        run = run or self.logged()[0]
         client = MlflowClient(self.store)
         kept = [key for key in run.data.metrics if not key.endswith("_per_second")]
         return {
@@ -70,13 +71,18 @@ class Place:
 def whole(mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A run that nothing happened to."""
     place = Place(tmp_path_factory.mktemp("whole"), mvtec_folder, store)
-    assert place.train() == 0, place.said()
+    assert place.train(death={"below": str(place.output)}) == 0, place.said()
     return place
 
 
 @pytest.fixture
-def place(mvtec_folder: Path, store: str, tmp_path: Path) -> Place:
-    return Place(tmp_path / f"place {time.time_ns()}", mvtec_folder, store)
+def places(mvtec_folder: Path, store: str, tmp_path: Path) -> Callable[[], Place]:
+    return lambda: Place(tmp_path / f"place {time.time_ns()}", mvtec_folder, store)
+
+
+@pytest.fixture
+def place(places: Callable[[], Place]) -> Place:
+    return places()
 
 
 def assert_same(place: Place, whole: Place) -> None:

@@ -24,6 +24,7 @@ from anomaly_ft.store import first_page
 from anomaly_ft.viewer import free_port
 
 pytestmark = pytest.mark.slow
+LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # ten processes that no test needs
 POSTGRES = [*Path("/usr/lib/postgresql").glob("*/bin"), Path(shutil.which("initdb") or "/nowhere/x").parent]
 
 
@@ -56,24 +57,32 @@ def postgresql() -> Iterator[str]:
     shutil.rmtree(data)
 
 
-@contextmanager
-def tracking_server(backend: str, folder: Path) -> Iterator[str]:
-    port = free_port("127.0.0.1", 5800)
+def start_server(backend: str, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """A tracking server that answers; it leads a group of processes."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(port)]
     with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, start_new_session=True, env=os.environ | LEAN
+        )
+    until = time.monotonic() + 300
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+        except OSError:
+            assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.5)
+        else:
+            return process
+
+
+@contextmanager
+def tracking_server(backend: str, folder: Path) -> Iterator[str]:
+    port = free_port("127.0.0.1", 5800)
+    process = start_server(backend, folder, port)
     try:
-        address, until = f"http://127.0.0.1:{port}", time.monotonic() + 300
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
-                assert time.monotonic() < until, "the server does not answer"
-                time.sleep(0.5)
-        yield address
+        yield f"http://127.0.0.1:{port}"
     finally:
         if process.poll() is None:
             os.killpg(process.pid, 15)

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 import anomaly_ft.engines
 from anomaly_ft.cli import main
 from anomaly_ft.engines import run_job
+from anomaly_ft.folder import locked
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.store import VIEW_TAG
 from anomaly_ft.sweep import finished, side_by_side
@@ -92,6 +93,14 @@ def test_a_failing_run_sinks_no_other_and_is_run_again_alone(sweep: Path, mvtec_
         assert row["fine_tuned"] == summary["test"]["image_auroc"]
         assert row["frozen"] == summary["frozen_test"]["image_auroc"]
         assert row["seed"] == summary["seed"]
+
+
+def test_a_sweep_in_a_folder_in_use_is_refused(sweep: Path) -> None:
+    with locked(sweep.parent / "runs" / "pair"):
+        result = run(sweep)
+    assert result.exit_code == 2
+    assert "another run is being written there" in result.stderr
+    assert [path.name for path in (sweep.parent / "runs" / "pair").iterdir()] == [".lock"]
 
 
 def test_a_dry_run_writes_nothing(sweep: Path) -> None:
@@ -248,6 +257,7 @@ def test_two_ray_workers_find_what_one_process_finds(sweep: Path, mvtec_folder: 
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.usefixtures("ray_workers")
 def test_a_worker_that_dies_fails_its_run_alone(sweep: Path, mvtec_folder: Path) -> None:
     mend(sweep, mvtec_folder)
