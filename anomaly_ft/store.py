@@ -1,6 +1,5 @@
 """Which MLflow store is meant, and what it holds."""
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +12,6 @@ from anomaly_ft.vocabulary import EVALUATION_TAG
 
 VIEW = "anomaly-ft"  # key of the view of an experiment that its tag describes
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-OPENED = 20  # parents whose children are shown at once: a tag may have 5000 characters
 
 
 @dataclass(frozen=True)
@@ -94,16 +92,6 @@ def first_page(uri: str) -> str:
     if not ours:
         return "/"
     return f"/#/experiments/{ours[0].experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
-
-
-def show_children(client: Any, run_id: str) -> None:
-    """Let the view of a run's experiment begin with the children of the run in sight."""
-    experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
-    view = json.loads(experiment.tags.get(VIEW_TAG, "{}"))
-    if view:  # the experiment is one of ours
-        opened = [*view.get("runsExpanded", {}), run_id][-OPENED:]
-        view["runsExpanded"] = dict.fromkeys(opened, True)
-        client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, json.dumps(view))
 
 
 def choose_store(uri: str | None, output: Path) -> str:

@@ -18,7 +18,7 @@ from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.store import choose_store
 from anomaly_ft.sweep_file import Job, Sweep
 from anomaly_ft.terminal import Terminal
-from anomaly_ft.tracking import make_tracker
+from anomaly_ft.tracking import Tracker, make_tracker
 from anomaly_ft.vocabulary import DIGITS
 
 Engine = Literal["in-process", "ray"]
@@ -73,7 +73,7 @@ def run_sweep(
         failed = sum(bool(row["error"]) for row in rows)
         tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)}, len(rows) - failed)
         tracker.tags({"mlflow.note.content": markdown(table), "verdict": _verdict(rows)})
-        tracker.show_children()
+        _log_curve(tracker, outcomes)
         tracker.artifacts(folder / "results")
     return {
         "name": sweep.name,
@@ -235,6 +235,18 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many of the runs forgot, for a column of a table."""
-    forgot = sum(row["stop_reason"] == "forgetting" for row in rows)
-    return f"{forgot or 'none'} of {len(rows)} forgot"
+    """How many of the runs forgot, and when, for a column of a table."""
+    kept = [row["kept_epoch"] for row in rows if row["stop_reason"] == "forgetting"]
+    when = f" after epoch {' or '.join(map(str, sorted(set(kept))))}" if kept else ""
+    return f"{len(kept) or 'none'} of {len(rows)} forgot{when}"
+
+
+def _log_curve(tracker: Tracker, outcomes: Sequence[Outcome]) -> None:
+    """The watched curve of runs that differ in their seed alone: the mean, as far as all were trained."""
+    curves = [outcome.summary["vicinal_auroc"] for outcome in outcomes if outcome.summary]
+    settings = {(outcome.job.category, outcome.job.setting) for outcome in outcomes}
+    if len(settings) > 1 or len(curves) < len(outcomes):
+        return
+    for step, values in enumerate(zip(*curves, strict=False)):
+        if None not in values:
+            tracker.metrics({"val/vicinal_auroc": round(mean(values), DIGITS)}, step)

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ft.outbox import Outbox
-from anomaly_ft.store import choose_store, quieten_mlflow, show_children
+from anomaly_ft.store import choose_store, quieten_mlflow
 
 
 class Tracker(Protocol):
@@ -40,7 +40,6 @@ class Tracker(Protocol):
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
-    def show_children(self) -> None: ...
 
 
 class NullTracker:
@@ -57,7 +56,6 @@ class NullTracker:
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
     def artifacts(self, folder: Path) -> None: ...
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
-    def show_children(self) -> None: ...
 
 
 class MlflowTracker:
@@ -186,10 +184,6 @@ class MlflowTracker:
         self._outbox.put(log)
         if register:
             self._outbox.put(make_version)
-
-    def show_children(self) -> None:
-        """Let the view of the experiment begin with the children of this run in sight."""
-        self._outbox.put(lambda: show_children(self._client, self._id))
 
     @property
     def _id(self) -> str:

@@ -17,7 +17,6 @@ from anomaly_ft.cli import main
 from anomaly_ft.engines import run_job
 from anomaly_ft.folder import locked
 from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.store import VIEW_TAG
 from anomaly_ft.sweep import finished, side_by_side
 from anomaly_ft.sweep_file import Job
 
@@ -155,13 +154,39 @@ def test_runs_are_children_of_one_and_stay_so_when_the_sweep_goes_on(
     scores = [run.data.metrics["test/image_auroc"] for run in found]
     assert parent.data.metrics["test/image_auroc"] == pytest.approx(mean(scores), abs=1e-6)
     assert parent.data.tags["verdict"] == "none of 4 forgot"
-    view = json.loads(client.get_experiment(parent.info.experiment_id).tags[VIEW_TAG])
-    assert view["runsExpanded"] == {parent.info.run_id: True}
+    assert "val/vicinal_auroc" not in parent.data.metrics, "a mean over settings would say nothing"
     assert parent.data.metrics["sweep/failed"] == 0
     assert parent.info.status == "FINISHED"
     assert "| textures |" in parent.data.tags["mlflow.note.content"]
     logged = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"results.csv", "results.md"} <= logged
+
+
+def test_the_curve_of_a_sweep_over_seeds_is_the_mean_of_its_runs(sweep: Path, store: str) -> None:
+    text = sweep.read_text()
+    sweep.write_text(
+        text.replace("name: pair", "name: seeds").replace(text[text.index(", other:") : -1], "}\nseeds: [0, 1]")
+    )
+    summary = summary_of(
+        run(
+            sweep,
+            "--json",
+            "-s",
+            "tracking.mlflow=true",
+            "-s",
+            f"tracking.uri={store}",
+            "-s",
+            "schedule.max_epochs=1",
+        )
+    )
+    curves = [
+        json.loads(Path(row["folder"], "summary.json").read_text())["vicinal_auroc"] for row in summary["runs"]
+    ]
+    points = MlflowClient(store).get_metric_history(summary["mlflow_run_id"], "val/vicinal_auroc")
+    assert [point.value for point in points] == pytest.approx(
+        [mean(values) for values in zip(*curves, strict=True)]
+    )
+    assert [point.step for point in points] == [0, 1]
 
 
 def test_a_bug_in_one_run_is_its_outcome_with_a_trace(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
