@@ -9,6 +9,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from anomaly_ft.data.images import UNREADABLE, deep_values
 from anomaly_ft.data.inspect import Report
@@ -27,17 +28,18 @@ MORE = (
 )  # fmt: skip
 
 
-def share_out(report: Report) -> Report:
-    """The report with the split that the recipe will make."""
+def with_recipe(report: Report) -> Report:
+    """The report with the split that the recipe will make, and without what the recipe mends."""
+    mended = replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
     few = _normals(report) < FEW
-    return report.shared_out(watch=FEW_SHARE, calibrate=FEW_SHARE) if few else report
+    return mended.shared_out(watch=FEW_SHARE, calibrate=FEW_SHARE) if few else mended
 
 
 def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto") -> str:
     """The text of a recipe.
 
     Args:
-        report: of the folder, see `share_out`.
+        report: of the folder, see `with_recipe`.
         root: the folder as the recipe is to name it.
         name: of the runs; characters that are not allowed are replaced.
         layout: as the user named it.
@@ -80,11 +82,10 @@ def _header(report: Report) -> Iterator[str]:
         yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
     if "test" not in report.counts:
         yield "  There are no labelled test images: the run sets a threshold, but can give no test number."
-    troubles = [trouble for trouble in report.troubles if trouble.kind != "dark"]  # the recipe mends it
-    for trouble in troubles:
+    for trouble in report.troubles:
         refused = "; train refuses this" if trouble.refused else ""
         yield from textwrap.wrap(f"  trouble {trouble.kind}: {trouble.says}{refused}", WIDTH)
-    if troubles:
+    if report.troubles:
         yield f"  (anomaly-ft data {report.root} lists the files)"
     yield ""
     yield "  look at what will be done   anomaly-ft train THIS_FILE --dry-run"

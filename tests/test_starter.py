@@ -22,6 +22,7 @@ def init(folder: Path, *options: str) -> tuple[Recipe, str]:
     """The recipe written for a folder, and its text."""
     result = CliRunner().invoke(main, ["init", str(folder), *options])
     assert result.exit_code == 0, result.output
+    assert "nearly black" not in result.stderr, "the recipe mends it"
     path = Path(result.stdout.strip())
     return read_recipe(path), path.read_text()
 

@@ -25,7 +25,7 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
       anomaly-ft init path/to/bottle recipes/bottle.yaml
     """
     from anomaly_ft.recipe_file import read_recipe
-    from anomaly_ft.starter import share_out, starter_recipe, valid_name
+    from anomaly_ft.starter import starter_recipe, valid_name, with_recipe
     from anomaly_ft.terminal import Terminal
 
     terminal, demo = Terminal(), folder.startswith("demo:")
@@ -34,7 +34,7 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
     target = recipe or Path(f"{name}.yaml")
     if target.exists() and not force:
         raise DataError(f"{target} exists; name another file, or replace it with --force")
-    report = share_out(look_at(folder, layout, terminal))
+    report = with_recipe(look_at(folder, layout, terminal))
     text = starter_recipe(report, folder if demo else str(path), name, layout=layout)
     try:
         target.write_text(text.replace("THIS_FILE", str(target)), encoding="utf-8")
