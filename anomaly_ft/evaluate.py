@@ -162,8 +162,8 @@ def _labelled(root: str) -> tuple[str, list[Record]]:
 def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder, terminal: Terminal) -> Images:
     if not records:
         raise DataError(
-            f"{root}: there are no labelled test images to measure on; put good ones into a folder good and others "
-            "into folders beside it (or use predict, which needs no labels)"
+            f"{root}: there are no labelled test images to measure on; put good ones into a folder good and "
+            "others into folders beside it, or use predict, which needs no labels"
         )
     seen = terminal.track(records, "reading test images", len(records))
     kind, disk = place(decoder, len(records), data_options(recipe))
