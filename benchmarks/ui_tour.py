@@ -142,6 +142,7 @@ def look(address: str, tour: Iterator[Page], folder: Path, chromium: str) -> lis
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--headless"]
         )
         window = browser.new_page(viewport=WIDE)
+        window.set_default_navigation_timeout(5 * PATIENCE)
         window.goto(address)
         window.evaluate("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
         window.evaluate("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
