@@ -85,6 +85,23 @@ HEAVY = {
 }
 
 
+SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")])
+
+
+def names_of(tree: ast.Module) -> set[str]:
+    """What stands at the top of a module and can be imported from it."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
 def part(module: Path) -> str:
     """The folder of a module, or its own name where it lies on top."""
     relative = module.relative_to(PACKAGE)
@@ -160,6 +177,22 @@ def test_modules_of_a_folder_make_no_cycle() -> None:
         ready = {name for name in left if (graph[name] & graph.keys()) <= free}
         assert ready, f"these import one another: {sorted(left)}"
         free |= ready
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_import_only_what_the_package_has(script: Path) -> None:
+    """Benchmarks take hours and are seldom run; what they import inside functions may have moved."""
+    missing = []
+    for name in imports(ast.parse(script.read_text(encoding="utf-8"))):
+        module, _, wanted = name.rpartition(".")
+        if not name.startswith("anomaly_ft.") or (ROOT / name.replace(".", "/")).is_dir():
+            continue
+        file = ROOT / f"{module.replace('.', '/')}.py"
+        if file.is_file() and wanted in names_of(ast.parse(file.read_text(encoding="utf-8"))):
+            continue
+        if not (ROOT / f"{name.replace('.', '/')}.py").is_file() and module != "anomaly_ft":
+            missing.append(name)
+    assert missing == []
 
 
 @every_module

@@ -1,0 +1,128 @@
+"""anomalib beside this package: what the benchmarks `peers.py` and `interop.py` share. Not a benchmark itself.
+
+anomalib has an environment of its own, because it pins what others need newer:
+
+    python -m venv venv-anomalib && venv-anomalib/bin/pip install "anomalib==2.7.*"
+
+The benchmarks import this file; in anomalib's environment it runs as a program, one job after another, and
+leaves arrays in a folder. Each model is fitted and run as its own users do, by an Engine on a Folder: all
+normal images of `train/good` are fitted, images are squashed to 224 pixels and normalised as the encoder wants.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LAYERS = {"padim": ["blocks.1", "blocks.2", "blocks.4"], "patchcore": ["blocks.2", "blocks.4"]}
+SIZE = 224
+
+
+class Found(NamedTuple):
+    """Scores `(n,)` and maps `(n, size, size)` of the test images in the order of their paths; seconds of
+    processor time for fitting and testing, decoding included."""
+
+    scores: Any
+    maps: Any
+    seconds: float
+
+
+def installed(python: str) -> bool:
+    """Is this the python of an environment that has anomalib 2.7?"""
+    code = "from importlib.metadata import version; assert version('anomalib').startswith('2.7.')"
+    return (
+        bool(python) and not subprocess.run([python, "-c", code], capture_output=True, check=False).returncode
+    )
+
+
+def run_model(
+    python: str, root: Path, encoder: Path, work: Path, model: str, *, coreset: float = 0.1, seed: int = 0
+) -> Found:
+    """Fit and test `padim` or `patchcore` on an encoder in timm's layout."""
+    job = {"task": "model", "root": str(root), "work": str(work), "encoder": str(encoder.resolve())}
+    call(python, {**job, "model": model, "coreset": coreset, "seed": seed})
+    with np.load(work / "found.npz") as found:
+        return Found(found["scores"], found["maps"], float(found["seconds"]))
+
+
+def call(python: str, job: dict[str, Any]) -> str:
+    """What the last line says that this file prints as a program in anomalib's environment."""
+    command = [python, __file__, json.dumps(job)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=job["work"])
+    return done.stdout.strip().splitlines()[-1]
+
+
+def numbers(records: Any, scores: Any, maps: Any) -> dict[str, float]:
+    """Image AUROC, pixel AUROC and AUPRO; maps are counted at the masks' own size, by one counter for all."""
+    from anomaly_ft.data.images import Decoder
+    from anomaly_ft.evaluation.localisation import localise
+    from anomaly_ft.metrics import image_auroc
+
+    found = localise(records, maps, maps, Decoder(SIZE)).numbers
+    pixels = {name: float(found[name] or np.nan) for name in ("pixel_auroc", "pixel_aupro")}
+    return {"image_auroc": image_auroc([record.anomalous for record in records], scores), **pixels}
+
+
+def _model(root: str, work: str, encoder: str, model: str, coreset: float, seed: int) -> None:
+    """In anomalib's environment: fit, test, and leave scores, maps and seconds in `work`."""
+    from anomalib.engine import Engine
+
+    folder = Path(root)
+    made, data = _made(folder, Path(encoder), model, coreset, seed)
+    engine = Engine(accelerator="cpu", devices=1, logger=False, limit_val_batches=0, default_root_dir=work)
+    started = time.process_time()
+    engine.fit(made, datamodule=data)
+    data.setup("test")
+    batches = engine.predict(made, dataloaders=data.test_dataloader())
+    seconds = time.process_time() - started
+    paths = [path for batch in batches for path in batch.image_path]
+    order = np.argsort([str(Path(path).relative_to(folder)) for path in paths])
+    scores = np.concatenate([np.asarray(batch.pred_score.float()).ravel() for batch in batches])
+    maps = np.concatenate([np.asarray(b.anomaly_map.float()).reshape(-1, SIZE, SIZE) for b in batches])
+    np.savez(Path(work) / "found.npz", scores=scores[order], maps=maps[order], seconds=seconds)
+    print("done")
+
+
+def _made(folder: Path, encoder: Path, model: str, coreset: float, seed: int) -> tuple[Any, Any]:
+    from anomalib.data import Folder
+    from anomalib.models import Padim, Patchcore
+    from anomalib.pre_processing import PreProcessor
+    from lightning import seed_everything
+    from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+    seed_everything(seed)  # which channels PaDiM keeps, where PatchCore's coreset begins
+    kinds = sorted(p.name for p in (folder / "test").iterdir() if p.name != "good")
+    data = Folder(
+        name="peer", root=folder, normal_dir="train/good", normal_test_dir="test/good",
+        abnormal_dir=[f"test/{kind}" for kind in kinds], mask_dir=[f"ground_truth/{kind}" for kind in kinds],
+        val_split_mode="same_as_test",
+        num_workers=0,
+    )  # fmt: skip
+    about = json.loads((encoder / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
+    steps = [Resize((SIZE, SIZE), antialias=True), Normalize(mean=about["mean"], std=about["std"])]
+    plain: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
+    plain |= {"pre_processor": PreProcessor(transform=Compose(steps)), "layers": LAYERS[model]}
+    plain |= {"backbone": f"local-dir:{encoder}"}
+    if model == "padim":
+        return Padim(**plain, n_features=100), data
+    return Patchcore(**plain, coreset_sampling_ratio=coreset), data
+
+
+def _aupro(work: str) -> None:
+    """In anomalib's environment: print its AUPRO of the maps and masks that lie in `work`."""
+    import torch
+    from anomalib.metrics.aupro import _AUPRO
+
+    with np.load(Path(work) / "maps.npz") as found:
+        metric = _AUPRO()
+        metric.update(torch.from_numpy(found["maps"]), torch.from_numpy(found["masks"].astype(np.int64)))
+        print(float(metric.compute()))
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    {"model": _model, "aupro": _aupro}[asked.pop("task")](**asked)
