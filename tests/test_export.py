@@ -217,7 +217,9 @@ def test_a_writer_that_breaks_leaves_nothing(
         raise OSError("no space left on device")
 
     monkeypatch.setitem(WRITERS, "timm", broken)
-    assert call(small_run, "timm", tmp_path / "export").exit_code == 1
+    result = call(small_run, "timm", tmp_path / "export")
+    assert result.exit_code == 2
+    assert "cannot be written (no space left on device); nothing is left of it" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

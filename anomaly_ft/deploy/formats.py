@@ -9,7 +9,8 @@ import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def convert_to_openvino(onnx_file: Path, xml: Path) -> None:
     for i, operation in enumerate(model.get_ordered_ops()):  # else names count all that a process has read
         if re.fullmatch(rf"{operation.get_type_name()}_\d+", operation.get_friendly_name()):
             operation.set_friendly_name(f"{operation.get_type_name()}_{i}")
-    openvino.save_model(model, xml, compress_to_fp16=False)
+    with _named_full_disk(xml):
+        openvino.save_model(model, xml, compress_to_fp16=False)
 
 
 WRITERS: dict[str, Writer] = {
@@ -115,9 +117,20 @@ def refuse_if_missing(form: str) -> None:
 
 
 def _write_pt2(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph) -> Computes:
-    torch.export.save(trace(graph), path)
+    program = trace(graph)
+    with _named_full_disk(path):
+        torch.export.save(program, path)
     module = torch.export.load(path).module()
     return lambda pixels: _no_grad(module, torch.from_numpy(_input(run, pixels, graph.raw)))
+
+
+@contextmanager
+def _named_full_disk(path: Path) -> Iterator[None]:
+    """Writers below Python say RuntimeError for a full disk."""
+    try:
+        yield
+    except RuntimeError as cause:
+        raise OSError(f"{path}: {str(cause).splitlines()[0]}") from cause
 
 
 def _write_onnx(
