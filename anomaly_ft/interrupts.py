@@ -49,6 +49,22 @@ def finishing_the_step(say: Callable[[str], None]) -> Iterator[Asked]:
 
 
 @contextmanager
+def ending() -> Iterator[None]:
+    """Inside, where an end is written down, the first signal changes nothing; the second raises
+    KeyboardInterrupt. torchrun sends one as soon as another process has died."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        del frame
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+
+    with _handling({signal.SIGINT: hear, signal.SIGTERM: hear}):
+        yield
+
+
+@contextmanager
 def _handling(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
         yield

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from anomaly_ft.interrupts import ending
 from anomaly_ft.outbox import Outbox
 from anomaly_ft.store import choose_store, quieten_mlflow
 
@@ -103,10 +104,11 @@ class MlflowTracker:
         status = "FINISHED"
         if kind is not None:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
-        if self._monitor is not None:
-            self._monitor.finish()
-        self._outbox.put(lambda: self._client.set_terminated(self._id, status, self._now()))
-        self.complete = self._outbox.empty(lambda: self.run_id is not None)
+        with ending():
+            if self._monitor is not None:
+                self._monitor.finish()
+            self._outbox.put(lambda: self._client.set_terminated(self._id, status, self._now()))
+            self.complete = self._outbox.empty(lambda: self.run_id is not None)
 
     def params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

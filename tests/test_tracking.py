@@ -1,5 +1,6 @@
 import json
 import logging
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from anomaly_ft.interrupts import ended_by_signals
 from anomaly_ft.store import store_of
 from anomaly_ft.tracking import MlflowTracker, NullTracker, make_tracker
 
@@ -93,6 +95,31 @@ def test_a_crash_is_marked_failed_and_an_interrupt_killed(
     with pytest.raises(error), tracker:
         raise error
     assert logged(tracker).info.status == status
+
+
+def signalled(tracker: MlflowTracker, times: int) -> None:
+    """Fail in a run whose closing is disturbed by signals, as torchrun sends one when a process has died."""
+    with ended_by_signals(), tracker:
+        close = tracker._client.set_terminated
+
+        def disturbed(*args: object) -> None:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGTERM)
+            close(*args)
+
+        tracker._client.set_terminated = disturbed
+        raise RuntimeError("connection closed by peer")
+
+
+def test_a_signal_while_the_end_is_written_does_not_leave_a_run_running(tracker: MlflowTracker) -> None:
+    with pytest.raises(RuntimeError, match="connection closed"):
+        signalled(tracker, 1)
+    assert logged(tracker).info.status == "FAILED"
+
+
+def test_a_second_signal_ends_even_the_writing_of_the_end(tracker: MlflowTracker) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signalled(tracker, 2)
 
 
 def test_a_second_run_joins_the_experiment(tracker: MlflowTracker, store: str) -> None:

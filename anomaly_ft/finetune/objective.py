@@ -37,7 +37,8 @@ class InducedDistance(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `(n, 3, h, w)` in 0..255 to a scalar: the mean over images, and over levels by their
         weights (`pooled`), over positions (`dense`), or of both means (`joint`), plus the penalties."""
-        maps = self.detector.encoder(images)
+        with self.detector.encoder.folded():
+            maps = self.detector.encoder(images)
         features = pool(maps)
         parts = []
         if self.target != "dense":

@@ -70,7 +70,7 @@ def distillation(detector: Detector) -> Term:
     frozen = copy.deepcopy(detector.encoder).requires_grad_(requires_grad=False)
 
     def term(features: Sequence[Tensor], images: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), frozen.folded():
             before = pool(frozen(images))
         levels = []
         for i, (now, then) in enumerate(zip(features, before, strict=True)):

@@ -40,7 +40,8 @@ def examine(detector: Detector, pixels: NDArray[np.uint8], compute: Compute) -> 
     Raises:
         DivergedError: a score that is not finite.
     """
-    parts = [examine_batch(detector, images, compute) for images in compute.batches(pixels)]
+    with detector.encoder.folded():
+        parts = [examine_batch(detector, images, compute) for images in compute.batches(pixels)]
     return Examined(
         {name: np.concatenate([part.scores[name] for part in parts]) for name in SCORES},
         np.concatenate([part.distances for part in parts]),
@@ -75,8 +76,8 @@ def score_images(
         DivergedError: a score that is not finite.
     """
     outputs: list[Scores] = []
-    for images in compute.batches(compute.share(pixels)):
-        with torch.inference_mode(), compute.fabric.autocast():
+    with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
+        for images in compute.batches(compute.share(pixels)):
             outputs.append(detector.score(detector.encoder(images)))
     return _finite({name: compute.together(values) for name, values in _joined(outputs).items()})
 
@@ -84,8 +85,8 @@ def score_images(
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:
     """Averages of the feature maps of uint8 images `(n, h, w, 3)`: `(n, d)` for each level."""
     parts = []
-    for images in compute.batches(pixels):
-        with torch.inference_mode(), compute.fabric.autocast():
+    with encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
+        for images in compute.batches(pixels):
             parts.append([features.cpu().numpy() for features in pool(encoder(images))])
     return [np.concatenate(level) for level in zip(*parts, strict=True)]
 

@@ -1,6 +1,7 @@
 """From images of normal parts to a detector: all Gaussians in one pass, then the scores' scale."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import Encoder, pool
 from anomaly_ft.model.examine import score_images
-from anomaly_ft.model.gaussian import accumulate, fit, mixture
+from anomaly_ft.model.gaussian import Moments, accumulate, fit, mixture
 from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels
 from anomaly_ft.model.maps import on_grid
+
+BATCHES = 4  # added to the sums at a time
 
 
 def fit_detector(
@@ -36,7 +39,7 @@ def fit_detector(
     Raises:
         GaussianError: features to which no Gaussian can be fitted.
     """
-    sums = accumulate(_features(encoder, compute.share(pixels), compute, settings))
+    sums = sums_of(encoder, compute.share(pixels), compute, settings)
     if compute.fabric.world_size > 1:
         sums = [moments.add_up(compute.add_up) for moments in sums]
     gaussians = [
@@ -53,6 +56,15 @@ def fit_detector(
     return detector
 
 
+def sums_of(
+    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
+) -> list[Moments]:
+    """What all Gaussians are fitted from, in one pass over the images: of each level, of the dense score and
+    of the map."""
+    with encoder.folded():
+        return accumulate(_together(_features(encoder, pixels, compute, settings)))
+
+
 def average_detectors(first: Detector, second: Detector) -> Detector:
     """A detector whose Gaussians have mean and covariance of the equal mixture of both detectors'; with the
     encoder of the first, and to be standardised."""
@@ -67,6 +79,12 @@ def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Comput
     both = np.stack([normal["pooled"], normal["dense"]])
     detector.location.copy_(torch.from_numpy(both.mean(1)))
     detector.spread.copy_(torch.from_numpy(both.std(1, ddof=1)))
+
+
+def _together(batches: Iterator[list[Tensor]]) -> Iterator[list[Tensor]]:
+    """Several batches as one: products of large matrices cost less than many of small ones."""
+    while some := list(islice(batches, BATCHES)):
+        yield [torch.cat(parts) for parts in zip(*some, strict=True)]
 
 
 def _features(

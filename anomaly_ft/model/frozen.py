@@ -34,17 +34,18 @@ def run_halfway(
     """
     if not encoder.tail or not len(pixels):
         return None
-    first = _run(encoder, pixels[:1], compute, settings)
+    first = _run(encoder, pixels[:1], compute, settings)  # tells the size alone
     if first.nbytes * len(pixels) > room:
         return None
     count = len(pixels)
     kept = Halfway(_empty(first.activation, count), [_empty(level, count) for level in first.levels])
-    for start in range(0, count, compute.batch_size):
-        rows = slice(start, start + compute.batch_size)
-        done = _run(encoder, pixels[rows], compute, settings)
-        kept.activation[rows] = done.activation
-        for level, found in zip(kept.levels, done.levels, strict=True):
-            level[rows] = found
+    with torch.no_grad(), encoder.folded():
+        for start in range(0, count, compute.batch_size):
+            rows = slice(start, start + compute.batch_size)
+            done = _run(encoder, pixels[rows], compute, settings)
+            kept.activation[rows] = done.activation
+            for level, found in zip(kept.levels, done.levels, strict=True):
+                level[rows] = found
     return kept
 
 

@@ -68,6 +68,19 @@ def test_streaming_in_batches_is_fitting_in_one_go(sizes: list[int]) -> None:
     assert_same(fit(streamed[1]), fit(moments(dense)))
 
 
+def test_groups_of_float32_features_agree_with_scikit_learn_to_float32() -> None:
+    features = np.stack([correlated(90, 6, seed=seed, offset=30) for seed in range(20)], 1).astype(np.float32)
+    batches = torch.from_numpy(features).split([40, 30, 20])
+    gaussian = fit(accumulate([batch] for batch in batches)[0])
+    for group in range(20):
+        expected = LedoitWolf().fit(features[:, group].astype(np.float64))
+        found = Gaussian(gaussian.mean[group], gaussian.whitening[group], gaussian.shrinkage[group], 90)
+        np.testing.assert_allclose(found.mean, expected.location_, rtol=1e-6)
+        np.testing.assert_allclose(float(found.shrinkage), expected.shrinkage_, rtol=1e-5)
+        scale = np.abs(expected.covariance_).max()
+        np.testing.assert_allclose(covariance_of(found), expected.covariance_, rtol=1e-5, atol=1e-6 * scale)
+
+
 def test_merging_two_halves_is_fitting_the_whole() -> None:
     features = torch.from_numpy(correlated(90, 6))
     features[:40] += 300.0

@@ -1,0 +1,102 @@
+"""Batch norms folded into the convolutions before them: the same function with one operation less for each.
+
+In evaluation mode a batch norm is a factor and a summand for each channel, which may as well stand in the
+convolution's weights (Jacob et al., arXiv 1712.05877, section 3.2). Weights are folded for as long as a
+context lasts, and differentiably: training goes through them too, and the parameters stay what they are.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # and no subclass that makes something else of its weights
+TOLERANCE = 1e-3
+Pair = tuple[str, str]  # names of a convolution and of the batch norm behind it
+
+
+def find_pairs(model: nn.Module, run: Callable[[], Any]) -> list[Pair]:
+    """Convolutions whose very output goes to a batch norm, each of both called once while `run` runs."""
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if type(module) in CONVOLUTIONS or isinstance(module, nn.BatchNorm2d)
+    }
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append((module, inputs[0], output))
+
+    handles = [module.register_forward_hook(watch) for module in names]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    times = Counter(module for module, _, _ in calls)
+    made = {id(output): module for module, _, output in calls if type(module) in CONVOLUTIONS}
+    found = [(made.get(id(given)), norm) for norm, given, _ in calls if isinstance(norm, nn.BatchNorm2d)]
+    return [(names[conv], names[norm]) for conv, norm in found if conv and times[conv] == times[norm] == 1]
+
+
+def foldable(model: nn.Module, levels: Sequence[str], run: Callable[[], Sequence[Tensor]]) -> list[Pair]:
+    """The pairs to fold: none that makes a level, and none at all unless what `run` gives stays the same."""
+    maps: list[Tensor] = []
+    pairs = [pair for pair in find_pairs(model, lambda: maps.extend(run())) if pair[0] not in levels]
+    with folded(model, pairs):
+        return pairs if _same(maps, run()) else []
+
+
+@contextmanager
+def folded(model: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
+    """Meanwhile the convolutions hold weights that do the batch norms' work too; where gradients are wanted
+    they reach the parameters of both."""
+    before: list[tuple[Any, dict[str, Tensor | None], Any]] = []
+    try:
+        for pair in pairs:
+            conv, norm = (model.get_submodule(name) for name in pair)
+            if "forward" in vars(norm):
+                continue  # folded already, by a context around this one
+            weight, bias = _fold(conv, norm)
+            before.append((conv, {name: conv._parameters[name] for name in ("weight", "bias")}, norm))
+            _put(conv, {"weight": weight, "bias": bias})
+            norm.forward = _without_norm(norm)
+        yield
+    finally:
+        for conv, parameters, norm in before:
+            _put(conv, parameters)
+            norm.__dict__.pop("forward", None)
+
+
+def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution with the batch norm in it."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    bias = -mean * scale if norm.bias is None else norm.bias - mean * scale
+    return conv.weight * scale[:, None, None, None], bias
+
+
+def _put(conv: nn.Module, parameters: dict[str, Tensor | None]) -> None:
+    conv._parameters.update(parameters)  # type: ignore[arg-type]  # tensors, as torch.func does it
+
+
+def _without_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    """What a batch norm does beside normalising: timm's holds the activation."""
+    steps = [step for step in (getattr(norm, "drop", None), getattr(norm, "act", None)) if step is not None]
+
+    def forward(x: Tensor) -> Tensor:
+        for step in steps:
+            x = step(x)
+        return x
+
+    return forward
+
+
+def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether feature maps agree, up to rounding, measured by the largest value of each."""
+    pairs = zip(first, second, strict=True)
+    return all(bool((a - b).abs().max() <= TOLERANCE * a.abs().max()) for a, b in pairs)

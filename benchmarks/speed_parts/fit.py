@@ -1,0 +1,81 @@
+"""The pass that fits Gaussians against bare forward passes, and the estimator against scikit-learn's."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.covariance import LedoitWolf
+
+from anomaly_ft.model import gaussian
+from anomaly_ft.model.examine import examine
+from anomaly_ft.model.fitting import fit_detector, sums_of
+from speed_parts.clock import CLOCKS, in_turns, show, show_ratios
+from speed_parts.memory import peak_mib
+from speed_parts.prepared import prepare_run
+
+HERE = Path(__file__).parents[1]
+WIDTH, IMAGES, BATCH = 1280, 4000, 32
+
+
+def fit(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        count = options.images
+        setup = prepare_run(options, Path(name), 4 * count // 2)
+        pixels, held_out = setup.normals("fit")[:count], setup.normals("watch")[: count // 4]
+        encoder, compute, settings = setup.encoder, setup.compute, setup.detector_settings()
+        size = compute.batch_size
+        tensors = [(compute.batch(pixels[:size]).float() - encoder.mean) / encoder.std]
+
+        def bare() -> None:
+            for start in range(0, count, size):
+                with torch.inference_mode(), compute.fabric.autocast():
+                    encoder.model.forward_features(tensors[0][: count - start])
+
+        detector = fit_detector(encoder, pixels, held_out, compute, settings)
+        contestants = {
+            "bare forward": bare,
+            "statistics pass": lambda: sums_of(encoder, pixels, compute, settings),
+            "all scores and maps": lambda: examine(detector, pixels, compute),
+        }
+        seconds = in_turns(contestants, options.repeats, CLOCKS[options.clock])
+    how = f"{setup.recipe.data.image_size} px, {setup.recipe.encoder.name}, {setup.recipe.runtime.precision}"
+    show_ratios(f"{count} images, {how}, {options.clock} seconds", seconds, "bare forward", count)
+    estimators(options)
+
+
+def estimators(options: argparse.Namespace) -> None:
+    """Ledoit-Wolf over stored features, each in a process of its own for its memory."""
+    rows = []
+    for who in ("nobody", "scikit-learn", "streaming"):
+        command = [sys.executable, "-m", "speed_parts.fit", who, options.clock]
+        found = [
+            json.loads(subprocess.run(command, capture_output=True, check=True, cwd=HERE).stdout)
+            for _ in range(1 if who == "nobody" else options.repeats)
+        ]
+        rows.append((who, *(float(np.median([one[key] for one in found])) for key in ("seconds", "mib"))))
+    (_, _, idle), *others = rows
+    show(
+        f"Ledoit-Wolf of {IMAGES} features of width {WIDTH}, {options.clock} seconds",
+        ("", "seconds", "MiB above the features"),
+        [(who, f"{seconds:.2f}", f"{mib - idle:.0f}") for who, seconds, mib in others],
+    )
+
+
+def alone(who: str, clock: str) -> dict[str, float]:
+    """In a process of its own: one estimate, or none, of features that are made first."""
+    features = np.random.default_rng(0).standard_normal((IMAGES, WIDTH), dtype=np.float32)
+    started = CLOCKS[clock]()
+    if who == "scikit-learn":
+        LedoitWolf().fit(features)
+    elif who == "streaming":
+        gaussian.fit(gaussian.accumulate([part] for part in torch.from_numpy(features).split(BATCH))[0])
+    return {"seconds": CLOCKS[clock]() - started, "mib": peak_mib()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(alone(*sys.argv[1:])))

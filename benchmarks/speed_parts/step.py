@@ -1,0 +1,95 @@
+"""Training steps of the real loop against a bare one."""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly_ft.bookkeeping import epoch_metrics, history_line
+from anomaly_ft.finetune.checkpoint import Checkpoints
+from anomaly_ft.finetune.state import LoopState
+from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.folder import append_json_line
+from anomaly_ft.model.encoder import load_encoder
+from anomaly_ft.setup import Setup
+from anomaly_ft.tracking import make_tracker
+from anomaly_ft.tuning import epochs, fit, loop_state
+from speed_parts.clock import CLOCKS, in_turns, show_ratios
+from speed_parts.prepared import prepare_run
+
+
+def step(options: argparse.Namespace) -> None:
+    """Epochs whose validation counts nothing: loader, augmentation, loss, optimiser, log."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wanted = [
+            f"schedule.epoch_steps={options.steps}",
+            "schedule.max_epochs=1000",
+            "schedule.max_steps=1000000",
+        ]
+        setup = prepare_run(options, folder, 200, *wanted)
+        size = setup.recipe.optimizer.batch_size
+        with make_tracker(enabled=True, uri=None, experiment="speed", name="speed", output=folder) as tracker:
+            state = loop_state(setup, fit(setup))
+            checkpoints = Checkpoints(folder / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
+            nothing = Validation(0.8, {}, np.zeros(10), 0.0)
+            watchdog = SimpleNamespace(sets={}, validate=lambda: nothing)
+            records = epochs(setup, state, watchdog, checkpoints.keep)
+            next(records)  # the pretrained encoder
+
+            def whole() -> None:
+                record = next(records)
+                append_json_line(folder / "history.jsonl", history_line(record))
+                tracker.metrics(epoch_metrics(record), record.epoch)
+
+            images = torch.from_numpy(setup.normals("fit")[:size]).permute(0, 3, 1, 2)
+            bare, loss = bare_step(setup, images), loss_step(setup, state, images)
+            contestants = {
+                "bare loop": lambda: repeat(bare, options.steps),
+                "our loss, tensors in memory": lambda: repeat(loss, options.steps),
+                "train": whole,
+            }
+            seconds = in_turns(contestants, options.repeats, CLOCKS[options.clock])
+    how = f"{setup.recipe.data.image_size} px, {setup.recipe.encoder.name}, {setup.recipe.runtime.precision}"
+    title = f"{options.steps} training steps of {size} images, {how}, {options.clock} seconds"
+    show_ratios(title, seconds, "bare loop", options.steps * size)
+
+
+def bare_step(setup: Setup, images: Tensor) -> Callable[[], object]:
+    """Encoder forward, backward and Adam; the images are normalised already."""
+    encoder = load_encoder(setup.recipe.encoder.name, setup.recipe.encoder.weights)
+    setup.compute.prepare(encoder)
+    model, ready = encoder.model, ((images.float() - encoder.mean) / encoder.std)
+    for hooked in model.modules():
+        hooked._forward_hooks.clear()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-5)
+
+    def work() -> None:
+        with setup.compute.fabric.autocast():
+            loss = model.forward_features(ready).float().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return work
+
+
+def loss_step(setup: Setup, state: LoopState, images: Tensor) -> Callable[[], object]:
+    """The same with our objective, on a batch that lies ready."""
+
+    def work() -> None:
+        setup.compute.fabric.backward(state.objective(images))
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+
+    return work
+
+
+def repeat(work: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        work()
