@@ -53,7 +53,7 @@ def examine(detector: Detector, pixels: NDArray[np.uint8], compute: Compute) -> 
 def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, explain: bool = True) -> Examined:
     """`examine` for one batch `(n, 3, h, w)` in 0..255; without `explain` distances and contribution stay
     empty, and it takes no longer than the scores alone."""
-    with torch.inference_mode(), compute.fabric.autocast():
+    with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
         maps = detector.encoder(images)
         output = detector.score(maps)
         distances = detector.level_distances(pool(maps)) if explain else output.map[:0]

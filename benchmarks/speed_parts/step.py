@@ -18,7 +18,8 @@ from anomaly_ft.folder import append_json_line
 from anomaly_ft.model.encoder import load_encoder
 from anomaly_ft.setup import Setup
 from anomaly_ft.tracking import make_tracker
-from anomaly_ft.tuning import epochs, fit, loop_state
+from anomaly_ft.tuning import epochs, loop_state
+from anomaly_ft.watchdog import fit
 from speed_parts.clock import CLOCKS, in_turns, show_ratios
 from speed_parts.prepared import prepare_run
 

@@ -4,11 +4,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from anomaly_ft import tuning
 from anomaly_ft.finetune import validation
 from anomaly_ft.model import detector, fitting
 from anomaly_ft.model.encoder import Encoder
 from anomaly_ft.model.gaussian import Moments
+from anomaly_ft.watchdog import watchdog
 from speed_parts.clock import CLOCKS, Account, show
 from speed_parts.prepared import prepare_run
 
@@ -18,7 +18,7 @@ def watch(options: argparse.Namespace) -> None:
         setup = prepare_run(options, Path(name), 120)
         account = Account(CLOCKS[options.clock], "everything else")
         account.watch(validation, "pseudo_anomalies", "pseudo-anomalies, once before training")
-        dog = tuning.watchdog(setup)
+        dog = watchdog(setup)
         before = account.close()
         account.seconds.clear()
         account.watch(Encoder, "forward", "encoder, forward")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.detector import DetectorSettings
 from anomaly_ft.model.encoder import Encoder, load_encoder
-from anomaly_ft.model.examine import examine_batch, score_images
+from anomaly_ft.model.examine import score_images
 from anomaly_ft.model.fitting import fit_detector
 
 
@@ -132,6 +132,7 @@ def test_scores_are_those_of_the_encoder_as_it_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), np.uint8)
     detector = fit_detector(encoder, pixels, pixels[:8], compute, DetectorSettings(grid=4, map_grid=4))
     found = score_images(detector, pixels, compute)
-    plain = examine_batch(detector, compute.batch(pixels), compute)
+    with torch.no_grad():
+        plain = detector.score(encoder(compute.batch(pixels)))
     for name, scores in found.items():
-        np.testing.assert_allclose(scores, plain.scores[name], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(scores, getattr(plain, name), rtol=1e-3, atol=1e-3)
