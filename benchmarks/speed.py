@@ -10,8 +10,8 @@ Parts, all by default:
     growth      how cost grows with images, width of levels and size of images; a figure
 
 Contestants take turns; of each round the ratio is taken, of the ratios the median. One thread by default; then
-`--clock cpu` counts processor seconds, which other work on the machine disturbs least. On a quiet machine it takes
-about half an hour, most of it `train`.
+`--clock cpu` counts processor seconds, which other work on the machine disturbs least. On a quiet machine all
+parts take about half an hour, most of it `train`.
 """
 
 import argparse

@@ -60,7 +60,7 @@ def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, expla
         contribution = detector.contribution_map(maps) if explain else output.map[:0]
     return Examined(
         finite_scores([output]),
-        distances.double().cpu().numpy(),
+        distances.cpu().double().numpy(),
         output.map.float().cpu().numpy(),
         contribution.float().cpu().numpy(),
     )
@@ -97,7 +97,7 @@ def level_distances(
     """Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
     tensors = [torch.from_numpy(level).to(compute.fabric.device) for level in features]
     with torch.inference_mode():
-        return detector.level_distances(tensors).double().cpu().numpy()
+        return detector.level_distances(tensors).cpu().double().numpy()
 
 
 def finite_scores(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
@@ -110,7 +110,7 @@ def finite_scores(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
 
 
 def _joined(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
-    return {name: torch.cat([getattr(out, name) for out in outputs]).double().cpu().numpy() for name in SCORES}
+    return {name: torch.cat([getattr(out, name) for out in outputs]).cpu().double().numpy() for name in SCORES}
 
 
 def _finite(scores: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

@@ -42,7 +42,8 @@ class Moments:
         Gaussians are given in float32 anyway.
         """
         exact = features.dtype != torch.float32 or features.dim() == 2
-        z = features.detach().double() - self.shift if exact else features.detach() - self.shift.float()
+        features = features.detach().to(self.shift.device)
+        z = features.double() - self.shift if exact else features - self.shift.float()
         d = z.shape[-1]
         grouped = z.movedim(0, -2).reshape(-1, len(z), d)  # (all groups, n, d)
         square = _dot(grouped, grouped)
@@ -137,7 +138,7 @@ class Gaussian:
 
 def moments(features: Tensor) -> Moments:
     """Sums over one batch of features `(n, *groups, d)`, about the batch's own mean, in float64."""
-    shift = features.detach().double().mean(0).to(features.dtype).double()  # exact in the features' precision
+    shift = _double(features.detach()).mean(0).to(features.dtype).double()  # exact in the features' precision
     zero = torch.zeros_like(shift)
     second = zero.new_zeros(*shift.shape, shift.shape[-1])
     sums = Moments(0, shift, zero, second, zero.clone(), zero.new_zeros(shift.shape[:-1]))
@@ -229,9 +230,9 @@ def _fit(sums: Moments, shrinkage: Shrinkage, least: float, name: str, dtype: to
 
 def mixture(a: Gaussian, b: Gaussian) -> Gaussian:
     """Mean and covariance of the equal mixture of two Gaussians; float64."""
-    apart = (a.mean - b.mean).double() / 2
+    apart = _double(a.mean - b.mean) / 2
     covariance = (_covariance(a) + _covariance(b)) / 2 + apart[..., :, None] * apart[..., None, :]
-    mean = (a.mean.double() + b.mean.double()) / 2
+    mean = (_double(a.mean) + _double(b.mean)) / 2
     return Gaussian(mean, _whitening(torch.linalg.cholesky(covariance)), a.shrinkage, a.count + b.count)
 
 
@@ -283,8 +284,13 @@ def _whitening(factor: Tensor) -> Tensor:
 
 
 def _covariance(gaussian: Gaussian) -> Tensor:
-    factor = _whitening(gaussian.whitening.double())  # the inverse of the inverse
+    factor = _whitening(_double(gaussian.whitening))  # the inverse of the inverse
     return factor @ factor.mT
+
+
+def _double(tensor: Tensor) -> Tensor:
+    """In float64; on the processor where the device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
