@@ -202,11 +202,8 @@ class MlflowTracker:
         quieten_mlflow()
         self._client = MlflowClient(self.uri)
         self.run_id = self.run_id or self._reopened() or self._created()
-        labels = {
-            "mlflow.source.name": "anomaly-ft",
-            "mlflow.source.type": "LOCAL",
-            "mlflow": mlflow.__version__,
-        }
+        labels = {"mlflow.source.name": "anomaly-ft", "mlflow.source.type": "LOCAL"}
+        labels["mlflow"] = mlflow.__version__
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in labels.items()])
         if self._system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
