@@ -56,6 +56,8 @@ def read_detector(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = load_file(_present(folder / "detector.safetensors"))
     except (OSError, ValueError, SafetensorError) as cause:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
+    # copied, for in a file they lie at any address, and products of matrices round by that
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
         return _upgraded(description, tensors)
     except Exception as cause:  # the files may hold anything
