@@ -51,8 +51,9 @@ class Moments:
         if exact:
             second.baddbmm_(grouped.mT, grouped)
         else:
-            for some, total in zip(grouped.split(GROUPS), second.split(GROUPS), strict=True):
-                total.add_(some.mT @ some)
+            for start in range(0, len(grouped), GROUPS):
+                some = grouped[start : start + GROUPS]
+                second[start : start + GROUPS] += some.mT @ some
         self.count += len(z)
         self.first += grouped.sum(1).view_as(self.first)
         self.third += (square[:, None] @ grouped).view_as(self.third)
