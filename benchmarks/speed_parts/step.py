@@ -28,11 +28,8 @@ def step(options: argparse.Namespace) -> None:
     """Epochs whose validation counts nothing: loader, augmentation, loss, optimiser, log."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wanted = [
-            f"schedule.epoch_steps={options.steps}",
-            "schedule.max_epochs=1000",
-            "schedule.max_steps=1000000",
-        ]
+        wanted = [f"schedule.{key}=1000000" for key in ("max_epochs", "max_steps", "patience", "margin")]
+        wanted += [f"schedule.epoch_steps={options.steps}"]
         setup = prepare_run(options, folder, 200, *wanted)
         size = setup.recipe.optimizer.batch_size
         with make_tracker(enabled=True, uri=None, experiment="speed", name="speed", output=folder) as tracker:
