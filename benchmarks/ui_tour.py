@@ -56,6 +56,7 @@ class Page:
     address: str
     texts: tuple[str, ...]
     height: int = 900
+    expand: bool = False  # open all parents first
 
 
 def subset(dataset: str, folder: Path) -> Path:
@@ -112,8 +113,9 @@ def pages(store: str) -> Iterator[Page]:
     shown, base = hot[0], f"/#/experiments/{experiment.experiment_id}"
     table = first_page(store)
     verdicts = tuple(dict.fromkeys(run.data.tags["verdict"] for run in runs if "verdict" in run.data.tags))
-    columns = ("verdict", "gain/image_auroc", "elpv-mono-default", shown.info.run_name)
-    yield Page("runs", table, (*columns, *verdicts), 1000)
+    columns = ("elpv-mono-default", "verdict", "gain/image_auroc", "2 of 2 forgot")
+    yield Page("runs", table, columns)
+    yield Page("children", table, ("elpv-mono-default", shown.info.run_name, *verdicts), 1100, expand=True)
     charts = ("Did it forget? Step 0 is the pretrained encoder", "val/vicinal_auroc", "gain/image_auroc")
     yield Page("charts", table + "&compareRunsMode=CHART", ("elpv-mono-default", *charts), 1150)
     note = ("Description", "image AUROC (pooled score)", "elpv-")
@@ -150,6 +152,11 @@ def look(address: str, tour: Iterator[Page], folder: Path, chromium: str) -> lis
             window.set_viewport_size(WIDE | {"height": page.height})
             window.goto("about:blank")
             window.goto(address + page.address)
+            if page.expand:
+                window.get_by_text(page.texts[0]).first.wait_for(timeout=PATIENCE)
+                buttons = window.locator(".ag-row [col-id*='Run Name'] button")
+                for i in range(buttons.count()):  # children have none
+                    buttons.nth(i).click()
             for text in page.texts:
                 try:
                     window.get_by_text(text).first.wait_for(timeout=PATIENCE, state="attached")
