@@ -107,7 +107,7 @@ def pages(store: str) -> Iterator[Page]:
     runs = client.search_runs([experiment.experiment_id])
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     hot = [run for run in children if run.data.tags.get("verdict", "").startswith("forgot")]
-    fine = [run for run in children if "default" in run.info.run_name]
+    fine = [run for run in children if run.info.run_name.startswith("mono-default")]
     assert hot
     assert fine
     shown, base = hot[0], f"/#/experiments/{experiment.experiment_id}"
