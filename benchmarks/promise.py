@@ -41,7 +41,7 @@ def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:
     held_out = score_images(detector, setup.data.normals("calibrate").pixels, setup.compute)[score]
     point = conformal(held_out, recipe.evaluation.false_positive_rate)
     normal = np.array([not record.anomalous for record in setup.data.test.records])
-    tested = score_images(detector, setup.data.test.pixels, setup.compute)[score][normal]
+    tested = score_images(detector, setup.data.test.pixels[np.flatnonzero(normal)], setup.compute)[score]
     found = realised(point.threshold, tested)
     if found is None:
         raise click.ClickException(f"{recipe.data.root} has no normal test images")
