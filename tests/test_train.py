@@ -348,7 +348,7 @@ def test_one_damaged_image_is_named_skipped_and_counted(
     result = train(recipe, output, f"data.root={root}")
     assert result.exit_code == 0, result.output
     assert re.search(r"skipped .*007\.png: not an image", result.stderr)
-    assert "skipped 1 image" in result.stderr
+    assert "skipped 1 of 34 images" in result.stderr
     data = json.loads((output / "tiny-001" / "summary.json").read_text())["data"]
     assert data["fit"] + data["watch"] + data["calibrate"] == 23
     assert [Path(skipped["path"]).name for skipped in data["skipped"]] == ["007.png"]

@@ -38,9 +38,9 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         pixels = [to_pixels(item, run.decoder) for item in items]
         scores, maps = np.empty(0), list[Any]()
         for images in run.compute.batches(np.stack(pixels)) if pixels else ():
-            with torch.inference_mode(), run.compute.fabric.autocast():
+            with run.detector.encoder.folded(), torch.inference_mode(), run.compute.fabric.autocast():
                 found = run.detector(images)
-            scores = np.concatenate([scores, found.scores.double().cpu().numpy()])
+            scores = np.concatenate([scores, found.scores.cpu().double().numpy()])
             maps += found.maps.float().cpu().tolist() if params and params.get("map") else []
         decisions = np.where(scores > run.point.threshold, "anomalous", "normal")
         answer = pd.DataFrame({"score": scores, "decision": decisions})
