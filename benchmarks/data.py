@@ -9,7 +9,6 @@ would say on a quiet one, but for waiting for the disk.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from speed_parts.memory import peak_mib
 
 from anomaly_ft.data.dataset import Options, load_dataset, read_records
 from anomaly_ft.data.images import Decoder, decode_all
@@ -167,15 +167,6 @@ def peak(root: str, *, with_torch: bool) -> dict[str, float]:
     for start in range(0, len(fit), BATCH):
         fit[start : start + BATCH].sum()
     return {"mib": peak_mib()}
-
-
-def peak_mib() -> float:
-    """Of this process alone; `getrusage` also counts what the parent held when it started this one."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
