@@ -1,4 +1,4 @@
-"""anomalib beside this package: what the benchmarks `peers.py` and `interop.py` share. Not a benchmark itself.
+"""anomalib beside this package: what `peers.py`, `interop.py` and `export.py` share. Not a benchmark itself.
 
 anomalib has an environment of its own, because it pins what others need newer:
 
@@ -49,6 +49,12 @@ def run_model(
         return Found(found["scores"], found["maps"], float(found["seconds"]))
 
 
+def export_padim(python: str, root: Path, encoder: Path, work: Path) -> Path:
+    """The ONNX file that anomalib's own export makes of a fitted `padim`; it normalises within."""
+    call(python, {"task": "export", "root": str(root), "work": str(work), "encoder": str(encoder.resolve())})
+    return work / "weights" / "onnx" / "model.onnx"
+
+
 def call(python: str, job: dict[str, Any]) -> str:
     """What the last line says that this file prints as a program in anomalib's environment."""
     command = [python, __file__, json.dumps(job)]
@@ -84,6 +90,17 @@ def _model(root: str, work: str, encoder: str, model: str, coreset: float, seed:
     scores = np.concatenate([np.asarray(batch.pred_score.float()).ravel() for batch in batches])
     maps = np.concatenate([np.asarray(b.anomaly_map.float()).reshape(-1, SIZE, SIZE) for b in batches])
     np.savez(Path(work) / "found.npz", scores=scores[order], maps=maps[order], seconds=seconds)
+    print("done")
+
+
+def _export(root: str, work: str, encoder: str) -> None:
+    """In anomalib's environment: fit PaDiM and write it as ONNX."""
+    from anomalib.engine import Engine
+
+    made, data = _made(Path(root), Path(encoder), "padim", 0.1, 0)
+    engine = Engine(accelerator="cpu", devices=1, logger=False, limit_val_batches=0, default_root_dir=work)
+    engine.fit(made, datamodule=data)
+    made.to_onnx(work, input_size=(SIZE, SIZE), opset_version=18)
     print("done")
 
 
@@ -125,4 +142,4 @@ def _aupro(work: str) -> None:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    {"model": _model, "aupro": _aupro}[asked.pop("task")](**asked)
+    {"model": _model, "export": _export, "aupro": _aupro}[asked.pop("task")](**asked)

@@ -10,12 +10,13 @@ $ANOMALY_FT_DATA (left out, saying so, where it is not set) and the ELPV cells o
 
 Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and the pooled and dense
 scores of the test images at each validation, so that another way to join them can be judged without training
-again. Prints a table.
+again. A run that the table has is not run again, so a benchmark that was stopped goes on. Prints a table.
 """
 
 import logging
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from anomaly_ft.tuning import epochs, loop_state, rule_of
 from anomaly_ft.watchdog import watchdog
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
+RUN = ["set", "settings", "seed"]  # what tells one run of the table from another
 NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]
 
 
@@ -87,7 +89,7 @@ def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Pat
 def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     """A line for each run: frozen, fine-tuned, gain, regret, and how well the watchdog ranks the epochs."""
     lines = []
-    for (name, settings, seed), run in rows.groupby(["set", "settings", "seed"], sort=False):
+    for (name, settings, seed), run in rows.groupby(RUN, sort=False):
         truth, chosen = run[f"test.{score}"].to_numpy(), int(run["chosen"].iloc[0])
         line = {"set": name, "settings": settings, "seed": seed}
         for each in SCORES:
@@ -132,20 +134,22 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, table = Terminal(), output / "forgetting.csv"
-    roots = roots_of(sets.split(","), terminal.say)
-    for seed in range(seeds):
-        for name, root in roots.items():
-            chosen = [f"data.root={root}", f"seed={seed}", "tracking.mlflow=false", *settings]
-            recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
-            scores_to = output / f"scores-{name}-{seed}.npz"
-            rows = trajectory(read_recipe(RECIPE, chosen), recipe, terminal, scores_to)
-            frame = pd.DataFrame(rows).assign(set=name, seed=seed, settings=" ".join(settings) or "default")
-            frame = pd.concat([pd.read_csv(table), frame]) if table.exists() else frame
-            frame.to_csv(table, index=False)
-            terminal.say(summarise(frame, recipe.gaussian.score).tail(1).to_string(index=False))
-    everything = pd.read_csv(table)
-    draw(everything, recipe.gaussian.score, output / "forgetting.png")
-    print(summarise(everything, recipe.gaussian.score).to_string(index=False, float_format="%.4f"))
+    everything = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=RUN)
+    done = set(everything[RUN].itertuples(index=False, name=None))
+    label, score = " ".join(settings) or "default", read_recipe(RECIPE, settings).gaussian.score
+    for seed, (name, root) in product(range(seeds), roots_of(sets.split(","), terminal.say).items()):
+        if (name, label, seed) in done:
+            continue
+        chosen = [f"data.root={root}", f"seed={seed}", "tracking.mlflow=false", *settings]
+        recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
+        scores_to = output / f"scores-{name}-{seed}.npz"
+        rows = pd.DataFrame(trajectory(read_recipe(RECIPE, chosen), recipe, terminal, scores_to))
+        rows = rows.assign(set=name, seed=seed, settings=label)
+        everything = pd.concat([everything, rows]) if len(everything) else rows
+        everything.to_csv(table, index=False)
+        terminal.say(summarise(rows, score).to_string(index=False))
+    draw(everything, score, output / "forgetting.png")
+    print(summarise(everything, score).to_string(index=False, float_format="%.4f"))
 
 
 if __name__ == "__main__":
