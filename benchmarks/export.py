@@ -4,8 +4,8 @@
     python benchmarks/export.py RUN --output exports --anomalib venv-anomalib/bin/python --batch 1
 
 All get the same made pixels in batches, already decoded, and normalise them within; all give score and map at
-the size of the image. They take turns; of each round the ratio to eager PyTorch is taken, of the ratios the median.
-PaDiM is fitted on the good images of the run's own data, on the run's encoder, by anomalib (see
+the size of the image. They take turns; of each round the ratio to eager PyTorch is taken, of the ratios the
+median. PaDiM is fitted on the good images of the run's own data, on the run's encoder, by anomalib (see
 `beside_anomalib.py`) and written by anomalib's own export. The ONNX files of both run in the same ONNX Runtime.
 What is not installed is left out, saying so.
 """
