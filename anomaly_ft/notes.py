@@ -94,6 +94,8 @@ def verdict(summary: Mapping[str, Any]) -> str:
     'forgot after epoch 2 of 5, kept 2'
     """
     best, last = summary["best_epoch"], summary["epochs"]
+    if last == 0:
+        return "pretrained, not trained"
     if summary["stop_reason"] == "diverged":
         return f"diverged in epoch {last}, kept {best or 'pretrained'}"
     if summary["stop_reason"] == "forgetting":

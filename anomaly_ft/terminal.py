@@ -134,10 +134,14 @@ def story(summary: Mapping[str, Any]) -> str:
 
     >>> print(story({"vicinal_auroc": [0.8, 0.84, 0.82], "best_epoch": 0, "stop_reason": "no_progress"}))
     Nothing was gained after epoch 0: the pretrained encoder is kept, fine-tuning did not help.  ▁█▄
+    >>> print(story({"vicinal_auroc": [0.8], "best_epoch": 0, "stop_reason": "max_epochs"}))
+    No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC 0.8000.
     """
     curve = [value for value in summary["vicinal_auroc"] if value is not None]
     best, reason = summary["best_epoch"], summary["stop_reason"]
     last = len(summary["vicinal_auroc"]) - 1
+    if last == 0 and reason == "max_epochs":
+        return f"No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC {curve[0]:.4f}."
     why = {
         "forgetting": f"Forgetting set in after epoch {best}",
         "no_progress": f"Nothing was gained after epoch {best}",

@@ -4,9 +4,10 @@
     python benchmarks/forgetting.py --output results --sets screw,elpv-mono --seeds 1 -s optimizer.lr=3e-5
 
 Trains each set with each seed for all epochs, without stopping, and replays the recipe's verdict on the
-validations afterwards. Test images are scored beside every validation to show the truth; the verdict never
-sees them. `oracle` is the best epoch by test, shown for regret only. Sets: MTD, MVTec screw and bottle below
-$ANOMALY_FT_DATA (left out, saying so, where it is not set) and the ELPV cells of the extra `demo`.
+validations afterwards: `stopped` is the validation at which it would have ended, `chosen` the one it keeps.
+Test images are scored beside every validation to show the truth; the verdict never sees them. `oracle` is the
+best epoch by test, shown for regret only. Sets: MTD, MVTec screw and bottle below $ANOMALY_FT_DATA (left out,
+saying so, where it is not set) and the ELPV cells of the extra `demo`.
 
 Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and the pooled and dense
 scores of the test images at each validation, so that another way to join them can be judged without training
@@ -66,7 +67,10 @@ def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Pat
     rule = replace(rule_of(setup, dog.sets), patience=schedule.patience, margin=schedule.margin)
     validations = [record.validation for record in records if record.validation]
     verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
-    final = next((verdict for verdict in verdicts if verdict.stop), verdicts[-1])
+    if records[-1].validation is None:
+        verdicts.append(judge(validations, rule, diverged=True))
+    stopped = next((i for i, verdict in enumerate(verdicts) if verdict.stop), len(verdicts) - 1)
+    final = verdicts[stopped]
     minutes = (time.perf_counter() - started) / 60
     return [
         {
@@ -78,6 +82,7 @@ def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Pat
             "images": record.images,
             **{f"test.{name}": truth[f"{name}_image_auroc"] for name in SCORES},
             "chosen": final.best_epoch,
+            "stopped": stopped,
             "reason": final.reason,
             "minutes": minutes,
         }
@@ -98,6 +103,7 @@ def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
         varied = np.ptp(run["vicinal_auroc"]) > 0 and np.ptp(truth) > 0
         line |= {
             "chosen": chosen,
+            "stopped": run["stopped"].iloc[0],
             "oracle": int(truth.argmax()),
             "regret": truth.max() - truth[chosen],
             "spearman": spearmanr(run["vicinal_auroc"], truth).statistic if varied else np.nan,

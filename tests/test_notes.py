@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from anomaly_ft.notes import experiment_tags, run_note, verdict
+from anomaly_ft.terminal import story
 from anomaly_ft.vocabulary import METRICS, final_metrics
 
 SUMMARY: dict[str, Any] = {
@@ -34,6 +35,12 @@ SUMMARY: dict[str, Any] = {
 )
 def test_the_verdict_says_whether_and_when_it_forgot(best: int, reason: str, said: str) -> None:
     assert verdict(SUMMARY | {"best_epoch": best, "stop_reason": reason}) == said
+
+
+def test_a_run_without_epochs_is_not_said_to_have_failed() -> None:
+    untrained = {"best_epoch": 0, "epochs": 0, "stop_reason": "max_epochs", "vicinal_auroc": [0.8]}
+    assert verdict(untrained) == "pretrained, not trained"
+    assert "did not help" not in story(untrained)
 
 
 def test_the_note_shows_the_gain_with_its_interval_and_how_to_load_the_encoder() -> None:
