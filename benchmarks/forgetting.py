@@ -142,7 +142,8 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     terminal, table = Terminal(), output / "forgetting.csv"
     everything = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=RUN)
     done = set(everything[RUN].itertuples(index=False, name=None))
-    label, score = " ".join(settings) or "default", read_recipe(RECIPE, settings).gaussian.score
+    label = " ".join(settings) or "default"
+    score = read_recipe(RECIPE, settings, check_root=False).gaussian.score
     for seed, (name, root) in product(range(seeds), roots_of(sets.split(","), terminal.say).items()):
         if (name, label, seed) in done:
             continue
