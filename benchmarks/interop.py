@@ -8,9 +8,7 @@ Fine-tunes on each set as `anomaly-ft train` does (or takes the run given for it
 pretrained encoder, written the same way. Everything else is equal: images, layers, seeds. PaDiM keeps 100
 random channels and PatchCore's coreset begins anywhere, so each seed is a row of its own.
 
-On MTD the verdict with the default score keeps the pretrained encoder, and there would be nothing to compare;
-that set is trained with `gaussian.score=pooled`. Where the pretrained encoder is kept all the same, it says so.
-How anomalib's environment is made stands in `beside_anomalib.py`; without it nothing is measured.
+Where the verdict keeps the pretrained encoder there is nothing to compare, and it says so. How anomalib's environment is made stands in `beside_anomalib.py`; without it nothing is measured.
 
 Writes `interop.csv`, a line each time a model is done; prints a table.
 """
@@ -27,7 +25,6 @@ from beside_anomalib import installed, numbers, run_model
 from sets import FOLDERS
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
-SETTINGS = {"mtd": ["gaussian.score=pooled"]}
 METRICS = ["image_auroc", "pixel_auroc", "pixel_aupro"]
 
 
@@ -85,7 +82,7 @@ def train(root: Path, name: str, options: argparse.Namespace) -> Path:
     from anomaly_ft.setup import prepare
     from anomaly_ft.terminal import Terminal
 
-    settings = [f"data.root={root}", f"name={name}", "tracking.mlflow=false", *SETTINGS.get(name, [])]
+    settings = [f"data.root={root}", f"name={name}", "tracking.mlflow=false"]
     setup = prepare(read_recipe(RECIPE, [*settings, *options.settings]), Terminal())
     summary = train(setup, options.output / "runs")
     setup.terminal.results(summary)

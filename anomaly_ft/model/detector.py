@@ -39,7 +39,8 @@ READ_BACK = ("location", "spread", "threshold", "chi_square", "map_limit", "dens
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """How a detector is fitted and which score decides; the recipe's section `gaussian`."""
+    """How a detector is fitted and which score decides; the recipe's section `gaussian`, which names them all.
+    What is not named is as in the first run folders, which did not say it."""
 
     score: ScoreName = "fused"
     shrinkage: Shrinkage = "ledoit_wolf"
