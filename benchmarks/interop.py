@@ -6,9 +6,9 @@
 Fine-tunes on each set as `anomaly-ft train` does (or takes the run given for it), exports the encoder with
 `anomaly-ft export --format timm`, and hands the folder to anomalib as `backbone="local-dir:…"`; beside it the
 pretrained encoder, written the same way. Everything else is equal: images, layers, seeds. PaDiM keeps 100
-random channels and PatchCore's coreset begins anywhere, so each seed is a row of its own.
-
-Where the verdict keeps the pretrained encoder there is nothing to compare, and it says so. How anomalib's environment is made stands in `beside_anomalib.py`; without it nothing is measured.
+random channels and PatchCore's coreset begins anywhere, so each seed is a row of its own. Where the verdict
+keeps the pretrained encoder there is nothing to compare, and it says so. How anomalib's environment is made
+stands in `beside_anomalib.py`; without it nothing is measured.
 
 Writes `interop.csv`, a line each time a model is done; prints a table.
 """
