@@ -17,7 +17,6 @@ again. A run that the table has is not run again, so a benchmark that was stoppe
 import logging
 import time
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
-from sets import roots_of
+from sets import splits
 
 from anomaly_ft.evaluation.measure import measure
 from anomaly_ft.finetune.forgetting import judge
@@ -144,10 +143,9 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     done = set(everything[RUN].itertuples(index=False, name=None))
     label = " ".join(settings) or "default"
     score = read_recipe(RECIPE, settings, check_root=False).gaussian.score
-    for seed, (name, root) in product(range(seeds), roots_of(sets.split(","), terminal.say).items()):
+    for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
         if (name, label, seed) in done:
             continue
-        chosen = [f"data.root={root}", f"seed={seed}", "tracking.mlflow=false", *settings]
         recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
         scores_to = output / f"scores-{name}-{seed}.npz"
         rows = pd.DataFrame(trajectory(read_recipe(RECIPE, chosen), recipe, terminal, scores_to))

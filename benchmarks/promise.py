@@ -14,14 +14,13 @@ Sets: MTD, MVTec screw and bottle below $ANOMALY_FT_DATA (left out, saying so, w
 ELPV cells of the extra `demo`. Writes `promise.csv`, prints the table.
 """
 
-import itertools
 from pathlib import Path
 
 import click
 import numpy as np
 import pandas as pd
 from scipy.stats import betabinom
-from sets import roots_of
+from sets import splits
 
 from anomaly_ft.evaluation.working_points import conformal, realised
 from anomaly_ft.model.examine import score_images
@@ -69,11 +68,10 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     """Set a threshold on each split and see what it does."""
     output.mkdir(parents=True, exist_ok=True)
     terminal, rows = Terminal(), []
-    for (name, root), seed in itertools.product(roots_of(sets.split(","), terminal.say).items(), range(seeds)):
-        chosen = [f"data.root={root}", f"seed={seed}", "tracking.mlflow=false", *settings]
+    for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
         rows.append({"set": name, "seed": seed, **row_of(read_recipe(RECIPE, chosen), terminal)})
         pd.DataFrame(rows).to_csv(output / "promise.csv", index=False)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).sort_values(["set", "seed"])
     print(table.to_string(index=False, float_format="%.4f"))
     means = table.groupby("set", sort=False).agg(
         {"promised": "mean", "realised": "mean", "within": "sum", "seed": "count"}

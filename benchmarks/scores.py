@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
-from sets import roots_of
+from sets import splits
 from torch import Tensor
 
 from anomaly_ft.metrics import image_auroc
@@ -162,10 +162,9 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     """Score every choice, then choose with one set left out."""
     output.mkdir(parents=True, exist_ok=True)
     terminal, columns = Terminal(), []
-    for seed, (name, root) in itertools.product(range(seeds), roots_of(sets.split(","), terminal.say).items()):
+    for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
         path = output / f"scores-{name}-{seed}.npz"
         if not path.exists():
-            chosen = [f"data.root={root}", f"seed={seed}", "tracking.mlflow=false", *settings]
             np.savez(path, **scores_of(prepare(read_recipe(RECIPE, chosen), terminal)))
         with np.load(path) as stored:
             columns.append(pd.Series(table_of(dict(stored)), name=name))

@@ -1,7 +1,8 @@
 """The sets that several benchmarks measure on, by name."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 FOLDERS = {"mtd": "mtd", "screw": "mvtec_screw", "bottle": "mvtec_bottle"}
 DEMOS = {"elpv-mono": "demo:elpv-mono", "elpv-poly": "demo:elpv-poly"}
@@ -16,3 +17,11 @@ def roots_of(names: Sequence[str], say: Callable[[str], None]) -> dict[str, str]
         if name not in roots:
             say(f"{name} is left out: ANOMALY_FT_DATA is not set, or it is none of the sets")
     return {name: roots[name] for name in names if name in roots}
+
+
+def splits(
+    names: str, seeds: int, settings: Sequence[str], say: Callable[[str], None]
+) -> Iterator[tuple[str, int, list[str]]]:
+    """Each seed of each set of a list with commas, and the settings of its recipe, `settings` last."""
+    for seed, (name, root) in product(range(seeds), roots_of(names.split(","), say).items()):
+        yield name, seed, [f"data.root={root}", f"seed={seed}", "tracking.mlflow=false", *settings]
