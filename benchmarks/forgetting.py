@@ -11,7 +11,8 @@ saying so, where it is not set) and the ELPV cells of the extra `demo`.
 
 Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and the pooled and dense
 scores of the test images at each validation, so that another way to join them can be judged without training
-again. A run that the table has is not run again, so a benchmark that was stopped goes on. Prints a table.
+again. A run that the table has is not run again, so a benchmark that was stopped goes on. Prints a table, and
+how long to train when that is chosen on the other sets.
 """
 
 import logging
@@ -113,6 +114,24 @@ def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def steps_left_out(rows: pd.DataFrame, score: str) -> pd.DataFrame:
+    """How long to train, chosen without the set that it is judged on: for each set the number of images seen in
+    training that is best on the mean of the *other* sets, and what it gains there; between validations by a
+    straight line."""
+    gains: dict[str, list[np.ndarray]] = {}
+    seen = np.arange(0, rows.groupby(RUN)["images"].sum().max() + 1, 80)
+    for (name, _, _), run in rows.groupby(RUN, sort=False):
+        truth = run[f"test.{score}"].to_numpy()
+        gains.setdefault(name, []).append(np.interp(seen, run["images"].cumsum(), truth - truth[0]))
+    means = pd.DataFrame({name: np.mean(curves, axis=0) for name, curves in gains.items()}, index=seen)
+    lines = []
+    for name in means.columns if len(means.columns) > 1 else []:
+        chosen = means.drop(columns=name).mean(axis=1).idxmax()
+        line = {"set": name, "images best on the others": chosen, f"gain {score}": means.loc[chosen, name]}
+        lines.append({**line, "in hindsight": means[name].max()})
+    return pd.DataFrame(lines)
+
+
 def draw(rows: pd.DataFrame, score: str, path: Path) -> None:
     """Vicinal against test AUROC over epochs, a panel for each set, a pair of lines for each run."""
     names = list(rows["set"].unique())
@@ -155,6 +174,9 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
         terminal.say(summarise(rows, score).to_string(index=False))
     draw(everything, score, output / "forgetting.png")
     print(summarise(everything, score).to_string(index=False, float_format="%.4f"))
+    same = everything[everything["settings"] == label]
+    for each in SCORES:
+        print(steps_left_out(same, each).to_string(index=False, float_format="%.4f"))
 
 
 if __name__ == "__main__":
