@@ -6,6 +6,7 @@ with the detector. The libraries beyond torch come with the extras `onnx` and `o
 """
 
 import importlib.util
+import io
 import json
 import re
 import tempfile
@@ -117,16 +118,16 @@ def refuse_if_missing(form: str) -> None:
 
 
 def _write_pt2(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph) -> Computes:
-    program = trace(graph)
-    with _named_full_disk(path):
-        torch.export.save(program, path)
+    written = io.BytesIO()  # on a full disk torch's own writer ends the process
+    torch.export.save(trace(graph), written)
+    path.write_bytes(written.getbuffer())
     module = torch.export.load(path).module()
     return lambda pixels: _no_grad(module, torch.from_numpy(_input(run, pixels, graph.raw)))
 
 
 @contextmanager
 def _named_full_disk(path: Path) -> Iterator[None]:
-    """Writers below Python say RuntimeError for a full disk."""
+    """OpenVINO says RuntimeError for a full disk."""
     try:
         yield
     except RuntimeError as cause:
