@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,9 +61,9 @@ class Life:
         text = RECIPE.format(root=root).replace("max_epochs: 1", "max_epochs: 6, patience: 99, margin: 99")
         self._recipe.write_text(text + f"tracking: {{uri: '{address}', experiment: faults}}\n")
 
-    def start(self) -> None:
+    def start(self, patience: int = 2) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+            patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(patience))
             arguments = ["train", str(self._recipe), "--output", str(self.output)]
             self._process = lives.start(arguments, self._log)
 
@@ -128,9 +129,9 @@ def test_a_server_that_stops_answering_costs_nothing_and_nothing_arrives_twice(
 
 
 def test_a_slow_server_gets_everything(server: Server, mvtec_folder: Path, tmp_path: Path) -> None:
-    with slowed(server.port, seconds=0.3) as address:
+    with slowed(server.port, seconds=0.05) as address:
         life = Life(tmp_path, mvtec_folder, address)
-        life.start()
+        life.start(patience=20)
         folder = life.end()
     assert "failed" not in life.said()
     assert_all_there(folder, server.address)
@@ -145,19 +146,26 @@ class slowed:  # noqa: N801 - it reads like a function
         self._door = socket.create_server(("127.0.0.1", 0))
 
     def __enter__(self) -> str:
-        threading.Thread(target=self._take, daemon=True).start()
+        self._porter = threading.Thread(target=self._take)
+        self._porter.start()
         return f"http://127.0.0.1:{self._door.getsockname()[1]}"
 
     def __exit__(self, *error: object) -> None:
+        self._door.shutdown(socket.SHUT_RDWR)  # ends accept
+        self._porter.join()
         self._door.close()
 
     def _take(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError), ThreadPoolExecutor(64) as guests:
             while True:
-                near = self._door.accept()[0]
-                far = socket.create_connection(("127.0.0.1", self._port))
-                threading.Thread(target=_carry, args=(near, far, self._seconds), daemon=True).start()
-                threading.Thread(target=_carry, args=(far, near, 0.0), daemon=True).start()
+                guests.submit(self._serve, self._door.accept()[0])
+
+    def _serve(self, near: socket.socket) -> None:
+        with near, socket.create_connection(("127.0.0.1", self._port)) as far:
+            back = threading.Thread(target=_carry, args=(far, near, 0.0))
+            back.start()
+            _carry(near, far, self._seconds)
+            back.join()
 
 
 def _carry(source: socket.socket, target: socket.socket, seconds: float) -> None:
