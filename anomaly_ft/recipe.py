@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,13 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_implicit_resolver(*EXPONENT)
+
+
+def _is_there(name: str, test: Callable[[Path], bool]) -> bool:
+    try:
+        return test(Path(name).expanduser())
+    except (OSError, RuntimeError):  # a name that is too long, `~` of somebody who is not known
+        return False
 
 
 class Section(BaseModel):
@@ -67,7 +75,7 @@ class Data(Section):
     @classmethod
     def _is_file(cls, manifest: str, info: ValidationInfo) -> str:
         checked = manifest and info.context and info.context["check_root"]
-        if checked and not Path(manifest).expanduser().is_file():
+        if checked and not _is_there(manifest, Path.is_file):
             raise ValueError(f"file does not exist: {manifest}")
         return manifest
 
@@ -89,7 +97,7 @@ class Data(Section):
     @classmethod
     def _exists(cls, root: str, info: ValidationInfo) -> str:
         checked = info.context and info.context["check_root"]
-        if checked and not root.startswith("demo:") and not Path(root).expanduser().exists():
+        if checked and not root.startswith("demo:") and not _is_there(root, Path.exists):
             raise ValueError(f"folder does not exist: {root}")
         return root
 

@@ -225,6 +225,15 @@ def test_a_recipe_from_another_machine_reads_without_its_data(tmp_path: Path) ->
         read_recipe(path)
 
 
+@pytest.mark.parametrize("key", ["root", "manifest"])
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-at-all/parts"])
+def test_a_name_that_cannot_be_a_path_is_one_that_does_not_exist(key: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({"data": {"root": str(tmp_path), key: name}}))
+    with pytest.raises(RecipeError, match=rf"data\.{key}: (file|folder) does not exist"):
+        read_recipe(path)
+
+
 def test_flat_holds_every_setting_under_its_dotted_key(tmp_path: Path) -> None:
     flat = read(tmp_path, f"data: {{root: {tmp_path}}}", "optimizer.lr=3e-5").flat()
     assert flat["optimizer.lr"] == 3e-5
