@@ -152,17 +152,20 @@ def recipe_inputs(values: list[str], mutations: int) -> Iterator[bytes]:
 
 
 def try_recipes(folder: Path, values: list[str], mutations: int) -> int:
-    """All of them lack a data root that exists, so none of them is without a mistake."""
+    """All of them lack a data root that holds images, so none of them trains: nearly all have a mistake, and
+    where the root is a file that happens to exist, reading it ends with one message."""
     tried, output, path = 0, folder / "runs", folder / "recipe.yaml"
     for content in recipe_inputs(values, mutations):
         path.write_bytes(content)
-        if tried % 10 == 0:
+        said = ""
+        try:
+            read_recipe(path)
+        except RecipeError as mistakes:
+            said = str(mistakes)
+            said.encode("utf-8", "backslashreplace")
+        assert len(said) < LONGEST
+        if not said or tried % 10 == 0:
             assert_refused(command("train", path, "--output", output), output)
-        else:
-            with pytest.raises(RecipeError) as caught:
-                read_recipe(path)
-            assert len(str(caught.value)) < LONGEST
-            str(caught.value).encode("utf-8", "backslashreplace")
         tried += 1
     return tried
 
