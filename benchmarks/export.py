@@ -10,7 +10,6 @@ median. PaDiM is fitted on the good images of the run's own data, on the run's e
 What is not installed is left out, saying so.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -80,8 +79,9 @@ def contestants(run: LoadedRun, root: Path, folder: Path, anomalib: str, threads
         click.echo("left out: --anomalib names no python that has anomalib 2.7", err=True)
         return found
     run.detector.encoder.save(folder / "encoder", resize=run.decoder.resize)
-    with tempfile.TemporaryDirectory() as work:
-        padim = export_padim(anomalib, root, folder / "encoder", Path(work)).rename(folder / "padim.onnx")
+    work = folder / "padim"
+    work.mkdir(exist_ok=True)
+    padim = export_padim(anomalib, root, folder / "encoder", work.resolve())
     found["anomalib PaDiM, ONNX Runtime"] = onnx_file(
         padim, threads, lambda pixels: np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255
     )
