@@ -1,4 +1,3 @@
-import os
 import signal
 import socket
 import subprocess
@@ -89,10 +88,11 @@ def test_ui_serves_the_store_until_it_is_told_to_end(tmp_path: Path) -> None:
         page = process.stdout.readline().strip()
         assert page.endswith("viewStateShareKey=anomaly-ft")
         address = page.split("/#")[0]
-        assert urllib.request.urlopen(f"{address}/health").read() == b"OK"
+        with urllib.request.urlopen(f"{address}/health") as answer:
+            assert answer.read() == b"OK"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{address}/health")
-    left = [line for line in os.popen("ps ax -o args") if str(tmp_path) in line]
-    assert left == []
+    running = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in running
