@@ -3,7 +3,6 @@
 import math
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,13 +23,6 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_implicit_resolver(*EXPONENT)
-
-
-def _is_there(name: str, test: Callable[[Path], bool]) -> bool:
-    try:
-        return test(Path(name).expanduser())
-    except (OSError, RuntimeError):  # a name that is too long, `~` of somebody who is not known
-        return False
 
 
 class Section(BaseModel):
@@ -71,14 +63,6 @@ class Data(Section):
     calibration_share: Share = 0.15
     """Share of the normal training images held back to set the decision threshold."""
 
-    @field_validator("manifest")
-    @classmethod
-    def _is_file(cls, manifest: str, info: ValidationInfo) -> str:
-        checked = manifest and info.context and info.context["check_root"]
-        if checked and not _is_there(manifest, Path.is_file):
-            raise ValueError(f"file does not exist: {manifest}")
-        return manifest
-
     @field_validator("range")
     @classmethod
     def _rises(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -93,13 +77,18 @@ class Data(Section):
             raise ValueError("expected one {name: settings} for each transform")
         return augment
 
-    @field_validator("root")
+    @field_validator("root", "manifest")
     @classmethod
-    def _exists(cls, root: str, info: ValidationInfo) -> str:
-        checked = info.context and info.context["check_root"]
-        if checked and not root.startswith("demo:") and not _is_there(root, Path.exists):
-            raise ValueError(f"folder does not exist: {root}")
-        return root
+    def _exists(cls, name: str, info: ValidationInfo) -> str:
+        root = info.field_name == "root"
+        if name and info.context and info.context["check_root"] and not (root and name.startswith("demo:")):
+            try:
+                found = Path(name).expanduser().exists() if root else Path(name).expanduser().is_file()
+            except (OSError, RuntimeError):  # a name that is too long, `~` of somebody who is not known
+                found = False
+            if not found:
+                raise ValueError(f"{'folder' if root else 'file'} does not exist: {name}")
+        return name
 
     @model_validator(mode="after")
     def _leave_some_to_fit(self) -> "Data":
