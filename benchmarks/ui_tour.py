@@ -1,7 +1,7 @@
 """MLflow's user interface on real runs, looked at with a browser: what a stranger sees of them.
 
     pip install "anomaly-ft[demo,docs]"           # and a Chromium: apt install chromium
-    python benchmarks/ui_tour.py --output tour    # runs (made once), screenshots, and a check of each page
+    python benchmarks/ui_tour.py --output tour    # runs not finished yet, screenshots, and a check of each page
 
 Two data sets (ELPV mono and poly, 60 normal training images each) x three settings, one of which forgets, x two
 seeds as nested children of a sweep. Fails when a page lacks a text or a chart that it should show.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from anomaly_ft.data.layouts.detect import read_root
@@ -76,7 +77,8 @@ def subset(dataset: str, folder: Path) -> Path:
 
 
 def make_runs(folder: Path, *, epochs: int, threads: int, seeds: int) -> None:
-    """A sweep for each data set and setting, whose runs differ in their seed alone."""
+    """A sweep for each data set and setting, whose runs differ in their seed alone; what is there is not made
+    again."""
     for dataset in ("elpv-mono", "elpv-poly"):
         recipe = folder / f"{dataset}.yaml"
         recipe.write_text(
@@ -92,15 +94,16 @@ def make_runs(folder: Path, *, epochs: int, threads: int, seeds: int) -> None:
             done = run_sweep(read_sweep(file), folder / "runs", Terminal())
             if done["failed"]:
                 sys.exit(f"{done['failed']} runs failed, see {done['folder']}/results/errors")
+    store = store_of(folder / "runs")
+    if MlflowClient(store).search_registered_models(f"name = '{MODEL}'"):
+        return
     chosen = folder / "runs" / "elpv-mono-default" / "mono-default-seed0-001" / "summary.json"
     run_id = json.loads(chosen.read_text(encoding="utf-8"))["mlflow_run_id"]
-    promote_detector(store_of(folder / "runs"), run_id, name=MODEL, alias="champion")
+    promote_detector(store, run_id, name=MODEL, alias="champion")
 
 
 def pages(store: str) -> Iterator[Page]:
     """The tour."""
-    from mlflow.tracking import MlflowClient
-
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment
@@ -183,8 +186,7 @@ def main() -> None:
     options: Any = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     store = store_of(options.output / "runs")
-    if not (options.output / "runs" / "mlflow.db").exists():
-        make_runs(options.output, epochs=options.epochs, threads=options.threads, seeds=options.seeds)
+    make_runs(options.output, epochs=options.epochs, threads=options.threads, seeds=options.seeds)
     with serve(store, host="127.0.0.1", port=5700) as address:
         missing = look(address, pages(store), options.output, options.chromium)
     sys.exit("missing:\n  " + "\n  ".join(missing) if missing else 0)
