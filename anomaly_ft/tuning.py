@@ -16,15 +16,15 @@ from anomaly_ft.finetune.loop import Keep, fine_tune
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.finetune.penalties import Term, distillation, ewc, fisher_information, l2_sp
 from anomaly_ft.finetune.state import EpochRecord, LoopState
-from anomaly_ft.finetune.validation import PseudoSet
+from anomaly_ft.finetune.validation import PseudoSet, Validation
 from anomaly_ft.model.detector import Detector
 from anomaly_ft.setup import Setup
-from anomaly_ft.watchdog import Watchdog
+from anomaly_ft.watchdog import Watchdog, passes
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 FISHER_IMAGES = 64  # more change the mean of squared gradients by little
 EPOCH_STEPS = 15  # the encoder should not move further unseen
-TRAINING_COST = 6  # a training step costs as much as so many forward passes without gradients; see RESULTS.md
+TRAINING_COST = 3  # a training step costs as much as so many forward passes without gradients; see RESULTS.md
 
 
 def loop_state(setup: Setup, induced: Detector) -> LoopState:
@@ -68,18 +68,16 @@ def steps_of_a_pass(setup: Setup) -> int:
 
 
 def steps_of_an_epoch(setup: Setup, sets: Mapping[str, PseudoSet]) -> int:
-    """Training steps from one validation to the next. The cost of validation is counted in forward passes,
-    not measured, so that a run is the same anywhere."""
+    """Training steps from one validation to the next: all of them in equal parts, as many as validation's
+    share allows. Its cost is counted in forward passes, not measured, so that a run is the same anywhere."""
     section = setup.recipe.schedule
     if isinstance(section.epoch_steps, int):
         return section.epoch_steps
     wanted = min(steps_of_a_pass(setup), EPOCH_STEPS)
-    split, share = setup.data.split, setup.recipe.validation.max_share
-    passes = len(split.watch) * (2 + sum(pseudo.informative for pseudo in sets.values()))
-    passes += len(split.fit) if setup.recipe.gaussian.final != "induced" else 0
-    trained = passes * (1 - share) / share / TRAINING_COST
+    share = setup.recipe.validation.max_share
+    trained = passes(setup, sets) * (1 - share) / share / TRAINING_COST
     affordable = math.ceil(trained / setup.recipe.optimizer.batch_size)
-    return min(max(wanted, affordable), section.max_steps)
+    return section.max_steps // max(1, section.max_steps // max(wanted, affordable))
 
 
 def rule_of(setup: Setup, sets: Mapping[str, PseudoSet]) -> Rule:
@@ -125,8 +123,13 @@ def epochs(
             images = fit[own]
             yield setup.compute.batch(setup.augment(images, own.tolist(), number + 1) if augmented else images)
 
+    def validate() -> Validation:
+        if not state.records:  # before training the induced Gaussians are those of the encoder as it is
+            return watchdog.validate_as("induced")
+        return watchdog.validate()
+
     rule, at_a_time = rule_of(setup, watchdog.sets), recipe.runtime.micro_batch_size
-    return fine_tune(state, setup.compute.fabric, batches, watchdog.validate, rule, keep, at_a_time)
+    return fine_tune(state, setup.compute.fabric, batches, validate, rule, keep, at_a_time)
 
 
 def mix(

@@ -1,7 +1,7 @@
 """What tells, in a prepared run, whether the encoder forgets: the pretrained encoder's detector,
 pseudo-anomalies of held-out normal images, and what is measured of the encoder as it is now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +19,8 @@ from anomaly_ft.finetune.validation import (
 )
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.examine import level_distances, pooled_features, score_images
-from anomaly_ft.model.fitting import average_detectors, fit_detector, standardise
+from anomaly_ft.model.examine import level_distances, pooled_features, score_images, scores_and_features
+from anomaly_ft.model.fitting import average_detectors, fit_detector, fit_gaussians, standardise
 from anomaly_ft.setup import Setup
 
 FINALS = ("induced", "refitted", "averaged")
@@ -46,25 +46,30 @@ class Watchdog:
 
     def validate(self) -> Validation:
         """Measure the encoder as it is now."""
-        setup, kind = self.setup, self.setup.recipe.gaussian.final
-        return self.validate_with(current(setup, self.induced, "refitted" if kind == "validated" else kind))
+        kind = self.setup.recipe.gaussian.final
+        return self.validate_as("refitted" if kind == "validated" else kind)
 
-    def validate_with(self, detector: Detector) -> Validation:
+    def validate_as(self, kind: str) -> Validation:
+        """Measure it with Gaussians of one of the `FINALS`. Normal images are seen once: their scores are the
+        scale, half of the comparison and what drift is told from."""
         setup = self.setup
+        detector = gaussians(setup, self.induced, kind)
+        normal, features = scores_and_features(detector, setup.normals("watch"), setup.compute)
+        standardise(detector, normal)
         self.observe(detector)
         sets = {
             name: replace(pseudo, pixels=setup.keep(f"pseudo {name}", pseudo.pixels))
             for name, pseudo in self.sets.items()
             if pseudo.informative
         }
-        found = validate(watched_with(setup, detector), setup.normals("watch"), sets)
-        return replace(found, watched=self._drift(detector))
+        found = validate(watched_with(setup, detector), watched_parts(setup, normal), sets)
+        return replace(found, watched=self._drift(detector, features))
 
-    def _drift(self, detector: Detector) -> dict[str, float]:
+    def _drift(self, detector: Detector, held_out: list[NDArray[np.float32]]) -> dict[str, float]:
         """Numbers to look at: similarity to the pretrained features, rank, and distances of images that
         were and that were not trained on."""
         setup = self.setup
-        now = pooled_features(setup.encoder, setup.normals("watch")[:DRIFT_IMAGES], setup.compute)
+        now = [level[:DRIFT_IMAGES] for level in held_out]
         seen = pooled_features(setup.encoder, setup.normals("fit")[:DRIFT_IMAGES], setup.compute)
         numbers = {}
         for level, before, after in zip(setup.encoder.levels, self.features, now, strict=True):
@@ -75,6 +80,13 @@ class Watchdog:
             distances = level_distances(detector, features, setup.compute)
             numbers[f"val/{name}_distance"] = float((distances @ shares).mean())
         return numbers
+
+
+def passes(setup: Setup, sets: Mapping[str, PseudoSet]) -> int:
+    """Images that one validation gives to the encoder."""
+    fit, watch = len(setup.data.split.fit), len(setup.data.split.watch)
+    refitted = fit if setup.recipe.gaussian.final != "induced" else 0
+    return refitted + min(fit, DRIFT_IMAGES) + watch * (1 + sum(pseudo.informative for pseudo in sets.values()))
 
 
 def watchdog(setup: Setup) -> Watchdog:
@@ -89,33 +101,39 @@ def watchdog(setup: Setup) -> Watchdog:
     return Watchdog(setup, induced, sets, features)
 
 
-def fit(setup: Setup, like: Detector | None = None) -> Detector:
-    """Gaussians of the encoder as it is now, levels weighed as in the detector that is given."""
-    settings = like.settings if like else setup.detector_settings()
+def fit(setup: Setup) -> Detector:
+    """The detector of the encoder as it is now."""
+    settings = setup.detector_settings()
     return fit_detector(setup.encoder, setup.normals("fit"), setup.normals("watch"), setup.compute, settings)
 
 
+def gaussians(setup: Setup, induced: Detector, kind: str) -> Detector:
+    """The detector that the encoder, as it is now, makes with Gaussians of one of the `FINALS`, levels weighed
+    as in the induced one; to be standardised."""
+    if kind == "induced":
+        return induced
+    refitted = fit_gaussians(setup.encoder, setup.normals("fit"), setup.compute, induced.settings)
+    return refitted if kind == "refitted" else average_detectors(induced, refitted)
+
+
 def current(setup: Setup, induced: Detector, kind: str) -> Detector:
-    """The detector that the encoder, as it is now, makes with Gaussians of one of the `FINALS`."""
-    if kind != "induced":
-        refitted = fit(setup, induced)
-        if kind == "refitted":
-            return refitted
-        induced = average_detectors(induced, refitted)
-    standardise(induced, setup.normals("watch"), setup.compute)
-    return induced
+    """`gaussians`, standardised."""
+    detector = gaussians(setup, induced, kind)
+    standardise(detector, score_images(detector, setup.normals("watch"), setup.compute))
+    return detector
+
+
+def watched_parts(setup: Setup, scores: Mapping[str, Floats]) -> Floats:
+    """Of an image's scores those that validation looks at: the one that decides, of the fused one both parts;
+    `(n, parts)`."""
+    score = setup.recipe.gaussian.score
+    names = ("pooled", "dense") if score == "fused" else (score,)  # one may forget while the sum hides it
+    return np.stack([scores[name] for name in names], axis=1)
 
 
 def watched_with(setup: Setup, detector: Detector) -> Callable[[Pixels], Floats]:
-    """What vicinal validation looks at: the score that decides, of the fused one both parts; `(n, parts)`."""
-    score = setup.recipe.gaussian.score
-    names = ("pooled", "dense") if score == "fused" else (score,)  # one may forget while the sum hides it
-
-    def parts(pixels: Pixels) -> Floats:
-        found = score_images(detector, pixels, setup.compute)
-        return np.stack([found[name] for name in names], axis=1)
-
-    return parts
+    """What vicinal validation looks at, of images."""
+    return lambda pixels: watched_parts(setup, score_images(detector, pixels, setup.compute))
 
 
 def pseudo_sets(setup: Setup, frozen: Detector) -> dict[str, PseudoSet]:
@@ -153,7 +171,7 @@ def weigh_levels(setup: Setup, detector: Detector, sets: dict[str, PseudoSet]) -
     said = ", ".join(f"{name} {w:.2f}" for name, w in zip(setup.encoder.levels, weights, strict=True))
     setup.terminal.say(f"levels count for {said}")
     weighed = detector.with_level_weights(weights.tolist())
-    standardise(weighed, setup.normals("watch"), setup.compute)
+    standardise(weighed, score_images(weighed, setup.normals("watch"), setup.compute))
     return weighed
 
 
@@ -162,7 +180,7 @@ def choose_final(setup: Setup, watchdog: Watchdog) -> str:
     final = setup.recipe.gaussian.final
     if final != "validated":
         return final
-    found = {kind: watchdog.validate_with(current(setup, watchdog.induced, kind)).auroc for kind in FINALS}
+    found = {kind: watchdog.validate_as(kind).auroc for kind in FINALS}
     best = max(found, key=lambda kind: found[kind])
     said = ", ".join(f"{kind} {auroc:.4f}" for kind, auroc in found.items())
     setup.terminal.say(f"vicinal AUROC by Gaussians: {said}; {best} ones are kept")

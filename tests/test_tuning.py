@@ -5,12 +5,13 @@ import pytest
 
 from anomaly_ft.finetune.averaging import trained_weights
 from anomaly_ft.finetune.validation import level_informativeness
+from anomaly_ft.model.encoder import Encoder
 from anomaly_ft.model.examine import level_distances, pooled_features
 from anomaly_ft.recipe_file import read_recipe
 from anomaly_ft.setup import Setup, prepare
 from anomaly_ft.terminal import Terminal
 from anomaly_ft.tuning import epochs, loop_state, mix, rule_of, steps_of_an_epoch
-from anomaly_ft.watchdog import choose_final, current, watchdog
+from anomaly_ft.watchdog import choose_final, current, passes, watchdog
 
 RECIPE = """
 data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
@@ -55,8 +56,8 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
         setup = setup_of(path, f"validation.max_share={share}", "schedule.max_steps=1000")
         steps = steps_of_an_epoch(setup, sets)
         informative = sum(pseudo.informative for pseudo in sets.values())
-        passes = len(setup.data.split.fit) + len(setup.data.split.watch) * (2 + informative)
-        assert passes / (passes + 6 * 4 * steps) <= share + 1e-9
+        seen = 2 * len(setup.data.split.fit) + len(setup.data.split.watch) * (1 + informative)
+        assert seen / (seen + 3 * 4 * steps) <= share + 1e-9
         counted.append(steps)
     assert counted == sorted(counted, reverse=True)
     assert counted[0] > counted[2]
@@ -90,10 +91,7 @@ def test_the_kind_with_the_best_validation_is_chosen(path: Path) -> None:
     setup = setup_of(path, "gaussian.final=validated")
     dog = watchdog(setup)
     list(epochs(setup, loop_state(setup, dog.induced), dog))
-    found = {
-        kind: dog.validate_with(current(setup, dog.induced, kind)).auroc
-        for kind in ("induced", "refitted", "averaged")
-    }
+    found = {kind: dog.validate_as(kind).auroc for kind in ("induced", "refitted", "averaged")}
     assert found[choose_final(setup, dog)] == max(found.values())
 
 
@@ -175,3 +173,25 @@ def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
     for name, end in trained_weights(plain.encoder).items():
         kept = dict(setup.encoder.named_parameters())[name].detach().numpy()
         assert kept == pytest.approx(((pretrained[name] + end) / 2).numpy(), abs=1e-6)
+
+
+def test_a_validation_sees_as_many_images_as_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(path)
+    dog, seen = watchdog(setup), []
+    forward = Encoder.forward
+    monkeypatch.setattr(
+        Encoder, "forward", lambda self, images: (seen.append(len(images)), forward(self, images))[1]
+    )
+    dog.validate()
+    assert sum(seen) == passes(setup, dog.sets)
+
+
+@pytest.mark.parametrize(("steps", "epoch"), [(1000, 1000 // 7), (90, 90), (1, 1)])
+def test_validations_divide_the_steps_evenly(
+    steps: int, epoch: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(path, f"schedule.max_steps={steps}", "schedule.max_epochs=100")
+    sets = watchdog(setup).sets
+    monkeypatch.setattr("anomaly_ft.tuning.passes", lambda *_: 130 * 4)  # of which 130 steps are a quarter
+    assert steps_of_an_epoch(setup, sets) == epoch
+    assert rule_of(setup, sets).max_epochs == steps // epoch

@@ -100,14 +100,13 @@ def fixed(
     return {name: _pseudo_set(score, normals, normal, name, severity, seed, keep) for name in augmentations}
 
 
-def validate(score: Score, normals: Pixels, sets: Mapping[str, PseudoSet]) -> Validation:
-    """Score normal images and their pseudo-anomalies; the total is over the informative sets alone. Of a score
-    in several parts every AUROC is the mean of its parts'.
+def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Validation:
+    """Tell pseudo-anomalies from the normal images that they were made of, whose scores are given; the total
+    is over the informative sets alone. Of a score in several parts every AUROC is the mean of its parts'.
 
     Raises:
         DivergedError: a score that is not finite.
     """
-    normal = score(normals)
     by_augmentation: dict[str, float] = {}
     influences: list[NDArray[np.float64]] = []
     for name, pseudo in sets.items():

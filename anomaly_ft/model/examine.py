@@ -82,6 +82,26 @@ def score_images(
     return _finite({name: compute.together(values) for name, values in _joined(outputs).items()})
 
 
+def scores_and_features(
+    detector: Detector, pixels: NDArray[np.uint8], compute: Compute
+) -> tuple[dict[str, NDArray[np.float64]], list[NDArray[np.float32]]]:
+    """`score_images` and `pooled_features` of the same images, which the encoder sees once.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    outputs: list[Scores] = []
+    pooled: list[list[Tensor]] = []
+    with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
+        for images in compute.batches(compute.share(pixels)):
+            maps = detector.encoder(images)
+            outputs.append(detector.score(maps))
+            pooled.append(pool(maps))
+    levels = [torch.cat(level).cpu().double().numpy() for level in zip(*pooled, strict=True)]
+    features = [compute.together(level).astype(np.float32) for level in levels]
+    return _finite({name: compute.together(values) for name, values in _joined(outputs).items()}), features
+
+
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:
     """Averages of the feature maps of uint8 images `(n, h, w, 3)`: `(n, d)` for each level."""
     parts = []

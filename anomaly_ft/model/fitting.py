@@ -1,6 +1,6 @@
 """From images of normal parts to a detector: all Gaussians in one pass, then the scores' scale."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import numpy as np
@@ -39,6 +39,19 @@ def fit_detector(
     Raises:
         GaussianError: features to which no Gaussian can be fitted.
     """
+    detector = fit_gaussians(encoder, pixels, compute, settings)
+    standardise(detector, score_images(detector, held_out, compute))
+    return detector
+
+
+def fit_gaussians(
+    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
+) -> Detector:
+    """`fit_detector` without the scores' scale: to be standardised.
+
+    Raises:
+        GaussianError: features to which no Gaussian can be fitted.
+    """
     sums = sums_of(encoder, compute.share(pixels), compute, settings)
     if compute.fabric.world_size > 1:
         sums = [moments.add_up(compute.add_up) for moments in sums]
@@ -51,9 +64,7 @@ def fit_detector(
         found = fit(many, settings.shrinkage, floor=settings.variance_floor, name=name, dtype=torch.float32)
         gaussians.insert(len(encoder.levels), found)
         del many
-    detector = Detector(encoder, settings, gaussians).to(compute.fabric.device)
-    standardise(detector, held_out, compute)
-    return detector
+    return Detector(encoder, settings, gaussians).to(compute.fabric.device)
 
 
 def sums_of(
@@ -73,9 +84,8 @@ def average_detectors(first: Detector, second: Detector) -> Detector:
     return Detector(first.encoder, first.settings, gaussians).to(first.location.device)
 
 
-def standardise(detector: Detector, held_out: NDArray[np.uint8], compute: Compute) -> None:
-    """Set what the fused score is measured in: location and spread over held-out normal images."""
-    normal = score_images(detector, held_out, compute)
+def standardise(detector: Detector, normal: Mapping[str, NDArray[np.float64]]) -> None:
+    """Set what the fused score is measured in: location and spread of the scores of held-out normal images."""
     both = np.stack([normal["pooled"], normal["dense"]])
     detector.location.copy_(torch.from_numpy(both.mean(1)))
     detector.spread.copy_(torch.from_numpy(both.std(1, ddof=1)))

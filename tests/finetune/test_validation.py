@@ -129,13 +129,13 @@ def test_when_none_reaches_the_target_the_nearest_speaks(normals: Images) -> Non
 def test_a_fixed_severity_gives_all_augmentations_a_say(normals: Images) -> None:
     sets = fixed(deviation, normals, ["mixup", "scar"], severity=0.3, seed=0)
     assert [(s.severity, s.informative) for s in sets.values()] == [(0.3, True)] * 2
-    assert validate(deviation, normals.pixels, sets).by_augmentation == pytest.approx(
+    assert validate(deviation, deviation(normals.pixels), sets).by_augmentation == pytest.approx(
         {name: pseudo.baseline_auroc for name, pseudo in sets.items()}
     )
 
 
 def test_at_severity_zero_nothing_is_told_apart(normals: Images) -> None:
     sets = fixed(deviation, normals, ["cutout", "scar"], severity=0.0, seed=0)
-    validation = validate(deviation, normals.pixels, sets)
+    validation = validate(deviation, deviation(normals.pixels), sets)
     assert validation.auroc == 0.5
     assert np.allclose(validation.influence, 0)

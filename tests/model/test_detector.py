@@ -295,9 +295,9 @@ def test_scores_that_are_not_finite_have_diverged(
 def test_the_scale_follows_the_images_it_is_set_by(
     detector: Detector, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
-    standardise(detector, normal, compute)
+    standardise(detector, score_images(detector, normal, compute))
     assert score_images(detector, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3)
-    standardise(detector, others, compute)
+    standardise(detector, score_images(detector, others, compute))
     assert score_images(detector, normal, compute)["fused"].mean() < -0.5
 
 
