@@ -12,7 +12,7 @@ saying so, where it is not set) and the ELPV cells of the extra `demo`.
 Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and the pooled and dense
 scores of the test images at each validation, so that another way to join them can be judged without training
 again. A run that the table has is not run again, so a benchmark that was stopped goes on. Prints a table, and
-how long to train when that is chosen on the other sets.
+what would be chosen, of training's length and of the settings that the table has, on the other sets.
 """
 
 import logging
@@ -24,8 +24,8 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+from choices import RUN, dense_weights, scores_name, settings_left_out, steps_left_out, summarise
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 from sets import splits
 
 from anomaly_ft.evaluation.measure import measure
@@ -40,7 +40,6 @@ from anomaly_ft.tuning import epochs, loop_state, rule_of
 from anomaly_ft.watchdog import watchdog
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
-RUN = ["set", "settings", "seed"]  # what tells one run of the table from another
 NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]
 
 
@@ -91,47 +90,6 @@ def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Pat
     ]
 
 
-def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
-    """A line for each run: frozen, fine-tuned, gain, regret, and how well the watchdog ranks the epochs."""
-    lines = []
-    for (name, settings, seed), run in rows.groupby(RUN, sort=False):
-        truth, chosen = run[f"test.{score}"].to_numpy(), int(run["chosen"].iloc[0])
-        line = {"set": name, "settings": settings, "seed": seed}
-        for each in SCORES:
-            values = run[f"test.{each}"].to_numpy()
-            line |= {f"frozen {each}": values[0], f"gain {each}": values[chosen] - values[0]}
-        varied = np.ptp(run["vicinal_auroc"]) > 0 and np.ptp(truth) > 0
-        line |= {
-            "chosen": chosen,
-            "stopped": run["stopped"].iloc[0],
-            "oracle": int(truth.argmax()),
-            "regret": truth.max() - truth[chosen],
-            "spearman": spearmanr(run["vicinal_auroc"], truth).statistic if varied else np.nan,
-            "reason": run["reason"].iloc[0],
-            "minutes": run["minutes"].iloc[0],
-        }
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def steps_left_out(rows: pd.DataFrame, score: str) -> pd.DataFrame:
-    """How long to train, chosen without the set that it is judged on: for each set the number of images seen in
-    training that is best on the mean of the *other* sets, and what it gains there; between validations by a
-    straight line."""
-    gains: dict[str, list[np.ndarray]] = {}
-    seen = np.arange(0, rows.groupby(RUN)["images"].sum().max() + 1, 80)
-    for (name, _, _), run in rows.groupby(RUN, sort=False):
-        truth = run[f"test.{score}"].to_numpy()
-        gains.setdefault(name, []).append(np.interp(seen, run["images"].cumsum(), truth - truth[0]))
-    means = pd.DataFrame({name: np.mean(curves, axis=0) for name, curves in gains.items()}, index=seen)
-    lines = []
-    for name in means.columns if len(means.columns) > 1 else []:
-        chosen = means.drop(columns=name).mean(axis=1).idxmax()
-        line = {"set": name, "images best on the others": chosen, f"gain {score}": means.loc[chosen, name]}
-        lines.append({**line, "in hindsight": means[name].max()})
-    return pd.DataFrame(lines)
-
-
 def draw(rows: pd.DataFrame, score: str, path: Path) -> None:
     """Vicinal against test AUROC over epochs, a panel for each set, a pair of lines for each run."""
     names = list(rows["set"].unique())
@@ -160,13 +118,13 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     terminal, table = Terminal(), output / "forgetting.csv"
     everything = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=RUN)
     done = set(everything[RUN].itertuples(index=False, name=None))
-    label = " ".join(settings) or "default"
+    label = " ".join(s for s in settings if not s.startswith("runtime.")) or "default"
     score = read_recipe(RECIPE, settings, check_root=False).gaussian.score
     for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
         if (name, label, seed) in done:
             continue
         recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
-        scores_to = output / f"scores-{name}-{seed}.npz"
+        scores_to = output / scores_name(name, seed, label)
         rows = pd.DataFrame(trajectory(read_recipe(RECIPE, chosen), recipe, terminal, scores_to))
         rows = rows.assign(set=name, seed=seed, settings=label)
         everything = pd.concat([everything, rows]) if len(everything) else rows
@@ -175,8 +133,13 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     draw(everything, score, output / "forgetting.png")
     print(summarise(everything, score).to_string(index=False, float_format="%.4f"))
     same = everything[everything["settings"] == label]
-    for each in SCORES:
+    print(f"\nwhat the dense score counts, {label}")
+    print(dense_weights(same, output).to_string(index=False, float_format="%.4f"))
+    for each in SCORES if everything["set"].nunique() > 1 else ():
+        print(f"\nhow long to train, {label}, {each} score")
         print(steps_left_out(same, each).to_string(index=False, float_format="%.4f"))
+        print(f"\nsettings, {each} score")
+        print(settings_left_out(everything, each).to_string(float_format="{:.4f}".format))
 
 
 if __name__ == "__main__":
