@@ -171,7 +171,7 @@ class Validation(Section):
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target has no say in the verdict."""
     max_share: Share = 0.25
-    """Share of the time of fine-tuning that validation may take."""
+    """Share of the time of fine-tuning that validation may take, but one there is; more share, more epochs."""
 
 
 class Optimizer(Section):
@@ -195,7 +195,7 @@ class Schedule(Section):
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs over which the learning rate rises; without it Adam's first steps move features far too much."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps between validations; `auto`: 15, or an epoch if less, or as validation's share allows."""
+    """Training steps of an epoch; `auto`: 15, or all images if less, or more as validation's share demands."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()

@@ -30,7 +30,8 @@ class Rule:
         tolerance: an epoch less than this many standard errors below the highest so far has not
             forgotten, and the last such epoch is kept.
         margin: a fall below the highest counts as forgetting from this many standard errors on.
-        falls: so many validations in a row that are such a fall stop at once.
+        falls: so many validations in a row that are such a fall stop at once; where training ends anyway,
+            one is enough to call it forgetting.
     """
 
     max_epochs: int
@@ -83,7 +84,7 @@ def judge(history: Sequence[Validation], rule: Rule, *, diverged: bool = False) 
     reason: Reason | None = None
     if diverged:
         reason = "diverged"
-    elif falls >= rule.falls or (falls and epoch - best >= rule.patience):
+    elif falls >= rule.falls or (falls and (epoch - best >= rule.patience or epoch >= rule.max_epochs)):
         reason = "forgetting"
     elif epoch - best >= rule.patience:
         reason = "no_progress"

@@ -72,7 +72,11 @@ def test_the_last_epoch_ends_training_with_the_best_kept() -> None:
 
 
 def test_forgetting_in_the_last_epoch_is_called_by_its_name() -> None:
-    assert verdict(0.80, 0.77, 0.76, max_epochs=2).reason == "forgetting"
+    assert verdict(0.80, 0.77, 0.76, max_epochs=2) == stopped("forgetting", 0)
+    assert verdict(0.80, 0.81, 0.77, max_epochs=2) == stopped("forgetting", 1)
+    assert verdict(0.80, 0.77, max_epochs=1) == stopped("forgetting", 0)
+    assert verdict(0.80, 0.77, max_epochs=2).reason is None, "one fall may be an accident"
+    assert verdict(0.80, 0.79, max_epochs=1) == stopped("max_epochs", 0), "too near to be a fall"
 
 
 def test_a_divergence_ends_training_with_the_best_kept() -> None:
