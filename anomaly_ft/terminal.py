@@ -136,8 +136,6 @@ def story(summary: Mapping[str, Any]) -> str:
     Nothing was gained after epoch 0: the pretrained encoder is kept, fine-tuning did not help.  ▁█▄
     >>> print(story({"vicinal_auroc": [0.8], "best_epoch": 0, "stop_reason": "max_epochs"}))
     No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC 0.8000.
-    >>> print(story({"vicinal_auroc": [0.8, 0.82], "best_epoch": 1, "stop_reason": "max_epochs"}))
-    The one epoch was trained: the encoder of epoch 1 is kept, its vicinal AUROC is 0.8200 (pretrained 0.8000).  ▁█
     """
     curve = [value for value in summary["vicinal_auroc"] if value is not None]
     best, reason = summary["best_epoch"], summary["stop_reason"]

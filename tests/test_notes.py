@@ -81,3 +81,10 @@ def test_the_view_shows_columns_and_charts_that_a_run_has() -> None:
     sections = {section["uuid"] for section in view["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == sections
     assert max(map(len, tags.values())) < 5000, "MLflow's limit for a tag"
+
+
+def test_one_epoch_is_not_many() -> None:
+    told = story({"vicinal_auroc": [0.8, 0.82], "best_epoch": 1, "stop_reason": "max_epochs"})
+    assert told.startswith("The one epoch was trained: the encoder of epoch 1 is kept")
+    many = story({"vicinal_auroc": [0.8, 0.82, 0.83], "best_epoch": 2, "stop_reason": "max_epochs"})
+    assert many.startswith("All 2 epochs were trained: the encoder of epoch 2 is kept")
