@@ -6,6 +6,8 @@ import re
 import runpy
 import shlex
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
@@ -92,6 +94,23 @@ def test_every_link_leads_somewhere(page: str) -> None:
         file = (folder / path).resolve() if path else ROOT / page
         assert file.exists(), f"{page}: {target}"
         assert not anchor or anchor in anchors(file), f"{page}: {target}"
+
+
+EXTERNAL = sorted({link for text in TEXTS.values() for link in re.findall(r"\]\((https://[^)\s]+)\)", text)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", EXTERNAL)
+def test_every_external_link_is_answered(address: str) -> None:
+    request = urllib.request.Request(address, headers={"User-Agent": "anomaly_ft link check"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as page:
+            code = page.status
+    except urllib.error.HTTPError as error:
+        code = error.code
+    except OSError as error:
+        pytest.skip(f"{address} cannot be reached from here: {error}")
+    assert code in (200, 403, 429), f"{address} answers {code}"  # 403, 429: there, but not for programs
 
 
 @pytest.mark.parametrize(("page", "line"), command_lines(), ids=lambda value: value[:60])
