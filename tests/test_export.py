@@ -170,6 +170,14 @@ def test_an_onnx_file_is_checked_names_its_parts_and_knows_no_source_files(
     assert b".py" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("form", ["pt2", "encoder-pt2"])
+def test_no_batch_norm_is_left_in_a_graph(exports: dict[str, Path], form: str) -> None:
+    (path,) = exports[form].glob("*.pt2")
+    called = [str(node.target) for node in torch.export.load(path).graph.nodes]
+    assert any("conv" in name for name in called)
+    assert not any("batch_norm" in name for name in called)
+
+
 def test_uint8_goes_in_as_pillow_gives_it(exports: dict[str, Path], image: Path, expected: tuple) -> None:
     session = onnxruntime.InferenceSession(exports["onnx --uint8"] / "detector.onnx")
     pixels = np.asarray(Image.open(image).convert("RGB"))

@@ -51,13 +51,13 @@ class EncoderGraph(nn.Module):
 
 
 def trace(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
-    """The graph for any number of images, with no word of the files it was written in."""
+    """The graph for any number of images, batch norms folded, with no word of the files it was written in."""
     encoder = graph.encoder if isinstance(graph, EncoderGraph) else graph.detector.encoder
     size = encoder.image_size
     image = torch.zeros(2, 3, size, size)
     if graph.raw:
         image = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad():
+    with torch.no_grad(), encoder.folded():
         program = torch.export.export(
             graph, (image,), dynamic_shapes={"image": {0: Dim("batch", min=1)}}, strict=False
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
@@ -77,7 +78,12 @@ def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     scale = scale if norm.weight is None else scale * norm.weight
     mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
     bias = -mean * scale if norm.bias is None else norm.bias - mean * scale
-    return conv.weight * scale[:, None, None, None], bias
+    weight = conv.weight * scale[:, None, None, None]
+    if torch.is_grad_enabled():
+        return weight, bias
+    return nn.Parameter(weight, requires_grad=False), nn.Parameter(
+        bias, requires_grad=False
+    )  # as torch.export asks
 
 
 def _put(conv: nn.Module, parameters: dict[str, Tensor | None]) -> None:
