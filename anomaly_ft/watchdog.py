@@ -25,6 +25,7 @@ from anomaly_ft.setup import Setup
 
 FINALS = ("induced", "refitted", "averaged")
 DRIFT_IMAGES = 128  # watched on so many images at most
+Features = list[NDArray[np.float32]]  # `(n, d)` of each level
 
 
 @dataclass
@@ -34,14 +35,14 @@ class Watchdog:
     Attributes:
         induced: detector of the pretrained encoder; its encoder trains, its Gaussians stay.
         sets: pseudo-anomalies of held-out normal images.
-        features: of held-out normal images before training, `(n, d)` for each level.
+        features: of held-out normal images before training.
         observe: is shown the detector of each validation; what it does has no say in anything.
     """
 
     setup: Setup
     induced: Detector
     sets: dict[str, PseudoSet]
-    features: list[NDArray[np.float32]]
+    features: Features
     observe: Callable[[Detector], None] = lambda detector: None
 
     def validate(self) -> Validation:
@@ -50,10 +51,10 @@ class Watchdog:
         return self.validate_as("refitted" if kind == "validated" else kind)
 
     def validate_as(self, kind: str) -> Validation:
-        """Measure it with Gaussians of one of the `FINALS`. Normal images are seen once: their scores are the
-        scale, half of the comparison and what drift is told from."""
+        """Measure it with Gaussians of one of the `FINALS`. Each normal image is seen once: scores of held-out
+        ones are the scale and half of the comparison, and drift is told from features made on the way."""
         setup = self.setup
-        detector = gaussians(setup, self.induced, kind)
+        detector, seen = gaussians(setup, self.induced, kind, keep=DRIFT_IMAGES)
         normal, features = scores_and_features(detector, setup.normals("watch"), setup.compute)
         standardise(detector, normal)
         self.observe(detector)
@@ -63,14 +64,13 @@ class Watchdog:
             if pseudo.informative
         }
         found = validate(watched_with(setup, detector), watched_parts(setup, normal), sets)
-        return replace(found, watched=self._drift(detector, features))
+        return replace(found, watched=self._drift(detector, seen, features))
 
-    def _drift(self, detector: Detector, held_out: list[NDArray[np.float32]]) -> dict[str, float]:
+    def _drift(self, detector: Detector, seen: Features, held_out: Features) -> dict[str, float]:
         """Numbers to look at: similarity to the pretrained features, rank, and distances of images that
         were and that were not trained on."""
         setup = self.setup
         now = [level[:DRIFT_IMAGES] for level in held_out]
-        seen = pooled_features(setup.encoder, setup.normals("fit")[:DRIFT_IMAGES], setup.compute)
         numbers = {}
         for level, before, after in zip(setup.encoder.levels, self.features, now, strict=True):
             numbers[f"drift/cka.{level}"] = linear_cka(before, after)
@@ -85,8 +85,8 @@ class Watchdog:
 def passes(setup: Setup, sets: Mapping[str, PseudoSet]) -> int:
     """Images that one validation gives to the encoder."""
     fit, watch = len(setup.data.split.fit), len(setup.data.split.watch)
-    refitted = fit if setup.recipe.gaussian.final != "induced" else 0
-    return refitted + min(fit, DRIFT_IMAGES) + watch * (1 + sum(pseudo.informative for pseudo in sets.values()))
+    fitted = fit if setup.recipe.gaussian.final != "induced" else min(fit, DRIFT_IMAGES)
+    return fitted + watch * (1 + sum(pseudo.informative for pseudo in sets.values()))
 
 
 def watchdog(setup: Setup) -> Watchdog:
@@ -107,18 +107,19 @@ def fit(setup: Setup) -> Detector:
     return fit_detector(setup.encoder, setup.normals("fit"), setup.normals("watch"), setup.compute, settings)
 
 
-def gaussians(setup: Setup, induced: Detector, kind: str) -> Detector:
+def gaussians(setup: Setup, induced: Detector, kind: str, keep: int = 0) -> tuple[Detector, Features]:
     """The detector that the encoder, as it is now, makes with Gaussians of one of the `FINALS`, levels weighed
-    as in the induced one; to be standardised."""
+    as in the induced one, to be standardised; and features of the first `keep` images that it trains on."""
+    fit, encoder, compute = setup.normals("fit"), setup.encoder, setup.compute
     if kind == "induced":
-        return induced
-    refitted = fit_gaussians(setup.encoder, setup.normals("fit"), setup.compute, induced.settings)
-    return refitted if kind == "refitted" else average_detectors(induced, refitted)
+        return induced, pooled_features(encoder, fit[:keep], compute) if keep else []
+    refitted, seen = fit_gaussians(encoder, fit, compute, induced.settings, keep)
+    return refitted if kind == "refitted" else average_detectors(induced, refitted), seen
 
 
 def current(setup: Setup, induced: Detector, kind: str) -> Detector:
     """`gaussians`, standardised."""
-    detector = gaussians(setup, induced, kind)
+    detector, _ = gaussians(setup, induced, kind)
     standardise(detector, score_images(detector, setup.normals("watch"), setup.compute))
     return detector
 

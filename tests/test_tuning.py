@@ -56,7 +56,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
         setup = setup_of(path, f"validation.max_share={share}", "schedule.max_steps=1000")
         steps = steps_of_an_epoch(setup, sets)
         informative = sum(pseudo.informative for pseudo in sets.values())
-        seen = 2 * len(setup.data.split.fit) + len(setup.data.split.watch) * (1 + informative)
+        seen = len(setup.data.split.fit) + len(setup.data.split.watch) * (1 + informative)
         assert seen / (seen + 3 * 4 * steps) <= share + 1e-9
         counted.append(steps)
     assert counted == sorted(counted, reverse=True)
@@ -157,6 +157,7 @@ def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
     settings = (
         "schedule.average=true",
         "schedule.max_epochs=1",
+        "schedule.epoch_steps=12",
         "schedule.tolerance=1000",
         "optimizer.lr=3e-3",
     )
@@ -175,8 +176,11 @@ def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
         assert kept == pytest.approx(((pretrained[name] + end) / 2).numpy(), abs=1e-6)
 
 
-def test_a_validation_sees_as_many_images_as_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = setup_of(path)
+@pytest.mark.parametrize("final", ["induced", "refitted", "averaged"])
+def test_a_validation_sees_as_many_images_as_are_counted(
+    final: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(path, f"gaussian.final={final}")
     dog, seen = watchdog(setup), []
     forward = Encoder.forward
     monkeypatch.setattr(

@@ -1,6 +1,6 @@
 """From images of normal parts to a detector: all Gaussians in one pass, then the scores' scale."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 import numpy as np
@@ -39,20 +39,27 @@ def fit_detector(
     Raises:
         GaussianError: features to which no Gaussian can be fitted.
     """
-    detector = fit_gaussians(encoder, pixels, compute, settings)
+    detector, _ = fit_gaussians(encoder, pixels, compute, settings)
     standardise(detector, score_images(detector, held_out, compute))
     return detector
 
 
 def fit_gaussians(
-    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
-) -> Detector:
-    """`fit_detector` without the scores' scale: to be standardised.
+    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings, keep: int = 0
+) -> tuple[Detector, list[NDArray[np.float32]]]:
+    """`fit_detector` without the scores' scale: to be standardised. And of the first `keep` images, which the
+    encoder sees here anyway, the pooled features of each level, `(keep, d)`.
 
     Raises:
         GaussianError: features to which no Gaussian can be fitted.
     """
-    sums = sums_of(encoder, compute.share(pixels), compute, settings)
+    own, first = keep // compute.fabric.world_size, list[list[Tensor]]()
+
+    def look(features: list[Tensor]) -> None:
+        if sum(len(levels[0]) for levels in first) < own:
+            first.append(features[: len(encoder.levels)])
+
+    sums = sums_of(encoder, compute.share(pixels), compute, settings, look)
     if compute.fabric.world_size > 1:
         sums = [moments.add_up(compute.add_up) for moments in sums]
     gaussians = [
@@ -64,16 +71,28 @@ def fit_gaussians(
         found = fit(many, settings.shrinkage, floor=settings.variance_floor, name=name, dtype=torch.float32)
         gaussians.insert(len(encoder.levels), found)
         del many
-    return Detector(encoder, settings, gaussians).to(compute.fabric.device)
+    rows = [torch.cat(level)[:own].cpu().double().numpy() for level in zip(*first, strict=True)]
+    seen = [compute.together(level).astype(np.float32) for level in rows]
+    return Detector(encoder, settings, gaussians).to(compute.fabric.device), seen
 
 
 def sums_of(
-    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
+    encoder: Encoder,
+    pixels: NDArray[np.uint8],
+    compute: Compute,
+    settings: DetectorSettings,
+    look: Callable[[list[Tensor]], None] = lambda features: None,
 ) -> list[Moments]:
     """What all Gaussians are fitted from, in one pass over the images: of each level, of the dense score and
-    of the map."""
+    of the map. `look` is shown the features of each batch."""
+
+    def shown() -> Iterator[list[Tensor]]:
+        for features in _features(encoder, pixels, compute, settings):
+            look(features)
+            yield features
+
     with encoder.folded():
-        return accumulate(_together(_features(encoder, pixels, compute, settings)))
+        return accumulate(_together(shown()))
 
 
 def average_detectors(first: Detector, second: Detector) -> Detector:

@@ -12,8 +12,8 @@ from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.detector import Detector, DetectorSettings, ScoreName
 from anomaly_ft.model.encoder import Encoder, load_encoder
-from anomaly_ft.model.examine import examine, score_images
-from anomaly_ft.model.fitting import fit_detector, standardise
+from anomaly_ft.model.examine import examine, pooled_features, score_images
+from anomaly_ft.model.fitting import fit_detector, fit_gaussians, standardise
 from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels, stored_levels
 from anomaly_ft.model.maps import on_grid
 from anomaly_ft.model.working_point import WorkingPoint
@@ -290,6 +290,17 @@ def test_scores_that_are_not_finite_have_diverged(
             score_images(detector, others, compute)
     finally:
         detector.location.copy_(before)
+
+
+def test_the_pass_that_fits_leaves_the_features_of_the_first_images(
+    encoder: Encoder, normal: np.ndarray, compute: Compute
+) -> None:
+    _, seen = fit_gaussians(encoder, normal, compute, SETTINGS, keep=5)
+    expected = pooled_features(encoder, normal[:5], compute)
+    assert len(seen) == len(expected) == len(encoder.levels)
+    for level, features in zip(seen, expected, strict=True):
+        assert level == pytest.approx(features, rel=1e-4, abs=1e-6)
+    assert fit_gaussians(encoder, normal, compute, SETTINGS)[1] == []
 
 
 def test_the_scale_follows_the_images_it_is_set_by(
