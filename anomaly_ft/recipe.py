@@ -171,7 +171,7 @@ class Validation(Section):
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target has no say in the verdict."""
     max_share: Share = 0.25
-    """Share of the time of fine-tuning that validation may take, but one there is; more share, more epochs."""
+    """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
 
 
 class Optimizer(Section):
@@ -193,9 +193,9 @@ class Schedule(Section):
     max_steps: int = Field(default=90, ge=1)
     """Training steps at most, whole epochs but never less than one; raise with max_epochs to train longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
-    """Epochs over which the learning rate rises; without it Adam's first steps move features far too much."""
+    """Passes over all images, at most half of max_steps, while the learning rate rises to its full height."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps of an epoch; `auto`: 15, or all images if less, or more as validation's share demands."""
+    """Training steps of an epoch; `auto`: max_steps in equal parts, as many as validation.max_share allows."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()

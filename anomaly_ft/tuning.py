@@ -18,6 +18,7 @@ from anomaly_ft.finetune.penalties import Term, distillation, ewc, fisher_inform
 from anomaly_ft.finetune.state import EpochRecord, LoopState
 from anomaly_ft.finetune.validation import PseudoSet, Validation
 from anomaly_ft.model.detector import Detector
+from anomaly_ft.recipe import Schedule
 from anomaly_ft.setup import Setup
 from anomaly_ft.watchdog import Watchdog, passes
 
@@ -42,7 +43,7 @@ def loop_state(setup: Setup, induced: Detector) -> LoopState:
     distance = InducedDistance(induced, recipe.objective.distance, recipe.objective.target)
     distance.terms = penalties(setup, distance)
     objective, optimizer = fabric.setup(distance, optimizer)
-    warmup = round(recipe.schedule.warmup_epochs * steps_of_a_pass(setup))
+    warmup = round(recipe.schedule.warmup_epochs * min(steps_of_a_pass(setup), recipe.schedule.max_steps // 2))
     scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return LoopState(objective, optimizer, scheduler, average=recipe.schedule.average)
 
@@ -68,8 +69,9 @@ def steps_of_a_pass(setup: Setup) -> int:
 
 
 def steps_of_an_epoch(setup: Setup, sets: Mapping[str, PseudoSet]) -> int:
-    """Training steps from one validation to the next: all of them in equal parts, as many as validation's
-    share allows. Its cost is counted in forward passes, not measured, so that a run is the same anywhere."""
+    """Training steps from one validation to the next: `max_steps` in equal parts, as many as validation's
+    share allows; on very small sets `max_epochs` ends training before. Cost is counted in forward passes, not
+    measured, so that a run is the same anywhere."""
     section = setup.recipe.schedule
     if isinstance(section.epoch_steps, int):
         return section.epoch_steps
@@ -80,10 +82,9 @@ def steps_of_an_epoch(setup: Setup, sets: Mapping[str, PseudoSet]) -> int:
     return section.max_steps // max(1, section.max_steps // max(wanted, affordable))
 
 
-def rule_of(setup: Setup, sets: Mapping[str, PseudoSet]) -> Rule:
-    schedule = setup.recipe.schedule
+def rule_of(schedule: Schedule, epoch_steps: int) -> Rule:
     return Rule(
-        min(schedule.max_epochs, max(1, schedule.max_steps // steps_of_an_epoch(setup, sets))),
+        min(schedule.max_epochs, max(1, schedule.max_steps // epoch_steps)),
         patience=schedule.patience,
         tolerance=schedule.tolerance,
         margin=schedule.margin,
@@ -105,7 +106,7 @@ def epochs(
     augmented = recipe.data.augment
     fit = setup.data.normals("fit").pixels if augmented else setup.normals("fit")
     size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
-    an_epoch = steps_of_an_epoch(setup, watchdog.sets)
+    an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, watchdog.sets)
 
     rank, ranks = setup.compute.fabric.global_rank, setup.compute.fabric.world_size
 
@@ -128,7 +129,7 @@ def epochs(
             return watchdog.validate_as("induced")
         return watchdog.validate()
 
-    rule, at_a_time = rule_of(setup, watchdog.sets), recipe.runtime.micro_batch_size
+    rule, at_a_time = rule_of(recipe.schedule, an_epoch), recipe.runtime.micro_batch_size
     return fine_tune(state, setup.compute.fabric, batches, validate, rule, keep, at_a_time)
 
 
@@ -138,12 +139,13 @@ def mix(
     """Leave in the encoder the mixture of pretrained and best weights that validation chooses, where the
     recipe asks for it; the vicinal AUROC of each share of fine-tuned weights that was tried, the share kept
     last."""
-    shares, best = setup.recipe.schedule.interpolate, records[-1].verdict.best_epoch
+    schedule, best = setup.recipe.schedule, records[-1].verdict.best_epoch
     ends = records[0].validation, records[best].validation
-    if not shares or not best or ends[0] is None or ends[1] is None:
+    if not schedule.interpolate or not best or ends[0] is None or ends[1] is None:
         return {}
+    rule = rule_of(schedule, schedule.max_steps)
     kept, found = interpolate(
-        setup.encoder, pretrained, shares, watchdog.validate, rule_of(setup, watchdog.sets), (ends[0], ends[1])
+        setup.encoder, pretrained, schedule.interpolate, watchdog.validate, rule, (ends[0], ends[1])
     )
     setup.terminal.say(f"{kept:.0%} of the fine-tuned weights are mixed with the pretrained ones")
     aurocs = {share: validation.auroc for share, validation in found.items()}

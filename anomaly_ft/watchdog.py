@@ -54,8 +54,9 @@ class Watchdog:
         """Measure it with Gaussians of one of the `FINALS`. Each normal image is seen once: scores of held-out
         ones are the scale and half of the comparison, and drift is told from features made on the way."""
         setup = self.setup
-        detector, seen = gaussians(setup, self.induced, kind, keep=DRIFT_IMAGES)
-        normal, features = scores_and_features(detector, setup.normals("watch"), setup.compute)
+        detector, trained = unscaled(setup, self.induced, kind, keep=DRIFT_IMAGES)
+        watch = setup.normals("watch")
+        normal, held_out = scores_and_features(detector, watch, setup.compute, keep=DRIFT_IMAGES)
         standardise(detector, normal)
         self.observe(detector)
         sets = {
@@ -64,19 +65,17 @@ class Watchdog:
             if pseudo.informative
         }
         found = validate(watched_with(setup, detector), watched_parts(setup, normal), sets)
-        return replace(found, watched=self._drift(detector, seen, features))
+        return replace(found, watched=self._drift(detector, trained, held_out))
 
-    def _drift(self, detector: Detector, seen: Features, held_out: Features) -> dict[str, float]:
+    def _drift(self, detector: Detector, trained: Features, held_out: Features) -> dict[str, float]:
         """Numbers to look at: similarity to the pretrained features, rank, and distances of images that
         were and that were not trained on."""
-        setup = self.setup
-        now = [level[:DRIFT_IMAGES] for level in held_out]
-        numbers = {}
-        for level, before, after in zip(setup.encoder.levels, self.features, now, strict=True):
-            numbers[f"drift/cka.{level}"] = linear_cka(before, after)
+        setup, numbers = self.setup, {}
+        for level, before, after in zip(setup.encoder.levels, self.features, held_out, strict=True):
+            numbers[f"drift/cka.{level}"] = linear_cka(before[: len(after)], after)
             numbers[f"drift/effective_rank.{level}"] = effective_rank(after)
         shares = detector.level_weights.cpu().numpy()
-        for name, features in (("train", seen), ("held_out", now)):
+        for name, features in (("train", trained), ("held_out", held_out)):
             distances = level_distances(detector, features, setup.compute)
             numbers[f"val/{name}_distance"] = float((distances @ shares).mean())
         return numbers
@@ -84,9 +83,9 @@ class Watchdog:
 
 def passes(setup: Setup, sets: Mapping[str, PseudoSet]) -> int:
     """Images that one validation gives to the encoder."""
-    fit, watch = len(setup.data.split.fit), len(setup.data.split.watch)
-    fitted = fit if setup.recipe.gaussian.final != "induced" else min(fit, DRIFT_IMAGES)
-    return fitted + watch * (1 + sum(pseudo.informative for pseudo in sets.values()))
+    split, induced = setup.data.split, setup.recipe.gaussian.final == "induced"
+    trained = min(len(split.fit), DRIFT_IMAGES) if induced else len(split.fit)
+    return trained + len(split.watch) * (1 + sum(pseudo.informative for pseudo in sets.values()))
 
 
 def watchdog(setup: Setup) -> Watchdog:
@@ -107,19 +106,19 @@ def fit(setup: Setup) -> Detector:
     return fit_detector(setup.encoder, setup.normals("fit"), setup.normals("watch"), setup.compute, settings)
 
 
-def gaussians(setup: Setup, induced: Detector, kind: str, keep: int = 0) -> tuple[Detector, Features]:
+def unscaled(setup: Setup, induced: Detector, kind: str, keep: int = 0) -> tuple[Detector, Features]:
     """The detector that the encoder, as it is now, makes with Gaussians of one of the `FINALS`, levels weighed
     as in the induced one, to be standardised; and features of the first `keep` images that it trains on."""
-    fit, encoder, compute = setup.normals("fit"), setup.encoder, setup.compute
+    images, encoder, compute = setup.normals("fit"), setup.encoder, setup.compute
     if kind == "induced":
-        return induced, pooled_features(encoder, fit[:keep], compute) if keep else []
-    refitted, seen = fit_gaussians(encoder, fit, compute, induced.settings, keep)
+        return induced, pooled_features(encoder, images[:keep], compute) if keep else []
+    refitted, seen = fit_gaussians(encoder, images, compute, induced.settings, keep)
     return refitted if kind == "refitted" else average_detectors(induced, refitted), seen
 
 
 def current(setup: Setup, induced: Detector, kind: str) -> Detector:
-    """`gaussians`, standardised."""
-    detector, _ = gaussians(setup, induced, kind)
+    """The detector that the encoder, as it is now, makes with Gaussians of one of the `FINALS`."""
+    detector, _ = unscaled(setup, induced, kind)
     standardise(detector, score_images(detector, setup.normals("watch"), setup.compute))
     return detector
 

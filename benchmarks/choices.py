@@ -1,5 +1,6 @@
 """What the table of forgetting.py says: a line for each run, and what would be chosen with one set left out."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
             line |= {f"frozen {each}": values[0], f"gain {each}": values[chosen] - values[0]}
         varied = np.ptp(run["vicinal_auroc"]) > 0 and np.ptp(truth) > 0
         line |= {
+            "vicinal": run["vicinal_auroc"].iloc[chosen] - run["vicinal_auroc"].iloc[0],
             "chosen": chosen,
             "stopped": run["stopped"].iloc[0],
             "oracle": int(truth.argmax()),
@@ -54,26 +56,16 @@ def steps_left_out(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def of_runs(rows: pd.DataFrame, score: str) -> pd.DataFrame:
-    """For each run its gain and the vicinal AUROC that it gained, at the epoch it keeps."""
-    lines = []
-    for (name, settings, seed), run in rows.groupby(RUN, sort=False):
-        first, kept = run.iloc[0], run.iloc[int(run["chosen"].iloc[0])]
-        line = {"set": name, "settings": settings, "seed": seed}
-        for each, column in (("gain", f"test.{score}"), ("vicinal", "vicinal_auroc")):
-            line[each] = kept[column] - first[column]
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
 def settings_left_out(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     """A column for each set, of the seeds that all settings have: the gain of each setting; what is chosen on
     the mean of the *other* sets by test AUROC, and by vicinal AUROC, which needs no test image; what that
     gains."""
-    runs = of_runs(rows, score)
+    runs = summarise(rows, score).rename(columns={f"gain {score}": "gain"})
     count = runs.groupby(["set", "seed"])["settings"].transform("nunique")
     means = runs[count == runs["settings"].nunique()].groupby(["settings", "set"], sort=False)
     gains, vicinal = means["gain"].mean().unstack("set"), means["vicinal"].mean().unstack("set")
+    if len(gains.columns) < 2:
+        return pd.DataFrame()
     lines = {f"gain, {settings}": gains.loc[settings] for settings in gains.index}
     lines |= {f"vicinal, {settings}": vicinal.loc[settings] for settings in gains.index}
     for by, table in (("test", gains), ("vicinal", vicinal)):
@@ -88,18 +80,22 @@ def dense_weights(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     scores that the runs left in `folder`."""
     lines = []
     for (name, settings, seed), run in rows.groupby(RUN, sort=False):
-        kept = int(run["chosen"].iloc[0])
-        with np.load(folder / scores_name(name, seed, settings)) as found:
+        kept, path = int(run["chosen"].iloc[0]), folder / scores_name(name, seed, settings)
+        if not path.exists():
+            continue
+        with np.load(path) as found:
             for weight in WEIGHTS:
                 frozen, tuned = (
                     image_auroc(found["labels"], found[f"{i} pooled"] + weight * found[f"{i} dense"])
                     for i in (0, kept)
                 )
                 lines.append({"set": name, "dense counts": weight, "frozen": frozen, "gain": tuned - frozen})
+    if not lines:
+        return pd.DataFrame()
     table = pd.DataFrame(lines).groupby(["set", "dense counts"], sort=False)
     return table.agg(frozen=("frozen", "mean"), gain=("gain", "mean"), worst=("gain", "min")).reset_index()
 
 
 def scores_name(name: str, seed: int, settings: str) -> str:
     """Of the file with the scores of a run's test images."""
-    return f"scores-{name}-{seed}-{settings.replace(' ', '-')}.npz"
+    return f"scores-{name}-{seed}-{re.sub('[^A-Za-z0-9.=_]', '-', settings)}.npz"

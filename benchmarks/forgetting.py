@@ -17,7 +17,6 @@ what would be chosen, of training's length and of the settings that the table ha
 
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +60,9 @@ def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Pat
 
     dog = watchdog(setup)
     dog.observe = observe
-    records = list(epochs(setup, loop_state(setup, dog.induced), dog))
-    schedule = asked.schedule
-    rule = replace(rule_of(setup, dog.sets), patience=schedule.patience, margin=schedule.margin)
+    state = loop_state(setup, dog.induced)
+    records = list(epochs(setup, state, dog))
+    rule = rule_of(asked.schedule, state.epoch_steps)
     validations = [record.validation for record in records if record.validation]
     verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
     if records[-1].validation is None:
@@ -118,7 +117,7 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     terminal, table = Terminal(), output / "forgetting.csv"
     everything = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=RUN)
     done = set(everything[RUN].itertuples(index=False, name=None))
-    label = " ".join(s for s in settings if not s.startswith("runtime.")) or "default"
+    label = " ".join(s for s in settings if not s.startswith("runtime.threads=")) or "default"
     score = read_recipe(RECIPE, settings, check_root=False).gaussian.score
     for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
         if (name, label, seed) in done:

@@ -21,7 +21,7 @@ encoder: {{name: test_efficientnet, weights: random}}
 gaussian: {{grid: 4}}
 validation: {{augmentations: [scar], severity: 0.5}}
 optimizer: {{batch_size: 4}}
-schedule: {{max_epochs: 3, patience: 9, margin: 99}}
+schedule: {{max_epochs: 3, epoch_steps: 4, patience: 9, margin: 99}}
 runtime: {{device: cpu, precision: fp32, threads: 1, checkpoint_minutes: 0}}
 tracking: {{uri: "{store}", experiment: {experiment}}}
 """

@@ -66,7 +66,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
 def test_an_epoch_is_as_long_as_the_recipe_says(path: Path) -> None:
     setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=7", "schedule.max_epochs=6")
     dog = watchdog(setup)
-    assert rule_of(setup, dog.sets).max_epochs == 2  # the third would go beyond seven steps
+    assert rule_of(setup.recipe.schedule, 3).max_epochs == 2  # the third would go beyond seven steps
     first, second, third = epochs(setup, loop_state(setup, dog.induced), dog)
     assert (first.images, second.images) == (0, 12)
     assert third.images == 2 + 4 + 4  # 14 images are 4, 4, 4 and 2; then they begin again
@@ -74,7 +74,7 @@ def test_an_epoch_is_as_long_as_the_recipe_says(path: Path) -> None:
 
 def test_a_schedule_shorter_than_an_epoch_has_one(path: Path) -> None:
     setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=1")
-    assert rule_of(setup, {}).max_epochs == 1
+    assert rule_of(setup.recipe.schedule, 3).max_epochs == 1
 
 
 @pytest.mark.parametrize("final", ["induced", "refitted", "averaged"])
@@ -176,10 +176,11 @@ def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
         assert kept == pytest.approx(((pretrained[name] + end) / 2).numpy(), abs=1e-6)
 
 
-@pytest.mark.parametrize("final", ["induced", "refitted", "averaged"])
+@pytest.mark.parametrize("final", ["induced", "refitted", "averaged", "validated"])
 def test_a_validation_sees_as_many_images_as_are_counted(
     final: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("anomaly_ft.watchdog.DRIFT_IMAGES", 5)
     setup = setup_of(path, f"gaussian.final={final}")
     dog, seen = watchdog(setup), []
     forward = Encoder.forward
@@ -190,12 +191,39 @@ def test_a_validation_sees_as_many_images_as_are_counted(
     assert sum(seen) == passes(setup, dog.sets)
 
 
-@pytest.mark.parametrize(("steps", "epoch"), [(1000, 1000 // 7), (90, 90), (1, 1)])
+@pytest.mark.parametrize(("steps", "epoch", "number"), [(1000, 142, 7), (300, 150, 2), (90, 90, 1), (1, 1, 1)])
 def test_validations_divide_the_steps_evenly(
-    steps: int, epoch: int, path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, epoch: int, number: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = setup_of(path, f"schedule.max_steps={steps}", "schedule.max_epochs=100")
     sets = watchdog(setup).sets
     monkeypatch.setattr("anomaly_ft.tuning.passes", lambda *_: 130 * 4)  # of which 130 steps are a quarter
     assert steps_of_an_epoch(setup, sets) == epoch
-    assert rule_of(setup, sets).max_epochs == steps // epoch
+    assert rule_of(setup.recipe.schedule, epoch).max_epochs == number
+
+
+def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(path)
+    dog = watchdog(setup)
+    begun = loop_state(setup, dog.induced)
+    next(epochs(setup, begun, dog))
+    gone_on = loop_state(setup, dog.induced)
+    gone_on.load_state_dict(begun.state_dict())
+    monkeypatch.setattr("anomaly_ft.tuning.steps_of_an_epoch", lambda *_: 1)  # a calibration that differs
+    after = next(epochs(setup, gone_on, dog))
+    assert after.images >= 4 * (begun.epoch_steps - 1) > 4
+
+
+def test_before_training_nothing_is_fitted_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(path, "gaussian.final=refitted")
+    dog = watchdog(setup)
+    monkeypatch.setattr("anomaly_ft.watchdog.fit_gaussians", lambda *_, **__: pytest.fail("fitted again"))
+    assert next(epochs(setup, loop_state(setup, dog.induced), dog)).epoch == 0
+
+
+def test_warm_up_is_over_before_half_of_training_is(path: Path) -> None:
+    setup = setup_of(path, "schedule.warmup_epochs=1", "schedule.max_steps=3")  # of 4 that a pass has
+    state = loop_state(setup, watchdog(setup).induced)
+    state.optimizer.step()
+    state.scheduler.step()
+    assert state.optimizer.param_groups[0]["lr"] == setup.recipe.optimizer.lr

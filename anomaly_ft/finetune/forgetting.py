@@ -77,7 +77,7 @@ def judge(history: Sequence[Validation], rule: Rule, *, diverged: bool = False) 
         error = paired_standard_error(history[epoch].influence, history[peak].influence)
         falls = falls + 1 if change < 0 and change <= -rule.margin * error else 0
         if change > -rule.tolerance * error:
-            best = epoch
+            best, falls = epoch, 0
         if change > 0:
             peak = best = epoch
     epoch = len(history) - 1

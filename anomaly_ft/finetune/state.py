@@ -39,6 +39,7 @@ class LoopState:
         scheduler: sets the learning rate, once a step.
         records: of the epochs that have ended, epoch 0 (the pretrained encoder) first.
         best: the objective's tensors at the best epoch so far.
+        epoch_steps: in each epoch; as when training began, whatever is counted when it goes on.
         first_loss: of the very first batch.
         step: batches of the present epoch that are done.
         images: in those batches.
@@ -53,6 +54,7 @@ class LoopState:
     scheduler: LRScheduler
     records: list[EpochRecord] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    epoch_steps: int = 0
     first_loss: float | Tensor = float("inf")
     step: int = 0
     images: int = 0
@@ -93,6 +95,7 @@ class LoopState:
             "scheduler": self.scheduler.state_dict(),
             "records": [asdict(record) for record in self.records],
             "best": self.best,
+            "epoch_steps": self.epoch_steps,
             "first_loss": self.first_loss,
             "step": self.step,
             "images": self.images,
@@ -116,6 +119,7 @@ class LoopState:
                     moments[name] = torch.empty_like(parameter).copy_(value)
         self.records = [_record(record) for record in stored["records"]]
         self.best, self.first_loss = stored["best"], stored["first_loss"]
+        self.epoch_steps = stored["epoch_steps"]
         self.step, self.images = stored["step"], stored["images"]
         self.loss, self.seconds = stored["loss"], stored["seconds"]
         self.mean.mean, self.mean.count = stored["mean"]["weights"], stored["mean"]["count"]

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -75,31 +75,52 @@ def score_images(
     Raises:
         DivergedError: a score that is not finite.
     """
-    outputs: list[Scores] = []
-    with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
-        for images in compute.batches(compute.share(pixels)):
-            outputs.append(detector.score(detector.encoder(images)))
-    return _finite({name: compute.together(values) for name, values in _joined(outputs).items()})
+    return scores_and_features(detector, pixels, compute, keep=0)[0]
 
 
 def scores_and_features(
-    detector: Detector, pixels: NDArray[np.uint8], compute: Compute
+    detector: Detector, pixels: NDArray[np.uint8], compute: Compute, keep: int
 ) -> tuple[dict[str, NDArray[np.float64]], list[NDArray[np.float32]]]:
-    """`score_images` and `pooled_features` of the same images, which the encoder sees once.
+    """`score_images`, and `pooled_features` of the first `keep` images, each seen once by the encoder.
 
     Raises:
         DivergedError: a score that is not finite.
     """
-    outputs: list[Scores] = []
-    pooled: list[list[Tensor]] = []
+    outputs, first = list[Scores](), FirstFeatures(compute, keep)
     with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
         for images in compute.batches(compute.share(pixels)):
             maps = detector.encoder(images)
             outputs.append(detector.score(maps))
-            pooled.append(pool(maps))
-    levels = [torch.cat(level).cpu().double().numpy() for level in zip(*pooled, strict=True)]
-    features = [compute.together(level).astype(np.float32) for level in levels]
-    return _finite({name: compute.together(values) for name, values in _joined(outputs).items()}), features
+            if first.missing:
+                first.add(pool(maps))
+    scores = {name: compute.together(values) for name, values in _joined(outputs).items()}
+    return _finite(scores), first.rows()
+
+
+@dataclass
+class FirstFeatures:
+    """Pooled features of the first `keep` images that go by; where there are several processes each keeps a
+    share, as large for all of them."""
+
+    compute: Compute
+    keep: int
+    parts: list[list[Tensor]] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """Images still to come."""
+        have = sum(len(levels[0]) for levels in self.parts)
+        return max(0, self.keep // self.compute.fabric.world_size - have)
+
+    def add(self, levels: Sequence[Tensor]) -> None:
+        """Take what is missing of a batch, `(n, d)` for each level."""
+        if count := self.missing:
+            self.parts.append([level[:count] for level in levels])
+
+    def rows(self) -> list[NDArray[np.float32]]:
+        """`(n, d)` for each level, of all processes; nothing where no image was asked for."""
+        own = [torch.cat(level).cpu().double().numpy() for level in zip(*self.parts, strict=True)]
+        return [self.compute.together(level).astype(np.float32) for level in own]
 
 
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:

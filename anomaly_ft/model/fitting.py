@@ -1,6 +1,6 @@
 """From images of normal parts to a detector: all Gaussians in one pass, then the scores' scale."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.detector import Detector, DetectorSettings
 from anomaly_ft.model.encoder import Encoder, pool
-from anomaly_ft.model.examine import score_images
+from anomaly_ft.model.examine import FirstFeatures, score_images
 from anomaly_ft.model.gaussian import Moments, accumulate, fit, mixture
 from anomaly_ft.model.levels import choose_dense_levels, choose_map_levels, kept_channels
 from anomaly_ft.model.maps import on_grid
@@ -47,19 +47,14 @@ def fit_detector(
 def fit_gaussians(
     encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings, keep: int = 0
 ) -> tuple[Detector, list[NDArray[np.float32]]]:
-    """`fit_detector` without the scores' scale: to be standardised. And of the first `keep` images, which the
-    encoder sees here anyway, the pooled features of each level, `(keep, d)`.
+    """`fit_detector` without the scores' scale: to be standardised. And `pooled_features` of the first `keep`
+    images, which the encoder sees here anyway.
 
     Raises:
         GaussianError: features to which no Gaussian can be fitted.
     """
-    own, first = keep // compute.fabric.world_size, list[list[Tensor]]()
-
-    def look(features: list[Tensor]) -> None:
-        if sum(len(levels[0]) for levels in first) < own:
-            first.append(features[: len(encoder.levels)])
-
-    sums = sums_of(encoder, compute.share(pixels), compute, settings, look)
+    first = FirstFeatures(compute, keep)
+    sums = sums_of(encoder, compute.share(pixels), compute, settings, first)
     if compute.fabric.world_size > 1:
         sums = [moments.add_up(compute.add_up) for moments in sums]
     gaussians = [
@@ -71,9 +66,7 @@ def fit_gaussians(
         found = fit(many, settings.shrinkage, floor=settings.variance_floor, name=name, dtype=torch.float32)
         gaussians.insert(len(encoder.levels), found)
         del many
-    rows = [torch.cat(level)[:own].cpu().double().numpy() for level in zip(*first, strict=True)]
-    seen = [compute.together(level).astype(np.float32) for level in rows]
-    return Detector(encoder, settings, gaussians).to(compute.fabric.device), seen
+    return Detector(encoder, settings, gaussians).to(compute.fabric.device), first.rows()
 
 
 def sums_of(
@@ -81,18 +74,19 @@ def sums_of(
     pixels: NDArray[np.uint8],
     compute: Compute,
     settings: DetectorSettings,
-    look: Callable[[list[Tensor]], None] = lambda features: None,
+    first: FirstFeatures | None = None,
 ) -> list[Moments]:
     """What all Gaussians are fitted from, in one pass over the images: of each level, of the dense score and
-    of the map. `look` is shown the features of each batch."""
+    of the map. What goes by is added to `first`."""
 
-    def shown() -> Iterator[list[Tensor]]:
-        for features in _features(encoder, pixels, compute, settings):
-            look(features)
-            yield features
+    def features() -> Iterator[list[Tensor]]:
+        for batch in _features(encoder, pixels, compute, settings):
+            if first:
+                first.add(batch[: len(encoder.levels)])
+            yield batch
 
     with encoder.folded():
-        return accumulate(_together(shown()))
+        return accumulate(_together(features()))
 
 
 def average_detectors(first: Detector, second: Detector) -> Detector:

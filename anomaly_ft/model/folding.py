@@ -79,11 +79,9 @@ def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
     bias = -mean * scale if norm.bias is None else norm.bias - mean * scale
     weight = conv.weight * scale[:, None, None, None]
-    if torch.is_grad_enabled():
-        return weight, bias
-    return nn.Parameter(weight, requires_grad=False), nn.Parameter(
-        bias, requires_grad=False
-    )  # as torch.export asks
+    if not torch.is_grad_enabled():  # torch.export takes nothing but parameters
+        return nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+    return weight, bias
 
 
 def _put(conv: nn.Module, parameters: dict[str, Tensor | None]) -> None:

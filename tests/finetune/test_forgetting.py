@@ -85,10 +85,15 @@ def test_a_divergence_ends_training_with_the_best_kept() -> None:
     assert verdict(0.80, 0.77, 0.76, max_epochs=2, diverged=True).reason == "diverged"
 
 
+def test_an_epoch_that_is_kept_has_not_forgotten() -> None:
+    assert verdict(0.80, 0.795, max_epochs=1, margin=0.0) == stopped("max_epochs", 1)
+    assert verdict(0.80, 0.77, max_epochs=1, margin=2.0, tolerance=4.0) == stopped("max_epochs", 1)
+
+
 def test_the_margin_is_counted_in_standard_errors() -> None:
     falls = (0.80, 0.795, 0.795)
-    assert verdict(*falls, margin=0.6).reason is None
-    assert verdict(*falls, margin=0.4).reason == "forgetting"
+    assert verdict(*falls, margin=0.6, tolerance=0.3).reason is None
+    assert verdict(*falls, margin=0.4, tolerance=0.3).reason == "forgetting"
 
 
 def test_the_tolerance_is_counted_in_standard_errors() -> None:
