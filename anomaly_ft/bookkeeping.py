@@ -56,8 +56,9 @@ def summarise(
     trained = sum(record.train_seconds for record in records)
     seconds = {
         **setup.seconds,
+        "validate_pretrained": records[0].validation_seconds,
         "train": trained,
-        "validate": sum(record.validation_seconds for record in records),
+        "validate": sum(record.validation_seconds for record in records[1:]),
     }
     return {
         "name": recipe.name,

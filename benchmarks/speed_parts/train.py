@@ -4,6 +4,7 @@ import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from speed_parts.clock import CLOCKS, Account, show
 
@@ -55,7 +56,7 @@ def train(options: argparse.Namespace) -> None:
     _show(options, seconds, summary)
 
 
-def _show(options: argparse.Namespace, seconds: dict[str, float], summary: dict[str, object]) -> None:
+def _show(options: argparse.Namespace, seconds: dict[str, float], summary: dict[str, Any]) -> None:
     total = sum(seconds.values())
     rows = [
         (name, f"{spent:.1f}", f"{spent / total:.1%}")
@@ -65,5 +66,7 @@ def _show(options: argparse.Namespace, seconds: dict[str, float], summary: dict[
     show(title, ("", "seconds", "share"), rows)
     most = max((spent / total, name) for name, spent in seconds.items() if name not in ENCODER)
     print(f"\nlargest beside the encoder's arithmetic: {most[1]}, {most[0]:.1%}")
-    print(f"phases as summary.json has them (wall seconds): {summary['seconds']}")
+    phases = summary["seconds"]
+    print(f"phases as summary.json has them (wall seconds): {phases}")
+    print(f"validations took {phases['validate'] / (phases['train'] + phases['validate']):.1%} of fine-tuning")
     print(f"epochs {summary['epochs']}, stop {summary['stop_reason']}, best {summary['best_epoch']}")

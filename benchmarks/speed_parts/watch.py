@@ -1,4 +1,4 @@
-"""One vicinal validation taken apart, and what it costs beside the training between two of them."""
+"""One vicinal validation taken apart."""
 
 import argparse
 import tempfile
