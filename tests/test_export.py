@@ -167,7 +167,9 @@ def test_an_onnx_file_is_checked_names_its_parts_and_knows_no_source_files(
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["threshold"]) == run.point.threshold
     assert json.loads(about["mean"]) == [0.485, 0.456, 0.406]
-    assert b".py" not in path.read_bytes()
+    for tensor in [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute)]:
+        tensor.ClearField("raw_data")  # numbers that may look like letters
+    assert b".py" not in model.SerializeToString()
 
 
 @pytest.mark.parametrize("form", ["pt2", "encoder-pt2"])
