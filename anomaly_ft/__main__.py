@@ -1,5 +1,5 @@
 """`python -m anomaly_ft` is the `anomaly-ft` command."""
 
-from anomaly_ft.cli import main
+from anomaly_ft.cli.main import main
 
 main()

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from anomaly_ft.metrics import image_auroc
-from anomaly_ft.model.detector import SCORES
+from anomaly_ft.model.gaussian.detector import SCORES
 
 RUN = ["set", "settings", "seed"]  # what tells one run of the table from another
 WEIGHTS = (1, 3, 5, 8)  # of the dense score in the fused one

@@ -21,13 +21,13 @@ import torch
 from beside_anomalib import export_padim, installed
 from speed_parts.clock import CLOCKS, in_turns, show_ratios
 
-from anomaly_ft.data.images import Pixels
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.formats import refuse_if_missing, write_onnx, write_openvino, write_pt2
 from anomaly_ft.deploy.graph import DetectorGraph
-from anomaly_ft.deploy.loading import LoadedRun
 from anomaly_ft.errors import RunError
-from anomaly_ft.evaluate import open_run
 from anomaly_ft.model.compute import make_compute
+from anomaly_ft.model.loading import LoadedRun
+from anomaly_ft.run.open import open_run
 
 Work = Callable[[Pixels], object]
 EAGER = "eager PyTorch, float32"

@@ -28,15 +28,15 @@ from matplotlib.figure import Figure
 from sets import splits
 
 from anomaly_ft.evaluation.measure import measure
-from anomaly_ft.finetune.forgetting import judge
-from anomaly_ft.model.detector import SCORES, Detector
-from anomaly_ft.model.examine import score_images
-from anomaly_ft.recipe import Recipe
-from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.setup import prepare
-from anomaly_ft.terminal import Terminal
-from anomaly_ft.tuning import epochs, loop_state, rule_of
-from anomaly_ft.watchdog import watchdog
+from anomaly_ft.finetune.early_stopping import judge
+from anomaly_ft.finetune.watch import watchdog
+from anomaly_ft.model.gaussian.detector import SCORES, Detector
+from anomaly_ft.model.inference import score_images
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.training import epochs, loop_state, rule_of
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]

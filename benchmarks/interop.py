@@ -77,10 +77,10 @@ def compare(name: str, options: argparse.Namespace) -> Any:
 
 def train(root: Path, name: str, options: argparse.Namespace) -> Path:
     """The folder of a run that was fine-tuned on the set."""
-    from anomaly_ft.recipe_file import read_recipe
-    from anomaly_ft.run import train
-    from anomaly_ft.setup import prepare
-    from anomaly_ft.terminal import Terminal
+    from anomaly_ft.recipe.read import read_recipe
+    from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.setup import prepare
+    from anomaly_ft.run.train import train
 
     settings = [f"data.root={root}", f"name={name}", "tracking.mlflow=false"]
     setup = prepare(read_recipe(RECIPE, [*settings, *options.settings]), Terminal())
@@ -91,10 +91,10 @@ def train(root: Path, name: str, options: argparse.Namespace) -> Path:
 
 def write_encoders(run: Path, work: Path) -> bool:
     """`frozen` and `fine-tuned`, encoders in timm's layout; False where they are the same."""
-    from anomaly_ft.evaluate import open_run
-    from anomaly_ft.export import export
-    from anomaly_ft.model.encoder import load_encoder
-    from anomaly_ft.terminal import Terminal
+    from anomaly_ft.model.encoder.encoder import load_encoder
+    from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.export import export
+    from anomaly_ft.run.open import open_run
 
     about = open_run(run)[0]
     frozen = load_encoder(about.encoder.name, about.encoder.weights, image_size=about.data.image_size)

@@ -83,11 +83,11 @@ def compare(options: argparse.Namespace) -> None:
 
 def ours(root: Path, work: Path, settings: list[str]) -> Found:
     """Scores and maps of the test images by our detector; leaves its encoder in `work`."""
-    from anomaly_ft.model.examine import examine
-    from anomaly_ft.recipe_file import read_recipe
-    from anomaly_ft.setup import prepare
-    from anomaly_ft.terminal import Terminal
-    from anomaly_ft.watchdog import fit
+    from anomaly_ft.finetune.watch import fit
+    from anomaly_ft.model.inference import examine
+    from anomaly_ft.recipe.read import read_recipe
+    from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.setup import prepare
 
     recipe = read_recipe(RECIPE, [f"data.root={root}", "tracking.mlflow=false", *settings])
     started = time.process_time()

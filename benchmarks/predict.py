@@ -17,9 +17,9 @@ import click
 import numpy as np
 import torch
 
-from anomaly_ft.deploy.loading import LoadedRun
-from anomaly_ft.deploy.predict import predict_to
-from anomaly_ft.evaluate import open_run
+from anomaly_ft.model.loading import LoadedRun
+from anomaly_ft.run.open import open_run
+from anomaly_ft.run.predict import predict_to
 
 
 def predicted(run: LoadedRun, names: list[str]) -> float:

@@ -23,12 +23,12 @@ from scipy.stats import betabinom
 from sets import splits
 
 from anomaly_ft.evaluation.working_points import conformal, realised
-from anomaly_ft.model.examine import score_images
-from anomaly_ft.recipe import Recipe
-from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.setup import prepare
-from anomaly_ft.terminal import Terminal
-from anomaly_ft.watchdog import fit
+from anomaly_ft.finetune.watch import fit
+from anomaly_ft.model.inference import score_images
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.setup import prepare
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 

@@ -27,13 +27,13 @@ from sets import splits
 from torch import Tensor
 
 from anomaly_ft.metrics import image_auroc
-from anomaly_ft.model.encoder import pool
-from anomaly_ft.model.gaussian import fit, moments, squared_distance
-from anomaly_ft.model.levels import kept_channels
+from anomaly_ft.model.encoder.encoder import pool
+from anomaly_ft.model.gaussian.levels import kept_channels
+from anomaly_ft.model.gaussian.statistics import fit, moments, squared_distance
 from anomaly_ft.model.maps import on_grid, smooth
-from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.setup import Setup, prepare
-from anomaly_ft.terminal import Terminal
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.setup import Setup, prepare
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
 LEVELS = {

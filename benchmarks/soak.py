@@ -52,10 +52,10 @@ def make_images(folder: Path) -> None:
 @click.option("--minutes", default=30.0, show_default=True)
 def main(minutes: float) -> None:
     """Run after run, until the time is over."""
-    from anomaly_ft.recipe_file import read_recipe
-    from anomaly_ft.run import train
-    from anomaly_ft.setup import prepare
-    from anomaly_ft.terminal import Terminal
+    from anomaly_ft.recipe.read import read_recipe
+    from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.setup import prepare
+    from anomaly_ft.run.train import train
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

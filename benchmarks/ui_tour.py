@@ -22,12 +22,12 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from anomaly_ft.data.layouts.detect import read_root
-from anomaly_ft.deploy.mlflow_model import promote_detector
-from anomaly_ft.store import first_page, store_of
-from anomaly_ft.sweep import run_sweep
-from anomaly_ft.sweep_file import read_sweep
-from anomaly_ft.terminal import Terminal
-from anomaly_ft.viewer import serve
+from anomaly_ft.recipe.sweep import read_sweep
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.sweep import run_sweep
+from anomaly_ft.tracking.model_registry import promote_detector
+from anomaly_ft.tracking.store import first_page, store_of
+from anomaly_ft.tracking.ui_server import serve
 
 EXPERIMENT, MODEL = "solar cells", "solar-cells-mono"
 SETTINGS = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from anomaly_ft.cli import main
-from anomaly_ft.recipe import Recipe, Section
-from anomaly_ft.vocabulary import METRICS, TEST_METRICS
+from anomaly_ft.cli.main import main
+from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS
+from anomaly_ft.recipe.schema import Recipe, Section
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/generate.py`; do not edit. -->"

@@ -16,13 +16,13 @@ from PIL import Image
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.records import Record
-from anomaly_ft.deploy.loading import load_run
 from anomaly_ft.evaluation.pictures import overlay, scale_of
-from anomaly_ft.model.examine import examine
-from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.run import train
-from anomaly_ft.setup import prepare
-from anomaly_ft.terminal import Terminal
+from anomaly_ft.model.inference import examine
+from anomaly_ft.model.loading import load_run
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.train import train
 
 HERE = Path(__file__).parent / "images"
 RECIPE = """

@@ -84,7 +84,7 @@ def small_run(mvtec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A finished run on `mvtec_folder` whose encoder has random weights; to be read only."""
     from click.testing import CliRunner
 
-    from anomaly_ft.cli import main
+    from anomaly_ft.cli.main import main
 
     folder = tmp_path_factory.mktemp("small run")
     recipe = folder / "small.yaml"

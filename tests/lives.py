@@ -73,7 +73,7 @@ def _live(arguments: list[str], output: str, death: dict[str, Any], environment:
     seen = _watch_changes(death["below"], death) if "below" in death else []
     sys.stdout.write("\nbegun\n")
     sys.stdout.flush()
-    from anomaly_ft.cli import main
+    from anomaly_ft.cli.main import main
 
     try:
         main(arguments)

@@ -3,8 +3,7 @@
 import git  # noqa: F401
 from mlflow.utils import requirements_utils
 
-import anomaly_ft.commands.train
-import anomaly_ft.deploy.mlflow_model
-import anomaly_ft.run  # noqa: F401
+import anomaly_ft.cli.train
+import anomaly_ft.run.train  # noqa: F401
 
 requirements_utils._init_packages_to_modules_map()  # reads the files of all installed packages, once

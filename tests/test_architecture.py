@@ -9,66 +9,44 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_ft.cli import main
+from anomaly_ft.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "anomaly_ft"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# from what knows nothing to what knows all; those in one line may not know one another
-ORDER = [
+# rooms, floor by floor, from what knows nothing to what knows all; those on one floor may not know one another
+FLOORS = [
     ["errors"],
-    ["folder", "interrupts", "network"],
-    ["recipe"],
-    ["recipe_file"],
-    ["sweep_file"],
     ["metrics"],
-    ["data"],
-    ["model"],
-    ["finetune"],
-    ["evaluation"],
-    ["deploy"],
-    ["vocabulary"],
-    ["store", "viewer", "starter", "outbox"],
-    ["tracking"],
-    ["terminal"],
-    ["notes"],
-    ["setup"],
-    ["bookkeeping"],
-    ["resume"],
-    ["watchdog"],
-    ["tuning"],
-    ["run", "evaluate", "comparison", "doctor"],
-    ["export"],
-    ["engines"],
-    ["sweep", "sync"],
-    ["commands"],
+    ["system"],
+    ["recipe", "data"],
+    ["model", "tracking"],
+    ["finetune", "evaluation", "deploy", "analysis"],
+    ["run"],
     ["cli"],
     ["__main__"],
 ]
-RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-KNOW_THE_RECIPE = {
-    "recipe", "recipe_file", "sweep_file", "setup", "resume", "watchdog", "tuning", "run", "evaluate",
-    "comparison", "starter", "engines", "export", "sweep", "sync", "bookkeeping", "commands",
-}  # fmt: skip
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+KNOW_THE_RECIPE = {"recipe", "run", "cli"}
 
 # who alone may import a library; the others use what these make of it
 OWNERS = {
     "albumentations": {"data"},
-    "click": {"cli", "commands"},
+    "click": {"cli"},
     "cv2": {"data"},
-    "filelock": {"folder"},
+    "filelock": {"run"},
     "matplotlib": {"evaluation"},
-    "mlflow": {"store", "tracking", "deploy"},
+    "mlflow": {"tracking", "deploy"},
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "openvino": {"deploy"},
-    "pydantic": {"recipe", "recipe_file", "sweep_file"},
-    "ray": {"engines"},
-    "rich": {"terminal"},
+    "pydantic": {"recipe", "run"},
+    "ray": {"run"},
+    "rich": {"run"},
     "safetensors": {"model", "finetune", "deploy"},
     "timm": {"model"},
-    "yaml": {"recipe", "recipe_file"},
+    "yaml": {"recipe"},
 }
 HEAVY = {
     "torch",
@@ -132,23 +110,23 @@ def name_of(module: Path) -> str:
 every_module = pytest.mark.parametrize("module", MODULES, ids=name_of)
 
 
-def test_every_part_has_its_place_in_the_order() -> None:
-    assert {part(module) for module in MODULES} - {"__init__"} == set(RANK)
+def test_every_room_has_its_floor() -> None:
+    assert {part(module) for module in MODULES} - {"__init__"} == set(FLOOR)
 
 
 @every_module
-def test_modules_import_from_their_own_folder_or_from_above(module: Path) -> None:
+def test_modules_import_from_their_own_room_or_from_floors_below(module: Path) -> None:
     own = part(module)
     if own == "__init__":
         assert own_imports(module) == set()
         return
-    wrong = {name for name in own_imports(module) if name != own and RANK[name] >= RANK[own]}
+    wrong = {name for name in own_imports(module) if name != own and FLOOR[name] >= FLOOR[own]}
     assert wrong == set()
 
 
 @every_module
 def test_the_recipe_is_known_to_those_who_take_it_apart_alone(module: Path) -> None:
-    if own_imports(module) & {"recipe", "recipe_file"}:
+    if own_imports(module) & {"recipe"}:
         assert part(module) in KNOW_THE_RECIPE
 
 
@@ -242,7 +220,7 @@ def test_a_run_has_no_worker_processes_that_could_be_lost(module: Path) -> None:
     assert "concurrent.futures.ProcessPoolExecutor" not in names
 
 
-@pytest.mark.parametrize("module", ["anomaly_ft", "anomaly_ft.cli"])
+@pytest.mark.parametrize("module", ["anomaly_ft", "anomaly_ft.cli.main"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -273,5 +251,10 @@ def test_every_command_shows_an_example(name: str) -> None:
 
 
 def test_every_command_module_is_on_the_command_line() -> None:
-    modules = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__", "shared"}
+    modules = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - {
+        "__init__",
+        "main",
+        "options",
+        "diagnose",
+    }
     assert modules == set(main.commands)

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from anomaly_ft.cli import main
-from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.cli.main import main
+from anomaly_ft.recipe.read import read_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

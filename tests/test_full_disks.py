@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from anomaly_ft.cli import main
+from anomaly_ft.cli.main import main
 
 
 def command(*arguments: object) -> click.testing.Result:

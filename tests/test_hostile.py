@@ -25,16 +25,16 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from anomaly_ft.cli import main
+from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import MAX_PIXELS, Decoder, decode_all
 from anomaly_ft.data.layouts import manifest
 from anomaly_ft.data.records import Record
-from anomaly_ft.deploy.predict import header
 from anomaly_ft.errors import AnomalyFtError, RecipeError
-from anomaly_ft.model.encoder import load_encoder
-from anomaly_ft.recipe import Recipe
-from anomaly_ft.recipe_file import LARGEST, read_recipe
-from anomaly_ft.tracking import NullTracker
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.recipe.read import LARGEST, read_recipe
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.predict import header
+from anomaly_ft.tracking.tracker import NullTracker
 
 LONGEST = 20_000  # characters of a message
 AT_LEAST = {
@@ -642,7 +642,7 @@ def try_records(run: Path, folder: Path, count: int) -> Counter[str]:
 
 @pytest.fixture
 def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly_ft.sync.make_tracker", lambda **_: nullcontext(NullTracker()))
+    monkeypatch.setattr("anomaly_ft.run.train.sync.make_tracker", lambda **_: nullcontext(NullTracker()))
 
 
 @pytest.mark.usefixtures("no_tracking")

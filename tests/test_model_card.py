@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from anomaly_ft.cli import main
+from anomaly_ft.cli.main import main
 
 
 def call(run: Path, output: Path, *more: object) -> Result:

@@ -18,7 +18,7 @@ from torch import distributed, multiprocessing
 
 from anomaly_ft.errors import DeviceError
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.gaussian import accumulate, fit
+from anomaly_ft.model.gaussian.statistics import accumulate, fit
 
 RECIPE = """
 name: tiny

@@ -14,11 +14,11 @@ from pathlib import Path
 import lives
 import pytest
 from mlflow.tracking import MlflowClient
-from test_network import RECIPE
+from test_offline import RECIPE
 from test_servers import start_server
 from test_sync import assert_all_there, sync
 
-from anomaly_ft.viewer import free_port
+from anomaly_ft.tracking.ui_server import free_port
 
 pytestmark = pytest.mark.faults
 

@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
-from anomaly_ft.cli import main
-from anomaly_ft.store import first_page
-from anomaly_ft.viewer import free_port
+from anomaly_ft.cli.main import main
+from anomaly_ft.tracking.store import first_page
+from anomaly_ft.tracking.ui_server import free_port
 
 pytestmark = pytest.mark.slow
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # ten processes that no test needs

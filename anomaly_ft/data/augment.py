@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_ft.data.images import Pixels
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.errors import DataError, did_you_mean
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for news on the network

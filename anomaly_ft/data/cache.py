@@ -28,14 +28,14 @@ from anomaly_ft.data.images import (
     UNREADABLE,
     Decoder,
     Images,
-    Pixels,
     decode_all,
     load_images,
     refuse_if_none,
     why_unreadable,
 )
+from anomaly_ft.data.lazy_images import Rows, as_array
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
-from anomaly_ft.data.rows import Rows, as_array
 from anomaly_ft.errors import DataError
 
 Kind = Literal["memory", "disk", "none"]

@@ -10,10 +10,11 @@ from PIL import Image
 
 from anomaly_ft.data.cache import Disk, Kind, choose_cache, default_folder, load_cached
 from anomaly_ft.data.duplicates import leaks
-from anomaly_ft.data.images import DARK, Decoder, Images, Resize, is_deep
+from anomaly_ft.data.images import DARK, Decoder, Images, is_deep
 from anomaly_ft.data.layouts.detect import Reading, read_root
+from anomaly_ft.data.lazy_images import view
+from anomaly_ft.data.pixels import Resize
 from anomaly_ft.data.records import PARTS, Part, Record
-from anomaly_ft.data.rows import view
 from anomaly_ft.data.splits import Split, group, hold_out, shared_groups, split_normals
 from anomaly_ft.errors import DataError
 

@@ -8,17 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from anomaly_ft.data.pixels import Pixels, Resize
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # On damaged files decoders raise nearly anything, from OSError to struct.error; one bad file must
 # never end the reading of ten thousand
 UNREADABLE = Exception
@@ -31,10 +30,6 @@ DARK_SAYS = (
     "(anomaly-ft init does)"
 )
 MAX_PIXELS = 2 * 89_478_485  # of an image; Pillow refuses more before it takes any memory
-
-Pixels = NDArray[np.uint8]
-Resize = Literal["squash", "shortest-crop", "letterbox"]
-RESIZES: tuple[Resize, ...] = get_args(Resize)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anomaly_ft import __version__
 from anomaly_ft.deploy.formats import OPSET, describe
-from anomaly_ft.deploy.loading import LoadedRun
 from anomaly_ft.deploy.parity import Parity
+from anomaly_ft.model.loading import LoadedRun
 
 TITLES = {
     "timm": "a timm encoder",

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly_ft.deploy.inputs import to_pixels
-from anomaly_ft.deploy.loading import LoadedRun, load_run
-from anomaly_ft.model.encoder import pool
+from anomaly_ft.model.encoder.encoder import pool
+from anomaly_ft.model.loading import LoadedRun, load_run
 
 
 def features(run: str | Path | LoadedRun, images: Iterable[Any]) -> NDArray[np.float32]:

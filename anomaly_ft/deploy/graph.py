@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.encoder import Encoder
+from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.gaussian.detector import Detector
 
 OUTPUTS = ("score", "map", "decision")
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomaly_ft.data.images import Decoder, Pixels, resize_image, why_unreadable
+from anomaly_ft.data.images import Decoder, resize_image, why_unreadable
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.errors import DataError
 
 LONGEST_PATH = 4096  # characters; a longer text is no path on any system

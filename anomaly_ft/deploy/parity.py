@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_ft.data.images import Decoder, Pixels
+from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.formats import Computes
 from anomaly_ft.deploy.graph import DetectorGraph
-from anomaly_ft.deploy.loading import LoadedRun
-from anomaly_ft.model.examine import examine_batch
+from anomaly_ft.model.inference import examine_batch
+from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import upsample
 
 

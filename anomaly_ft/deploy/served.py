@@ -14,7 +14,7 @@ import torch
 from mlflow.pyfunc import PythonModel
 
 from anomaly_ft.deploy.inputs import to_pixels
-from anomaly_ft.deploy.loading import load_run
+from anomaly_ft.model.loading import load_run
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]

@@ -10,8 +10,8 @@ from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.localisation import Localisation, localise
 from anomaly_ft.evaluation.measure import describe_point, intervals, measure, measure_kinds
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.examine import Examined
-from anomaly_ft.model.working_point import WorkingPoint
+from anomaly_ft.model.inference import Examined
+from anomaly_ft.model.threshold import WorkingPoint
 
 
 @dataclass(frozen=True)

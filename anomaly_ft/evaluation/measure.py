@@ -20,7 +20,7 @@ from anomaly_ft.metrics import (
     resampled_numbers,
     wilson_interval,
 )
-from anomaly_ft.model.working_point import WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 
 
 def measure(

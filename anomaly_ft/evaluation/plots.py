@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from anomaly_ft.finetune.forgetting import Verdict
-from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.finetune.records import Validation, Verdict
 from anomaly_ft.metrics import Curve, Floats
 
 NORMAL_COLOUR, ANOMALOUS_COLOUR, FROZEN_COLOUR = "#3b7dd8", "#d9822b", "#8a8f98"

@@ -25,8 +25,7 @@ from anomaly_ft.evaluation.pictures import (
     shrunk,
 )
 from anomaly_ft.evaluation.plots import figure_uri, forgetting_figure, roc_pr_figure, score_figure
-from anomaly_ft.finetune.forgetting import Verdict
-from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.finetune.records import Validation, Verdict
 from anomaly_ft.metrics import Floats, curve
 from anomaly_ft.model.maps import upsample
 

@@ -16,7 +16,7 @@ from scipy.stats import chi2
 
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.metrics import wilson_interval
-from anomaly_ft.model.working_point import WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 
 
 def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from anomaly_ft.errors import RunError
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.folder import write_bytes
+from anomaly_ft.system.files import write_bytes
 
 FORMAT = 1
 BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, SafetensorError)

@@ -16,9 +16,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from anomaly_ft.errors import DivergedError, GaussianError
-from anomaly_ft.finetune.forgetting import Rule, judge
-from anomaly_ft.finetune.state import EpochRecord, LoopState, snapshot
-from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.finetune.early_stopping import Rule, judge
+from anomaly_ft.finetune.records import EpochRecord, Validation
+from anomaly_ft.finetune.state import LoopState, snapshot
 
 DIVERGENCE = 10.0  # training is to lower a distance; at ten times where it began nothing is left to learn from
 Keep = Callable[[LoopState, bool], None]

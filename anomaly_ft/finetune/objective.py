@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ft.finetune.penalties import Term
-from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.encoder import pool
+from anomaly_ft.model.encoder.encoder import pool
+from anomaly_ft.model.gaussian.detector import Detector
 
 Distance = Literal["mahalanobis", "squared_mahalanobis"]
 Target = Literal["pooled", "dense", "joint"]

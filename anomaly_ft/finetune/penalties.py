@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.encoder import pool
-from anomaly_ft.model.gaussian import squared_distance
+from anomaly_ft.model.encoder.encoder import pool
+from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.gaussian.statistics import squared_distance
 
 Term = Callable[[Sequence[Tensor], Tensor], Tensor]  # features (n, d) of each level, images (n, 3, h, w)
 

@@ -11,22 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from anomaly_ft.finetune.averaging import WeightAverage
-from anomaly_ft.finetune.forgetting import Verdict
-from anomaly_ft.finetune.validation import Validation
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch gave. Epoch 0 has no training loss; a diverged epoch has no validation."""
-
-    epoch: int
-    train_loss: float | None
-    validation: Validation | None
-    verdict: Verdict
-    images: int
-    train_seconds: float
-    validation_seconds: float
+from anomaly_ft.finetune.records import EpochRecord, Validation, Verdict
+from anomaly_ft.finetune.weight_average import WeightAverage
 
 
 @dataclass

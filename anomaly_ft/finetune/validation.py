@@ -5,46 +5,20 @@ against the wrong ones is measured again. No real anomaly is needed, none is loo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_ft.data.images import Images
-from anomaly_ft.data.vicinal import Pixels, pseudo_anomalies
+from anomaly_ft.data.pseudo_anomalies import Pixels, pseudo_anomalies
 from anomaly_ft.errors import GaussianError
+from anomaly_ft.finetune.records import PseudoSet, Validation
 from anomaly_ft.metrics import Floats, placements
 
 Score = Callable[[Pixels], Floats]  # `(n,)`, or `(n, parts)` where several scores are watched alike
 HALVINGS = 6  # bisection steps: severity to 1/64
 CLOSE = 0.02  # near enough to the target: the AUROC of 50 against 50 images has a standard error of 0.04
-
-
-@dataclass(frozen=True)
-class PseudoSet:
-    """Pseudo-anomalies of one augmentation at one severity, and how well they were told apart before
-    training. `informative`: that baseline leaves room to show forgetting, so it has a say in the verdict."""
-
-    pixels: Pixels
-    severity: float
-    baseline_auroc: float
-    informative: bool = True
-
-
-@dataclass(frozen=True)
-class Validation:
-    """One measurement. AUROCs in [0, 1], higher = the encoder tells more apart.
-
-    `influence` `(n,)` is what each held-out image contributes to the AUROC's deviation: its mean is
-    zero, and its standard deviation over sqrt(n) is the AUROC's standard error. An image and its own
-    pseudo-anomalies count as one (Obuchowski, Biometrics 53 (1997), for clustered data).
-    """
-
-    auroc: float
-    by_augmentation: Mapping[str, float]
-    influence: Floats
-    normal_score_mean: float
-    watched: Mapping[str, float] = field(default_factory=dict)  # numbers that have no say in the verdict
 
 
 def calibrate(

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from anomaly_ft.errors import DeviceError
-from anomaly_ft.model.encoder import Encoder
-from anomaly_ft.model.halfway import Halfway
+from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.encoder import Encoder
 
 P = TypeVar("P", NDArray[np.uint8], Halfway)
 PATIENCE = timedelta(minutes=10)  # with another process that does not answer

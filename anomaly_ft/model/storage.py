@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anomaly_ft import __version__
 from anomaly_ft.errors import RunError
-from anomaly_ft.model.encoder import Encoder
+from anomaly_ft.model.encoder.encoder import Encoder
 
 FORMAT = 2
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from sklearn.covariance import LedoitWolf
 
-from anomaly_ft.model import gaussian
-from anomaly_ft.model.examine import examine
-from anomaly_ft.model.fitting import fit_detector, sums_of
+from anomaly_ft.model.gaussian import statistics as gaussian
+from anomaly_ft.model.gaussian.fitting import fit_detector, sums_of
+from anomaly_ft.model.inference import examine
 from speed_parts.clock import CLOCKS, in_turns, show, show_ratios
 from speed_parts.memory import peak_mib
 from speed_parts.prepared import prepare_run

@@ -13,11 +13,11 @@ import torch
 
 from anomaly_ft.data.dataset import Options, load_dataset
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.detector import DetectorSettings
-from anomaly_ft.model.encoder import load_encoder
-from anomaly_ft.model.fitting import fit_detector, sums_of
-from anomaly_ft.model.gaussian import accumulate
-from anomaly_ft.model.gaussian import fit as fit_gaussian
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.model.gaussian.fitting import fit_detector, sums_of
+from anomaly_ft.model.gaussian.statistics import accumulate
+from anomaly_ft.model.gaussian.statistics import fit as fit_gaussian
 from speed_parts.clock import CLOCKS, show
 from speed_parts.memory import peak_mib
 from speed_parts.prepared import generate

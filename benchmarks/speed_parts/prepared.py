@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomaly_ft.recipe_file import read_recipe
-from anomaly_ft.setup import Setup, prepare
-from anomaly_ft.terminal import Terminal
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.setup import Setup, prepare
 
 
 def generate(folder: Path, count: int, side: int) -> Path:

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_ft.bookkeeping import epoch_metrics, history_line
 from anomaly_ft.finetune.checkpoint import Checkpoints
+from anomaly_ft.finetune.records import Validation
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.validation import Validation
-from anomaly_ft.folder import append_json_line
-from anomaly_ft.model.encoder import load_encoder
-from anomaly_ft.setup import Setup
-from anomaly_ft.tracking import make_tracker
-from anomaly_ft.tuning import epochs, loop_state
-from anomaly_ft.watchdog import fit
+from anomaly_ft.finetune.watch import fit
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.run.setup import Setup
+from anomaly_ft.run.summary import epoch_metrics, history_line
+from anomaly_ft.run.training import epochs, loop_state
+from anomaly_ft.system.files import append_json_line
+from anomaly_ft.tracking.tracker import make_tracker
 from speed_parts.clock import CLOCKS, in_turns, show_ratios
 from speed_parts.prepared import prepare_run
 

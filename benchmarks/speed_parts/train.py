@@ -17,17 +17,19 @@ def train(options: argparse.Namespace) -> None:
     with account.within("import"):
         import torch
 
-        from anomaly_ft import run, setup, tuning
         from anomaly_ft.data import dataset
-        from anomaly_ft.deploy import mlflow_model
         from anomaly_ft.finetune import loop, validation
         from anomaly_ft.finetune.checkpoint import Checkpoints
-        from anomaly_ft.model import detector, fitting
-        from anomaly_ft.model.encoder import Encoder
-        from anomaly_ft.model.gaussian import Moments
-        from anomaly_ft.recipe_file import read_recipe
-        from anomaly_ft.terminal import Terminal
-        from anomaly_ft.tracking import MlflowTracker
+        from anomaly_ft.model.encoder.encoder import Encoder
+        from anomaly_ft.model.gaussian import detector, fitting
+        from anomaly_ft.model.gaussian.statistics import Moments
+        from anomaly_ft.recipe.read import read_recipe
+        from anomaly_ft.run import setup
+        from anomaly_ft.run import train as run
+        from anomaly_ft.run import training as tuning
+        from anomaly_ft.run.console import Terminal
+        from anomaly_ft.tracking import model_registry as mlflow_model
+        from anomaly_ft.tracking.tracker import MlflowTracker
 
         del mlflow_model  # what logging a model needs
     account.watch(dataset, "load_cached", "decode")

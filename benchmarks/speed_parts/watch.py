@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 
 from anomaly_ft.finetune import validation
-from anomaly_ft.model import detector, fitting
-from anomaly_ft.model.encoder import Encoder
-from anomaly_ft.model.gaussian import Moments
-from anomaly_ft.watchdog import watchdog
+from anomaly_ft.finetune.watch import watchdog
+from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.gaussian import detector, fitting
+from anomaly_ft.model.gaussian.statistics import Moments
 from speed_parts.clock import CLOCKS, Account, show
 from speed_parts.prepared import prepare_run
 

@@ -54,7 +54,7 @@ def test_a_step_that_makes_no_sense_is_refused(step, match):
 
 def test_the_recipe_takes_one_transform_for_each_step(tmp_path):
     from anomaly_ft.errors import RecipeError
-    from anomaly_ft.recipe_file import read_recipe
+    from anomaly_ft.recipe.read import read_recipe
 
     path = tmp_path / "r.yaml"
     path.write_text("data: {root: demo:elpv-mono, augment: [{HorizontalFlip: {p: 0.5}}]}\n")

@@ -258,7 +258,7 @@ def test_demo_cells_are_split_between_train_and_test():
 def test_the_recipe_knows_the_same_layouts():
     from typing import get_args
 
-    from anomaly_ft.recipe import Data
+    from anomaly_ft.recipe.schema import Data
 
     assert set(get_args(Data.model_fields["layout"].annotation)) == {"auto", *READERS}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from anomaly_ft.errors import RecipeError
-from anomaly_ft.recipe_file import read_recipe
+from anomaly_ft.recipe.read import read_recipe
 
 
 @pytest.mark.parametrize(

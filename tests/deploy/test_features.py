@@ -17,8 +17,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor, nn
 
 import anomaly_ft
-from anomaly_ft.deploy.loading import load_run
 from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.model.loading import load_run
 
 
 @pytest.fixture(scope="module")

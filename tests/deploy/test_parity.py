@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_ft.data.images import Pixels
-from anomaly_ft.deploy.loading import LoadedRun, load_run
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.parity import Parity, compare, in_batches, reference
+from anomaly_ft.model.loading import LoadedRun, load_run
 
 STORED = Path(__file__).parents[1] / "fixtures" / "format-1"
 

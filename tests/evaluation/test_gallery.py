@@ -7,7 +7,7 @@ from anomaly_ft.data.images import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.gallery import choose, gallery_of
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.detector import Detector
+from anomaly_ft.model.gaussian.detector import Detector
 
 
 def record(name: str, kind: str = "good") -> Record:

@@ -14,7 +14,7 @@ from anomaly_ft.evaluation.measure import (
     prediction_table,
 )
 from anomaly_ft.metrics import wilson_interval
-from anomaly_ft.model.working_point import WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 
 POINT = WorkingPoint(threshold=1.0, wanted_fpr=0.01, promised_fpr=1 / 32, images=31)
 

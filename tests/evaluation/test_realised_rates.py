@@ -4,7 +4,7 @@ from scipy.stats import chi2
 
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.evaluation.working_points import chi_square, conformal, realised
-from anomaly_ft.model.working_point import WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 
 
 @pytest.mark.parametrize(("images", "wanted"), [(19, 0.05), (199, 0.01), (31, 0.01), (50, 0.3)])

@@ -28,7 +28,7 @@ from anomaly_ft.evaluation.report import (
     write_report,
 )
 from anomaly_ft.evaluation.working_points import conformal
-from anomaly_ft.model.examine import Examined
+from anomaly_ft.model.inference import Examined
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import Detector, DetectorSettings
-from anomaly_ft.model.encoder import load_encoder
-from anomaly_ft.model.fitting import fit_detector
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.gaussian.detector import Detector, DetectorSettings
+from anomaly_ft.model.gaussian.fitting import fit_detector
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from torch.optim.lr_scheduler import LinearLR
 import anomaly_ft.finetune.checkpoint
 from anomaly_ft.errors import RunError
 from anomaly_ft.finetune.checkpoint import Checkpoints, decode, encode
-from anomaly_ft.finetune.forgetting import Rule
+from anomaly_ft.finetune.early_stopping import Rule
 from anomaly_ft.finetune.loop import fine_tune
-from anomaly_ft.finetune.state import EpochRecord, LoopState
-from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.finetune.records import EpochRecord, Validation
+from anomaly_ft.finetune.state import LoopState
 
 OPTIMIZERS = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.05),

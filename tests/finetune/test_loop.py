@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, LinearLR
 
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.finetune.forgetting import Rule
+from anomaly_ft.finetune.early_stopping import Rule
 from anomaly_ft.finetune.loop import fine_tune
-from anomaly_ft.finetune.state import EpochRecord, LoopState
-from anomaly_ft.finetune.validation import Validation
+from anomaly_ft.finetune.records import EpochRecord, Validation
+from anomaly_ft.finetune.state import LoopState
 
 
 class Parabola(nn.Module):

@@ -6,8 +6,8 @@ import torch
 
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.encoder import pool
+from anomaly_ft.model.encoder.encoder import pool
+from anomaly_ft.model.gaussian.detector import Detector
 
 Textures = Callable[[int, int, int], np.ndarray]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.finetune.penalties import distillation, ewc, fisher_information, l2_sp
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.detector import Detector
-from anomaly_ft.model.encoder import pool
+from anomaly_ft.model.encoder.encoder import pool
+from anomaly_ft.model.gaussian.detector import Detector
 
 Textures = Callable[[int, int, int], np.ndarray]
 NOTHING = torch.zeros(0)

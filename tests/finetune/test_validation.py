@@ -6,10 +6,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from anomaly_ft.data.images import Images
+from anomaly_ft.data.pseudo_anomalies import pseudo_anomalies
 from anomaly_ft.data.records import Record
-from anomaly_ft.data.vicinal import pseudo_anomalies
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.finetune.validation import PseudoSet, calibrate, fixed, validate
+from anomaly_ft.finetune.records import PseudoSet
+from anomaly_ft.finetune.validation import calibrate, fixed, validate
 
 
 @pytest.fixture(scope="module")

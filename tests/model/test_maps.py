@@ -9,15 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_ft.data.images import Decoder, Resize
+from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.pixels import Resize
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import SCORES, Detector, DetectorSettings, ScoreName
-from anomaly_ft.model.encoder import load_encoder, pool
-from anomaly_ft.model.examine import examine, score_images
-from anomaly_ft.model.fitting import fit_detector
+from anomaly_ft.model.encoder.encoder import load_encoder, pool
+from anomaly_ft.model.gaussian.detector import SCORES, Detector, DetectorSettings, ScoreName
+from anomaly_ft.model.gaussian.fitting import fit_detector
+from anomaly_ft.model.inference import examine, score_images
 from anomaly_ft.model.maps import split_distance, upsample
-from anomaly_ft.model.working_point import WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from anomaly_ft import __version__
 from anomaly_ft.errors import AnomalyFtError, EncoderError, RunError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.detector import Detector, DetectorSettings
-from anomaly_ft.model.encoder import load_encoder
-from anomaly_ft.model.examine import score_images
-from anomaly_ft.model.fitting import fit_detector
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.gaussian.detector import Detector, DetectorSettings
+from anomaly_ft.model.gaussian.fitting import fit_detector
+from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.storage import FORMAT
-from anomaly_ft.model.working_point import WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 POINT = WorkingPoint(threshold=3.3, wanted_fpr=0.01, promised_fpr=0.125, images=7)

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from anomaly_ft.data.images import SUFFIXES
 from anomaly_ft.data.layouts import folders, kolektor, manifest, mtd, mvtec, plain, visa
 from anomaly_ft.data.layouts.elpv import DEMO, elpv_folder, read_elpv
 from anomaly_ft.data.layouts.files import folders_in, image_names
+from anomaly_ft.data.pixels import SUFFIXES
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError, did_you_mean
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from anomaly_ft.data.images import SUFFIXES
+from anomaly_ft.data.pixels import SUFFIXES
 from anomaly_ft.errors import DataError
 
 ENDINGS = tuple(sorted(SUFFIXES))

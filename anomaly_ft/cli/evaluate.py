@@ -1,0 +1,37 @@
+"""`anomaly-ft evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from anomaly_ft.cli.options import echo_json, quieten_libraries
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", "root", metavar="ROOT", help="Labelled images; unset: the test images of the run.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Where the new folder goes; unset: beside the run."
+)
+@click.option("--mlflow", is_flag=True, help="Log it to MLflow as well, as a run below the one measured.")
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json as the last line of stdout.")
+def evaluate(run: Path, root: str | None, output: Path | None, mlflow: bool, as_json: bool) -> None:
+    """Measure the detector of a finished RUN again, on its own test images or on others.
+
+    Leaves a folder of its own with numbers by defect type, their 95 % intervals, pixel metrics where
+    there are masks, and a report.html. Nothing is written into the run.
+
+    \b
+    Examples:
+      anomaly-ft evaluate runs/bottle-001
+      anomaly-ft evaluate runs/bottle-001 --data bottles-of-march --output evaluations --mlflow
+    """
+    from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.evaluate import evaluate as measure_again
+
+    quieten_libraries()
+    terminal = Terminal()
+    summary = measure_again(run, terminal, root=root, output=output, mlflow=mlflow)
+    terminal.evaluation(summary)
+    if as_json:
+        echo_json(Path(summary["folder"], "summary.json"))

@@ -1,0 +1,64 @@
+"""What several commands need."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from anomaly_ft.data.checks.report import Report
+    from anomaly_ft.run.console import Terminal
+
+# exit codes beside 0 done, 1 a bug, 2 something the user can mend
+ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES = 3, 4, 5, 6
+
+
+def echo_json(path: Path) -> None:
+    """A JSON file on one line."""
+    click.echo(json.dumps(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") -> "Report":
+    """What a folder holds, split as a recipe that says nothing else would split it."""
+    from anomaly_ft.data.checks.report import inspect
+    from anomaly_ft.recipe.schema import Data
+
+    shares = Data(root=root)
+    return inspect(
+        root,
+        layout=layout,
+        group_by=group_by,
+        watch=shares.watch_share,
+        calibrate=shares.calibration_share,
+        threads=os.cpu_count() or 1,
+        progress=terminal.track,
+    )
+
+
+def quieten_libraries() -> None:
+    """Silence libraries' chatter that a user can do nothing about; called after they are imported."""
+    import logging
+    import warnings
+
+    for name in ("lightning_fabric", "timm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning_fabric")
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # from half the limit on
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--output` and `--store`: which MLflow store is meant."""
+    output = click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path("runs"),
+        show_default=True,
+        help="The output folder of train, whose database is the store when no other is named.",
+    )
+    store = click.option(
+        "--store", metavar="URI", help="MLflow server or database; unset: MLFLOW_TRACKING_URI, else --output's."
+    )
+    return output(store(command))

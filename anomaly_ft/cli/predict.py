@@ -1,0 +1,56 @@
+"""`anomaly-ft predict`."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from anomaly_ft.cli.options import ANOMALY, quieten_libraries
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for predictions and maps; unset: rows go to stdout.",
+)
+@click.option("--maps", is_flag=True, help="Also write each map over its image (.png) and raw (.npy).")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--fail-on-anomaly", is_flag=True, help="Exit with 3 when an image is anomalous.")
+def predict(
+    run: Path,
+    images: tuple[str, ...],
+    output: Path | None,
+    maps: bool,
+    form: Literal["csv", "jsonl"],
+    fail_on_anomaly: bool,
+) -> None:
+    """Score IMAGES with the detector of a finished RUN.
+
+    IMAGES are files, folders, patterns in quotes, or - for paths on stdin, one a line. A row for each
+    image appears while it works: path, score, decision, all scores, and in the column `error` why an
+    image could not be read.
+
+    \b
+    Examples:
+      anomaly-ft predict runs/bottle-001 new/
+      anomaly-ft predict runs/bottle-001 "new/**/*.png" --output predictions --maps
+      find new -name "*.png" | anomaly-ft predict runs/bottle-001 - --format jsonl
+    """
+    if maps and output is None:
+        raise click.UsageError("--maps needs a folder to write to: --output DIR")
+    from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.open import open_run
+    from anomaly_ft.run.predict import predict_to
+
+    quieten_libraries()
+    terminal = Terminal()
+    tally = predict_to(
+        output, open_run(run)[1], images, stdin=sys.stdin, form=form, maps=maps, progress=terminal.track
+    )
+    terminal.say(str(tally))
+    if fail_on_anomaly and tally.anomalous:
+        sys.exit(ANOMALY)

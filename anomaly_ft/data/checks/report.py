@@ -1,0 +1,178 @@
+"""What a data root holds, how it will be split, and everything that is wrong with it.
+
+Headers are read first, so that sizes and unreadable files are known within seconds; then every image
+is decoded once, for a truncated file looks sound from its header. Nothing is written.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from anomaly_ft.data.checks.problems import Header, Scan, Trouble, find_troubles, in_parallel
+from anomaly_ft.data.dataset import read_records
+from anomaly_ft.data.duplicates import thumbnail
+from anomaly_ft.data.images import is_deep, view_image
+from anomaly_ft.data.records import PARTS, Record, counts
+from anomaly_ft.data.splits import split_normals
+from anomaly_ft.errors import DataError
+
+R = TypeVar("R")
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]  # items, description, total
+SHOWN = 10  # files named for each trouble; the JSON names all
+FEW_SIZES = 6
+MODES = {  # what Pillow's names stand for
+    "1": "black and white (1)", "L": "grey (L)",
+    "I;16": "grey, 16 bits (I;16)", "I;16B": "grey, 16 bits (I;16B)", "I": "grey, 32 bits (I)",
+    "F": "grey, floating point (F)", "RGB": "colour (RGB)",
+    "RGBA": "colour with transparency (RGBA)", "P": "palette (P)", "CMYK": "printing inks (CMYK)",
+}  # fmt: skip
+TURNED = range(5, 9)  # EXIF orientations that swap width and height
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `anomaly-ft data` prints."""
+
+    root: str
+    layout: str
+    why: str
+    counts: dict[str, dict[str, int]]  # by split, then by kind
+    sizes: dict[str, int]  # "width x height", upright
+    modes: dict[str, int]  # as Pillow calls them
+    split: dict[str, int]  # images for each purpose; empty where it cannot be split
+    split_trouble: str
+    troubles: tuple[Trouble, ...]
+    records: tuple[Record, ...] = field(repr=False)
+    readable: tuple[Record, ...] = field(repr=False)
+
+    def shared_out(self, *, watch: float, calibrate: float, seed: int = 0) -> "Report":
+        """The same, split in other shares."""
+        split, why_not = _split(self.readable, watch=watch, calibrate=calibrate, seed=seed)
+        return replace(self, split=split, split_trouble=why_not)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the records, for programs."""
+        others = ("records", "readable", "troubles")
+        found = {key: value for key, value in vars(self).items() if key not in others}
+        return {**found, "troubles": [asdict(trouble) for trouble in self.troubles]}
+
+    def lines(self) -> Iterator[str]:
+        """Everything for people."""
+        yield f"root      {self.root}"
+        yield f"layout    {self.layout}: {self.why}"
+        for split, kinds in self.counts.items():
+            yield f"{split:<9} {sum(kinds.values())} images: {_listed(kinds)}"
+        yield f"sizes     {_sizes(self.sizes)}"
+        yield f"modes     {_listed({MODES.get(mode, mode): n for mode, n in self.modes.items()})}"
+        yield "split     " + (
+            ", ".join(f"{n} to {part}" for part, n in self.split.items()) or self.split_trouble
+        )
+        if "test" not in self.counts:
+            yield "          there are no test images, so a run can give no test number"
+        for trouble in self.troubles:
+            refused = " (train refuses this)" if trouble.refused else ""
+            yield f"\n{trouble.kind}: {trouble.says}{refused}"
+            yield from (f"  {name}" for name in trouble.files[:SHOWN])
+            if len(trouble.files) > SHOWN:
+                yield f"  and {len(trouble.files) - SHOWN} more"
+        if not self.troubles:
+            yield "\nno troubles found"
+
+
+def inspect(
+    root: str,
+    *,
+    layout: str = "auto",
+    group_by: str = "",
+    watch: float,
+    calibrate: float,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Report:
+    """Read a root as `train` would and look at every file.
+
+    Raises:
+        DataError: the root is no data set at all, see `read_root`.
+    """
+    reading = read_records(root, layout=layout, group_by=group_by, allow_leak=True)
+    scan = _scan(reading.records, threads, progress or (lambda items, *_: items))
+    by_split = {s: counts([r for r in reading.records if r.split == s]) for s in ("train", "test")}
+    report = Report(
+        root=root,
+        layout=reading.layout,
+        why=reading.why,
+        counts={name: kinds for name, kinds in by_split.items() if kinds},
+        sizes=_counted(f"{h.size[0]}x{h.size[1]}" for h in scan.headers.values()),
+        modes=_counted(h.mode for h in scan.headers.values()),
+        split={},
+        split_trouble="",
+        troubles=tuple(find_troubles(reading, scan, threads)),
+        records=reading.records,
+        readable=tuple(record for record in reading.records if record.name not in scan.unreadable),
+    )
+    return report.shared_out(watch=watch, calibrate=calibrate, seed=seed)
+
+
+def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
+    unreadable: dict[str, str] = {}
+
+    def readable(work: Callable[[Record], R], looked_at: Sequence[Record], doing: str) -> dict[str, R]:
+        found: dict[str, R] = {}
+        results = in_parallel(work, looked_at, threads)
+        for record, result in zip(progress(looked_at, doing, len(looked_at)), results, strict=True):
+            if isinstance(result, str):
+                unreadable[record.name] = result
+            else:
+                found[record.name] = result
+        return found
+
+    headers = readable(_header, records, "reading headers")
+    sound = [record for record in records if record.name in headers]
+    return Scan(headers, unreadable, readable(_thumbnail, sound, "looking at images"))
+
+
+def _header(record: Record) -> Header:
+    if record.path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    with Image.open(record.path) as image:
+        (width, height), deep = image.size, is_deep(image)
+        known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
+        turned = known and image.getexif().get(EXIF_ORIENTATION) in TURNED
+        return Header((height, width) if turned else (width, height), image.mode, deep)
+
+
+def _thumbnail(record: Record) -> NDArray[np.uint8]:
+    return thumbnail(view_image(record.path))
+
+
+def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:
+    """How many images will serve what, or why that cannot be."""
+    try:
+        split = split_normals([record for record in records if record.split == "train"], **how)
+    except DataError as cause:
+        return {}, str(cause)
+    tested = sum(record.split == "test" for record in records)
+    return {part: len(getattr(split, part)) for part in PARTS} | ({"test": tested} if tested else {}), ""
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _sizes(found: dict[str, int]) -> str:
+    """All of them, or from the least to the most where there are many."""
+    if len(found) <= FEW_SIZES:
+        return _listed(found, " of ")
+    wide, high = zip(*([int(side) for side in size.split("x")] for size in found), strict=True)
+    return f"{len(found)} different, {min(wide)} to {max(wide)} wide, {min(high)} to {max(high)} high"
+
+
+def _listed(found: dict[str, int], between: str = " ") -> str:
+    return ", ".join(f"{count}{between}{name}" for name, count in found.items())

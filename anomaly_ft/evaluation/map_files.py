@@ -1,0 +1,49 @@
+"""Maps over their images, as files for people and for programs."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anomaly_ft.data.images import read_image
+from anomaly_ft.errors import RunError
+from anomaly_ft.evaluation.pictures import LIMIT, ColourScale, outlined, overlay
+from anomaly_ft.model.loading import LoadedRun
+from anomaly_ft.model.maps import Map, upsample
+
+
+def colour_scale(run: LoadedRun) -> ColourScale:
+    """One scale for all maps of a run: up to twice what no place of an unsuspicious image exceeds; for the
+    pooled score, whose map has no such limit, up to four times the mean score of held-out normal images."""
+    limit = run.detector.map_threshold()
+    top = 4 * float(run.detector.location[0]) if limit is None else 2 * limit
+    return ColourScale(top / 8, top)
+
+
+def write_maps(run: LoadedRun, path: Path, small: Map, folder: Path, number: int, scale: ColourScale) -> str:
+    """Write `NUMBER-STEM.npy`, the map at the image's own size in score units, float32, and the same
+    drawn over the image as `NUMBER-STEM.png`; returns the name without ending.
+
+    The white outline encloses what exceeds the map's limit, see `Detector.map_threshold`; the pooled
+    score, an average over the image, has none.
+    """
+    image = np.asarray(read_image(path, run.decoder.value_range))
+    height, width = image.shape[:2]
+    large = upsample(small, height, width, run.decoder)
+    limit = run.detector.map_threshold()
+    drawn = overlay(image, large, scale)
+    if limit is not None:
+        drawn = outlined(drawn, large > limit, LIMIT)
+    name = f"{number:06d}-{path.stem[:100]}"
+    files = [folder / f"{name}.npy", folder / f"{name}.png"]
+    try:
+        with files[0].open("wb") as raw:
+            np.lib.format.write_array(raw, large, allow_pickle=False)
+        Image.fromarray(drawn).save(files[1])
+    except OSError as cause:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise RunError(
+            f"--output: {files[0]} cannot be written ({cause}); the rows before it are there"
+        ) from cause
+    return name

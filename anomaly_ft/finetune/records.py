@@ -1,0 +1,61 @@
+"""What fine-tuning records: validations, decisions, epochs. Plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from anomaly_ft.data.pseudo_anomalies import Pixels
+from anomaly_ft.metrics import Floats
+
+
+@dataclass(frozen=True)
+class PseudoSet:
+    """Pseudo-anomalies of one augmentation at one severity, and how well they were told apart before
+    training. `informative`: that baseline leaves room to show forgetting, so it has a say in the verdict."""
+
+    pixels: Pixels
+    severity: float
+    baseline_auroc: float
+    informative: bool = True
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One measurement. AUROCs in [0, 1], higher = the encoder tells more apart.
+
+    `influence` `(n,)` is what each held-out image contributes to the AUROC's deviation: its mean is
+    zero, and its standard deviation over sqrt(n) is the AUROC's standard error. An image and its own
+    pseudo-anomalies count as one (Obuchowski, Biometrics 53 (1997), for clustered data).
+    """
+
+    auroc: float
+    by_augmentation: Mapping[str, float]
+    influence: Floats
+    normal_score_mean: float
+    watched: Mapping[str, float] = field(default_factory=dict)  # numbers that have no say in the verdict
+
+
+Reason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` is None as long as training goes on. `best_epoch` is the one to keep; epoch 0 is the
+    pretrained encoder."""
+
+    stop: bool
+    reason: Reason | None
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave. Epoch 0 has no training loss; a diverged epoch has no validation."""
+
+    epoch: int
+    train_loss: float | None
+    validation: Validation | None
+    verdict: Verdict
+    images: int
+    train_seconds: float
+    validation_seconds: float

@@ -1,0 +1,1 @@
+"""A pretrained timm model as a source of feature maps."""

@@ -1,0 +1,300 @@
+"""A timm model seen as levels: the feature maps at which anomalies are measured.
+
+The model itself stays whole and keeps its own keys, so that what was fine-tuned goes back to timm
+unchanged; the levels are read off by forward hooks. Batch norms always run on their stored
+statistics and dropout is off, in training too: fine-tuning on a few hundred normal images must
+change weights, not statistics.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import save_for_hf
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from anomaly_ft.errors import EncoderError, did_you_mean
+from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.fuse_batchnorm import Pair, foldable, folded
+from anomaly_ft.model.encoder.module_chain import find_chain, input_of, run_chain
+from anomaly_ft.model.encoder.weights import load_pretrained
+
+CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
+
+
+class Encoder(nn.Module):
+    """A timm model and the names of its levels."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, levels: Sequence[str], image_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.levels = tuple(levels)
+        self.image_size = image_size
+        config = timm.data.resolve_model_data_config(model)
+        self.register_buffer("mean", 255 * torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
+        self._forward: Callable[[Tensor], Tensor] = cast(Any, model).forward_features
+        self._seen: dict[str, Tensor] = {}
+        self._reading = True  # not in a backward pass that computes again, where hooks see modules again
+        self.checkpointing = False  # see `run_chain`
+        for level in self.levels:
+            model.get_submodule(level).register_forward_hook(partial(self._keep, level))  # survives a copy
+        self.train(False)
+        self._pairs: list[Pair] = []  # what `folded` folds
+        self._chain: list[str] = []  # modules that run one after another, up to the last
+        self.tail: list[str] = []  # of these the ones behind a frozen early part, if there is one
+        self.early: tuple[str, ...] = ()  # levels in that part
+        shapes = self._probe()
+        self.widths = tuple(shape[1] for shape in shapes)  # d_l
+        self.strides = tuple(image_size // shape[-1] for shape in shapes)  # pixels from position to position
+
+    def forward(self, images: Tensor | Halfway) -> list[Tensor]:
+        """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255,
+        or of what `halfway` made of them."""
+        self._seen.clear()
+        if self.checkpointing:
+            self._reading = True
+        if isinstance(images, Halfway):
+            run_chain(self.model, self.tail, images.activation, again=self.checkpointing)
+            return self._read_off(dict(zip(self.early, images.levels, strict=True)))
+        return self.feature_maps((images.float() - self.mean) / self.std)
+
+    def feature_maps(self, normalised: Tensor) -> list[Tensor]:
+        """`forward` for images that already went through the encoder's mean and standard deviation."""
+        self._seen.clear()
+        if self.checkpointing and torch.is_grad_enabled():
+            first = self.model.get_submodule(self._chain[0])
+            x = input_of(first, lambda: self._forward(normalised))
+            run_chain(self.model, self._chain, x, again=True)
+        else:
+            self._forward(normalised)
+        return self._read_off({})
+
+    def halfway(self, images: Tensor) -> Halfway:
+        """What the frozen early part makes of RGB images `(n, 3, h, w)` in 0..255; see `train_only`.
+
+        Raises:
+            EncoderError: no early part is frozen.
+        """
+        if not self.tail:
+            raise EncoderError("encoder.train_blocks: no early part of the encoder is frozen")
+        self._seen.clear()
+        self._reading = True
+        normalised = (images.float() - self.mean) / self.std
+        x = input_of(self.model.get_submodule(self.tail[0]), lambda: self._forward(normalised))
+        levels = [self._to_grid(self._seen[level]) for level in self.early]
+        self._seen.clear()
+        return Halfway(x, levels)
+
+    def _read_off(self, early: dict[str, Tensor]) -> list[Tensor]:
+        """The levels' maps in order; those before a frozen part's end are given."""
+        unseen = [level for level in self.levels if level not in self._seen and level not in early]
+        if unseen:
+            raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
+        maps = [early[name] if name in early else self._to_grid(self._seen[name]) for name in self.levels]
+        self._seen.clear()
+        if self.checkpointing:
+            self._reading = False
+        return maps
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Always evaluation mode; see the module's docstring."""
+        del mode
+        return super().train(False)
+
+    def train_only(self, blocks: Sequence[str] | Literal["all"]) -> int:
+        """Let only the parameters below the named modules train; returns how many numbers that is.
+
+        Where these are later modules, what comes before them is the frozen early part that `halfway`
+        computes.
+
+        Raises:
+            EncoderError: a name that is no module of the model, or modules without parameters.
+        """
+        names = [name for name, _ in self.model.named_modules() if name]
+        for block in () if blocks == "all" else blocks:
+            if block not in names:
+                raise EncoderError(
+                    f"encoder.train_blocks: no module {block!r}{did_you_mean(block, names)}; "
+                    f"top modules are {', '.join(n for n in names if n.count('.') < 1)}"
+                )
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad = blocks == "all" or any(name.startswith(f"{b}.") for b in blocks)
+        count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if not count:
+            raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
+        self._split()
+        return count
+
+    def _split(self) -> None:
+        """Find where the frozen early part ends: before the first module of the chain that trains."""
+        modules = [self.model.get_submodule(name) for name in self._chain]
+        trains = [any(p.requires_grad for p in module.parameters()) for module in modules]
+        inside = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
+        everywhere = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        first = trains.index(True) if True in trains and inside == everywhere else 0
+        self.tail = self._chain[first:] if first else []
+        self.early = tuple(level for level in self.levels if first and not self._behind(level))
+
+    def _behind(self, level: str) -> bool:
+        return any(level == name or level.startswith(f"{name}.") for name in self.tail)
+
+    def save_memory(self) -> None:
+        """Keep no activations for the backward pass but those between modules; compute the others again.
+
+        Raises:
+            EncoderError: the encoder is no chain of modules.
+        """
+        if len(self._chain) < 2:
+            raise EncoderError(
+                "runtime.checkpointing: this encoder is no chain of modules; set it to false, and lower "
+                "runtime.micro_batch_size to save memory"
+            )
+        self.checkpointing = True
+        self._pairs = []  # what is computed again has to find the same weights
+
+    def folded(self) -> AbstractContextManager[None]:
+        """Meanwhile batch norms are folded into convolutions: the same features up to rounding, in less time
+        from a few images on."""
+        return folded(self.model, self._pairs)
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Let torch.compile translate each module of the chain when it is first run."""
+        self._pairs = []  # it folds by itself
+        for name in self._chain:
+            self.model.get_submodule(name).compile(backend=backend)
+
+    def save(self, folder: Path, *, resize: str = "squash") -> None:
+        """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
+
+        `resize` is how images are made square; timm's transforms are told to do the same.
+        """
+        data_config = {
+            "input_size": (3, self.image_size, self.image_size),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": CROP_MODES[resize],
+        }
+        plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
+        try:
+            save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
+        except SafetensorError as cause:  # its name for a full disk
+            raise OSError(f"{folder}: {cause}") from cause
+
+    def _keep(self, level: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if self._reading:
+            self._seen[level] = output
+
+    def parameter_groups(self, lr: float, *, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+        """Trained parameters for an optimiser, each layer's learning rate `layer_decay` times that of the
+        layer after it; the last layer's is `lr`. Layers are as timm counts them."""
+        groups = param_groups_layer_decay(self.model, weight_decay_exclude_1d=False, layer_decay=layer_decay)
+        last = max(group["lr_scale"] for group in groups)
+        return [{"params": group["params"], "lr": lr * group["lr_scale"] / last} for group in groups]
+
+    def _to_grid(self, output: Tensor) -> Tensor:
+        """A level's output as `(n, d, h, w)`: patch tokens become a grid, channels come second."""
+        if output.dim() == 4:
+            last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return output.permute(0, 3, 1, 2) if last else output
+        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
+        tokens = output[:, prefix:].mT  # (n, d, positions)
+        side = math.isqrt(tokens.shape[2])
+        if side**2 != tokens.shape[2]:
+            raise EncoderError(
+                f"encoder.levels: {tokens.shape[2]} positions make no square grid; a level gives patch "
+                f"tokens after {prefix} prefix tokens, or a map with channels"
+            )
+        return tokens.reshape(*tokens.shape[:2], side, -1)
+
+    @torch.no_grad()
+    def _probe(self) -> list[torch.Size]:
+        shape = (1, 3, self.image_size, self.image_size)
+        noise = 255 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        try:
+            maps, self._chain = find_chain(self.model, self.levels, lambda: self(noise))
+            self._pairs = foldable(self.model, self.levels, lambda: self(noise))
+            return [level.shape for level in maps]
+        except (AssertionError, RuntimeError) as cause:
+            raise EncoderError(
+                f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
+            ) from cause
+
+
+def pool(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Global average over positions: features `(n, d_l)` in float32 for each level."""
+    return [level.mean((2, 3), dtype=torch.float32) for level in maps]
+
+
+def known_levels(model: nn.Module) -> list[str]:
+    """Names of all levels: each stage timm knows, plus stem and head convolution where there are any.
+
+    For an EfficientNet these are the nine levels of Rippel et al. (IEEE TIM 70, 2021): stem, seven
+    stages, head convolution, each after its normalisation and activation.
+    """
+    children = dict(model.named_children())
+    blocks = children.get("blocks")
+    if "conv_stem" in children and isinstance(blocks, nn.Sequential):
+        names = ["bn1", *(f"blocks.{i}" for i in range(len(blocks)))]
+        return [*names, "bn2"] if "bn2" in children else names
+    info = getattr(model, "feature_info", None)
+    if not info:
+        raise EncoderError(
+            f"encoder.levels: timm does not say which levels {type(model).__name__} has; name modules yourself"
+        )
+    return [stage["module"] for stage in (info if isinstance(info, list) else info.info)]
+
+
+def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]) -> list[str]:
+    """Module names of the wanted levels, given as names or as indices into `known_levels`.
+
+    Raises:
+        EncoderError: an index out of range, a name that is no module, none at all, or one twice.
+    """
+    if levels == "all":
+        return known_levels(model)
+    modules = [name for name, _ in model.named_modules() if name]
+    chosen = []
+    for level in levels:
+        known = known_levels(model) if isinstance(level, int) else modules
+        if isinstance(level, int) and not -len(known) <= level < len(known):
+            raise EncoderError(f"encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}")
+        name = known[level] if isinstance(level, int) else level
+        if name not in known:
+            raise EncoderError(
+                f"encoder.levels: no module {name!r}{did_you_mean(name, known)}; "
+                f"levels are {', '.join(known_levels(model))}"
+            )
+        chosen.append(name)
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise EncoderError(f"encoder.levels: expected one or more different levels, got {list(levels)}")
+    return chosen
+
+
+def load_encoder(
+    name: str,
+    weights: str = "auto",
+    *,
+    levels: Sequence[str | int] | Literal["all"] = "all",
+    image_size: int = 224,
+) -> Encoder:
+    """The pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
+    model = load_pretrained(name, weights, image_size)
+    return Encoder(model, choose_levels(model, levels), image_size)
+
+
+def load_with_timm(folder: Path, levels: Sequence[str], image_size: int) -> Encoder:
+    """What `Encoder.save` wrote, loaded as someone loads it who has timm alone."""
+    model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    return Encoder(model, levels, image_size)

@@ -1,0 +1,1 @@
+"""The detector that compares features with Gaussians of normal images."""

@@ -1,0 +1,81 @@
+"""Frozen early blocks are run once for each image; training and validation start from what they gave.
+
+Of the levels before the boundary no more is kept than scores need: the average of a map, and the map on
+the dense grid where it belongs to the dense levels. What explains a pooled score, the contribution map,
+needs whole maps and so images.
+"""
+
+import torch
+from torch import Tensor
+
+from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels
+from anomaly_ft.model.maps import resize_to_grid
+
+
+def run_halfway(
+    encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings, room: int
+) -> Halfway | None:
+    """What the frozen early part makes of uint8 images `(n, h, w, 3)`, in the processor's memory.
+
+    Args:
+        encoder: with an early part that is frozen, see `Encoder.train_only`.
+        pixels: the images.
+        compute: device, precision, batch size.
+        settings: which levels make the dense score and the map, and their grids.
+        room: bytes it may take.
+
+    Returns:
+        None where there is nothing frozen to run, no image, or not enough room.
+    """
+    if not encoder.tail or not len(pixels):
+        return None
+    first = _run(encoder, pixels[:1], compute, settings)  # tells the size alone
+    if first.nbytes * len(pixels) > room:
+        return None
+    count = len(pixels)
+    kept = Halfway(_empty(first.activation, count), [_empty(level, count) for level in first.levels])
+    with torch.no_grad(), encoder.folded():
+        for start in range(0, count, compute.batch_size):
+            rows = slice(start, start + compute.batch_size)
+            done = _run(encoder, pixels[rows], compute, settings)
+            kept.activation[rows] = done.activation
+            for level, found in zip(kept.levels, done.levels, strict=True):
+                level[rows] = found
+    return kept
+
+
+@torch.no_grad()  # and not inference_mode: training saves these for its backward pass
+def _run(encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings) -> Halfway:
+    dense = dict.fromkeys(choose_dense_levels(encoder, settings.dense_levels), settings.grid)
+    fine = dict.fromkeys(choose_map_levels(encoder, settings.map_levels), settings.map_grid)
+    with compute.fabric.autocast():
+        done = encoder.halfway(compute.batch(pixels))
+    position = [encoder.levels.index(name) for name in encoder.early]
+    levels = [
+        _as_much_as_needed(level, {grids[i] for grids in (dense, fine) if i in grids})
+        for i, level in zip(position, done.levels, strict=True)
+    ]
+    return Halfway(done.activation, levels).to(torch.device("cpu"))
+
+
+def _as_much_as_needed(level: Tensor, grids: set[int]) -> Tensor:
+    """A smaller map with the same average and the same values on the grids, where that is possible."""
+    if not grids:
+        return level.mean((2, 3), keepdim=True, dtype=torch.float32)
+    if len(grids) > 1:
+        return level
+    side, grid = level.shape[-1], grids.pop()
+    return resize_to_grid(level.float(), grid) if side > grid and side % grid == 0 else level
+
+
+def _empty(one: Tensor, count: int) -> Tensor:
+    """Room for `count` rows like this one, each row as it lies in memory."""
+    shape = (count, *one.shape[1:])
+    channels_last = one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last)
+    how = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=one.dtype, memory_format=how)

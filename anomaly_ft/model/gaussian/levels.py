@@ -1,0 +1,89 @@
+"""Which levels, and which of their channels, make the dense score and the dense map."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from anomaly_ft.errors import EncoderError
+from anomaly_ft.model.encoder.encoder import Encoder
+
+
+def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
+    """Positions of the levels that make the dense score; `auto`: all at stride 16 and the first at 32.
+
+    Encoders whose levels all have one stride, vision transformers, give the levels at a quarter, half
+    and three quarters of their depth.
+    """
+    if levels != "auto":
+        return _named(encoder, levels, "gaussian.dense_levels")
+    chosen = [i for i, stride in enumerate(encoder.strides) if stride == 16]
+    return _unless_flat(encoder, [*chosen, *_first_at(encoder, (32,))])
+
+
+def choose_map_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
+    """Positions of the levels that make the dense map; `auto`: the first at stride 16 and the last at 4 and 8,
+    with the same exception as `choose_dense_levels`."""
+    if levels != "auto":
+        return _named(encoder, levels, "gaussian.map_levels")
+    return _unless_flat(encoder, [*_last_at(encoder, (4, 8)), *_first_at(encoder, (16,))])
+
+
+def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
+    """Weights of the levels as shares of one `(levels,)`; equal ones where no weights are given.
+
+    Raises:
+        EncoderError: not one weight for each level, negative ones, or zeros alone.
+    """
+    if not weights:
+        return torch.full((len(levels),), 1 / len(levels))
+    if len(weights) != len(levels) or min(weights) < 0 or sum(weights) <= 0:
+        raise EncoderError(
+            f"gaussian.level_weights: expected one weight of 0 or more for each of the {len(levels)} levels "
+            f"({', '.join(levels)}), not all of them 0; got {list(weights)}"
+        )
+    return torch.tensor(weights) / sum(weights)
+
+
+def kept_channels(encoder: Encoder, levels: Sequence[int], most: int) -> Tensor:
+    """Which of the channels of some levels are kept, `(d,)` with d at most `most`: all where there are no
+    more, else a random choice, always the same one, as PaDiM makes it."""
+    width = sum(encoder.widths[i] for i in levels)
+    if width <= most:
+        return torch.arange(width)
+    return torch.randperm(width, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
+def _named(encoder: Encoder, levels: Sequence[str | int], setting: str) -> list[int]:
+    if not levels:
+        raise EncoderError(f"{setting}: expected one or more levels, got none")
+    for level in levels:
+        if level not in (*encoder.levels, *range(len(encoder.levels))):
+            raise EncoderError(f"{setting}: {level!r} is none of the levels: {', '.join(encoder.levels)}")
+    return [level if isinstance(level, int) else encoder.levels.index(level) for level in levels]
+
+
+def _first_at(encoder: Encoder, strides: Sequence[int]) -> list[int]:
+    return [encoder.strides.index(stride) for stride in strides if stride in encoder.strides]
+
+
+def _last_at(encoder: Encoder, strides: Sequence[int]) -> list[int]:
+    last = {stride: i for i, stride in enumerate(encoder.strides)}
+    return [last[stride] for stride in strides if stride in last]
+
+
+def stored_levels(encoder: Encoder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings; the `auto` that format 1 still wrote was the last level at stride 4, 8 and 16."""
+    if settings["dense_levels"] != "auto":
+        return dict(settings)
+    chosen = _unless_flat(encoder, _last_at(encoder, (4, 8, 16)))
+    return {**settings, "dense_levels": chosen, "map_levels": chosen}
+
+
+def _unless_flat(encoder: Encoder, chosen: list[int]) -> list[int]:
+    """The chosen levels, or levels spread over the depth where all have one stride or none was found."""
+    depth = len(encoder.levels)
+    if len(set(encoder.strides)) > 1 and chosen:
+        return chosen
+    return sorted({depth * k // 4 for k in (1, 2, 3)})

@@ -1,0 +1,164 @@
+"""All that a detector says about images, each seen once by the encoder; batches in, arrays out.
+
+* dense map: the distance at every position; it localises.
+* contribution map: the pooled score split over positions without remainder; it explains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_ft.errors import DivergedError
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.encoder.encoder import Encoder, pool
+from anomaly_ft.model.gaussian.detector import SCORES, Detector
+from anomaly_ft.model.interface import Scores
+from anomaly_ft.model.maps import Map
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All that a detector says about n images; distances, higher = more anomalous.
+
+    `scores` by name `(n,)`; `distances (n, levels)` of pooled features; `dense` and `contribution`
+    maps `(n, grid, grid)`: the dense score is the maximum of the one, the pooled score the mean of
+    the other.
+    """
+
+    scores: dict[str, NDArray[np.float64]]
+    distances: NDArray[np.float64]
+    dense: Map
+    contribution: Map
+
+
+def examine(detector: Detector, pixels: NDArray[np.uint8], compute: Compute) -> Examined:
+    """Scores, distances and maps of uint8 images `(n, h, w, 3)`, each seen once by the encoder.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    with detector.encoder.folded():
+        parts = [examine_batch(detector, images, compute) for images in compute.batches(pixels)]
+    return Examined(
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in SCORES},
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.dense for part in parts]),
+        np.concatenate([part.contribution for part in parts]),
+    )
+
+
+def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, explain: bool = True) -> Examined:
+    """`examine` for one batch `(n, 3, h, w)` in 0..255; without `explain` distances and contribution stay
+    empty, and it takes no longer than the scores alone."""
+    with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
+        maps = detector.encoder(images)
+        output = detector.score(maps)
+        distances = detector.level_distances(pool(maps)) if explain else output.map[:0]
+        contribution = detector.contribution_map(maps) if explain else output.map[:0]
+    return Examined(
+        finite_scores([output]),
+        distances.cpu().double().numpy(),
+        output.map.float().cpu().numpy(),
+        contribution.float().cpu().numpy(),
+    )
+
+
+def score_images(
+    detector: Detector, pixels: NDArray[np.uint8], compute: Compute
+) -> dict[str, NDArray[np.float64]]:
+    """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous; where there are
+    several processes each computes a share, and all return the whole.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    return scores_and_features(detector, pixels, compute, keep=0)[0]
+
+
+def scores_and_features(
+    detector: Detector, pixels: NDArray[np.uint8], compute: Compute, keep: int
+) -> tuple[dict[str, NDArray[np.float64]], list[NDArray[np.float32]]]:
+    """`score_images`, and `pooled_features` of the first `keep` images, each seen once by the encoder.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    outputs, first = list[Scores](), FirstFeatures(compute, keep)
+    with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
+        for images in compute.batches(compute.share(pixels)):
+            maps = detector.encoder(images)
+            outputs.append(detector.score(maps))
+            if first.missing:
+                first.add(pool(maps))
+    scores = {name: compute.together(values) for name, values in _joined(outputs).items()}
+    return _finite(scores), first.rows()
+
+
+@dataclass
+class FirstFeatures:
+    """Pooled features of the first `keep` images that go by; where there are several processes each keeps a
+    share, as large for all of them."""
+
+    compute: Compute
+    keep: int
+    parts: list[list[Tensor]] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """Images still to come."""
+        have = sum(len(levels[0]) for levels in self.parts)
+        return max(0, self.keep // self.compute.fabric.world_size - have)
+
+    def add(self, levels: Sequence[Tensor]) -> None:
+        """Take what is missing of a batch, `(n, d)` for each level."""
+        if count := self.missing:
+            self.parts.append([level[:count] for level in levels])
+
+    def rows(self) -> list[NDArray[np.float32]]:
+        """`(n, d)` for each level, of all processes; nothing where no image was asked for."""
+        own = [torch.cat(level).cpu().double().numpy() for level in zip(*self.parts, strict=True)]
+        return [self.compute.together(level).astype(np.float32) for level in own]
+
+
+def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:
+    """Averages of the feature maps of uint8 images `(n, h, w, 3)`: `(n, d)` for each level."""
+    parts = []
+    with encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
+        for images in compute.batches(pixels):
+            parts.append([features.cpu().numpy() for features in pool(encoder(images))])
+    return [np.concatenate(level) for level in zip(*parts, strict=True)]
+
+
+def level_distances(
+    detector: Detector, features: Sequence[NDArray[np.float32]], compute: Compute
+) -> NDArray[np.float64]:
+    """Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
+    tensors = [torch.from_numpy(level).to(compute.fabric.device) for level in features]
+    with torch.inference_mode():
+        return detector.level_distances(tensors).cpu().double().numpy()
+
+
+def finite_scores(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
+    """The scores of batches, joined, each `(n,)`.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
+    return _finite(_joined(outputs))
+
+
+def _joined(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
+    return {name: torch.cat([getattr(out, name) for out in outputs]).cpu().double().numpy() for name in SCORES}
+
+
+def _finite(scores: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    for name, values in scores.items():
+        if not np.isfinite(values).all():
+            raise DivergedError(
+                f"{int((~np.isfinite(values)).sum())} of {len(values)} {name} scores are not finite"
+            )
+    return scores

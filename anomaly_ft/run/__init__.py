@@ -1,0 +1,1 @@
+"""Runs: where all rooms meet."""

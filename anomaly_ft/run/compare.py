@@ -1,0 +1,150 @@
+"""Several runs side by side: the settings in which they differ, and what came of each.
+
+A run is read from its folder or from MLflow; both give the same row.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly_ft.errors import RunError
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run.summary import final_metrics, read_summary
+from anomaly_ft.run.summary_text import sparkline, verdict
+from anomaly_ft.tracking.store import LoggedRun, read_logged
+
+# what is shown of a run: heading, metric, decimals
+NUMBERS = (
+    ("frozen AUROC", "frozen/image_auroc", ".4f"),
+    ("fine-tuned AUROC", "test/image_auroc", ".4f"),
+    ("gain", "gain/image_auroc", "+.4f"),
+    ("vicinal gain", "gain/vicinal_auroc", "+.4f"),
+    ("promised FPR", "threshold/promised_fpr", ".2%"),
+    ("realised FPR", "test/false_positive_rate", ".2%"),
+)
+CURVE = "val/vicinal_auroc"
+NO_DIFFERENCE = {"name"}  # of the run; it stands in the first column
+LONGEST = 40  # characters of a setting in a table for people
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: settings by dotted key, metrics by the names of `vocabulary`, the watched curve."""
+
+    name: str
+    settings: Mapping[str, str]
+    metrics: Mapping[str, float | None]
+    curve: Sequence[float]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table: a heading for each column, a row for each run."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def csv(self) -> str:
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([self.headings, *self.rows])
+        return buffer.getvalue()
+
+    def markdown(self) -> str:
+        lines = [self.headings, ("---",) * len(self.headings), *self.rows]
+        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def find_rows(runs: Sequence[str], store: str) -> list[Row]:
+    """A row for each run folder, MLflow run id, or folder of run folders, in the order named.
+
+    An id of a run with children stands for its children.
+
+    Raises:
+        RunError: something that is none of these, or not a finished run.
+    """
+    rows: list[Row] = []
+    for run in runs:
+        folder = Path(run).expanduser()
+        if folder.is_dir():
+            rows += [_from_folder(path) for path in _runs_in(folder)]
+        else:
+            rows += [_from_logged(logged) for logged in read_logged(store, run)]
+    return rows
+
+
+def compare(rows: Sequence[Row], *, exact: bool = False) -> Comparison:
+    """The rows as a table: run, settings in which they differ, what came of it.
+
+    Args:
+        rows: at least one.
+        exact: numbers with all their digits and settings in full, for programs.
+    """
+    differing = [key for key in _keys(rows) if len({row.settings.get(key, "") for row in rows}) > 1]
+    numbers = [number for number in NUMBERS if any(row.metrics.get(number[1]) is not None for row in rows)]
+    headings = [
+        "run",
+        *differing,
+        *(metric if exact else heading for heading, metric, _ in numbers),
+        CURVE if exact else "vicinal AUROC",
+        "verdict",
+    ]
+    cells = [
+        (
+            row.name,
+            *(_shortened(row.settings.get(key, ""), exact) for key in differing),
+            *(_number(row.metrics.get(metric), "" if exact else form) for _, metric, form in numbers),
+            " ".join(map(repr, row.curve)) if exact else sparkline(row.curve),
+            row.verdict,
+        )
+        for row in rows
+    ]
+    return Comparison(tuple(headings), tuple(cells))
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself if it is a run, else the finished runs in it."""
+    if (folder / "recipe.yaml").is_file():
+        return [folder]
+    found = [path for path in sorted(folder.iterdir()) if _is_run(path)]
+    if not found:
+        raise RunError(f"{folder}: neither a finished run nor a folder of finished runs")
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    return not folder.name.startswith(".") and (folder / "history.jsonl").is_file()
+
+
+def _from_folder(folder: Path) -> Row:
+    settings = read_recipe(folder / "recipe.yaml", check_root=False).flat()
+    summary = read_summary(folder)
+    return Row(
+        folder.resolve().name,
+        {key: str(value) for key, value in settings.items()},
+        final_metrics(summary),
+        [value for value in summary["vicinal_auroc"] if value is not None],
+        verdict(summary),
+    )
+
+
+def _from_logged(run: LoggedRun) -> Row:
+    said = run.tags.get("verdict", run.status.lower())
+    return Row(run.name, run.params, run.metrics, run.curve(CURVE), said)
+
+
+def _keys(rows: Iterable[Row]) -> list[str]:
+    """All settings in the order of the first row, then those that others have."""
+    return [
+        key for key in dict.fromkeys(key for row in rows for key in row.settings) if key not in NO_DIFFERENCE
+    ]
+
+
+def _shortened(value: str, exact: bool) -> str:
+    return value if exact or len(value) <= LONGEST else "…" + value[1 - LONGEST :]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form) if form else repr(value)

@@ -1,0 +1,148 @@
+"""What a person sees while a run works: progress bars, a line for each epoch, the final table.
+
+Everything goes to stderr; stdout is for results that a program reads.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from anomaly_ft.run.summary_text import story
+
+if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
+    from anomaly_ft.finetune.records import EpochRecord
+
+T = TypeVar("T")
+
+
+class Terminal:
+    """Progress and messages on stderr."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def track(
+        self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int] = lambda item: 1
+    ) -> Iterator[T]:
+        """Pass items on under a progress bar that counts `size(item)` images, with speed and, where the
+        total is known, the time left."""
+        columns = (
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        with bars as progress:
+            task = progress.add_task(description, total=total, rate="")
+            for item in items:
+                yield item
+                progress.advance(task, size(item))
+                speed = progress.tasks[0].speed
+                progress.update(task, rate=f"{speed:.0f} img/s" if speed else "")
+
+    def epoch(self, record: "EpochRecord", score: str) -> None:
+        """One line for each epoch: loss, vicinal AUROC, speed, and what the verdict makes of it."""
+        validation, verdict = record.validation, record.verdict
+        parts = [f"epoch {record.epoch:>3}" if record.epoch else "epoch   0 (pretrained)"]
+        if record.train_loss is not None:
+            parts.append(f"train loss {record.train_loss:.3f}")
+        parts.append(f"vicinal AUROC ({score}) {validation.auroc:.4f}" if validation else "not finite")
+        if record.train_seconds:
+            parts.append(f"{record.images / record.train_seconds:.0f} img/s")
+        if verdict.best_epoch == record.epoch and record.epoch:
+            parts.append("kept so far")
+        if verdict.reason:
+            parts.append(f"stop: {verdict.reason}, best epoch {verdict.best_epoch}")
+        self.say("  ".join(parts))
+
+    def results(self, summary: Mapping[str, Any]) -> None:
+        """The final table, frozen against fine-tuned on the test split, and what happened."""
+        frozen, tuned = summary["frozen_test"], summary["test"]
+        if frozen is None or tuned is None:
+            self.say("No test split was found, so there is no test number.")
+        else:
+            self._compare(summary["name"], summary["score"], frozen, tuned)
+        self.say(story(summary))
+        self.say(f"run folder  {summary['folder']}")
+        self.say(f"report      {summary['folder']}/report.html")
+        if summary["mlflow_run_id"]:
+            self.say(f"compare     anomaly-ft ui --store {summary['mlflow_uri']}")
+
+    def evaluation(self, summary: Mapping[str, Any]) -> None:
+        """The table of an evaluation, each number with its 95 % interval."""
+        table = Table(title=f"{summary['run']}: {summary['data']['root']}", title_justify="left")
+        table.add_column("")
+        for heading in ("value", "95 % interval"):
+            table.add_column(heading, justify="right")
+        for key, value in summary["test"].items():
+            ends = summary["test_intervals"].get(key)
+            if value is not None:
+                table.add_row(key, _number(value), f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "")
+        self.console.print(table)
+        for row in summary["test_attention"]:
+            if row["elsewhere"]:
+                self.say(f"{row['kind']}: the detector looks elsewhere than at the defect, see the report")
+        self.say(f"report      {summary['folder']}/report.html")
+
+    def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Rows of equal keys as a table."""
+        table = Table(title=title, title_justify="left")
+        for heading in rows[0]:
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(*row.values())
+        self.console.print(table)
+
+    def _compare(
+        self, name: str, score: str, frozen: Mapping[str, float | None], tuned: Mapping[str, float | None]
+    ) -> None:
+        table = Table(title=f"{name}: test split", title_justify="left")
+        table.add_column("")
+        for heading in ("frozen", "fine-tuned", "gain"):
+            table.add_column(heading, justify="right")
+        labels = {"image_ap": f"average precision, {score} score"}
+        labels |= {f"{name}_image_auroc": f"image AUROC, {name} score" for name in ("pooled", "dense", "fused")}
+        for key, label in labels.items():
+            before, after = frozen[key], tuned[key]
+            gain = None if before is None or after is None else after - before
+            style = "bold" if key == f"{score}_image_auroc" else ""
+            table.add_row(label, _number(before), _number(after), _number(gain, "+.4f"), style=style)
+        self.console.print(table)
+        for key, label in (("false_positive_rate", "normal"), ("true_positive_rate", "anomalous")):
+            share = tuned[key]
+            if share is not None:
+                self.say(f"At the threshold {share:.1%} of the {label} test images are rejected.")
+
+
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; numbers and bars to the right, headings folded at dots where there is little room."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=1000)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(heading.replace(".", ".\u200b"), overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else format(value, form)

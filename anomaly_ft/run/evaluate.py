@@ -1,0 +1,181 @@
+"""A finished run measured again, on any labelled images. The run folder is read and never written to."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomaly_ft import __version__
+from anomaly_ft.data.cache import load_cached
+from anomaly_ft.data.dataset import place, read_records
+from anomaly_ft.data.images import Decoder, Images
+from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.records import Record
+from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.evaluation.assess import Assessment, assess
+from anomaly_ft.evaluation.measure import prediction_table
+from anomaly_ft.evaluation.report import Material, write_report
+from anomaly_ft.evaluation.working_points import chi_square
+from anomaly_ft.model.inference import examine
+from anomaly_ft.model.loading import LoadedRun
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.folder import finish_folder, start_folder
+from anomaly_ft.run.open import open_run
+from anomaly_ft.run.setup import data_options
+from anomaly_ft.run.summary import LIBRARIES, read_summary
+from anomaly_ft.system.files import write_json, write_text
+from anomaly_ft.tracking.store import EVALUATION_TAG, refuse_new_database
+from anomaly_ft.tracking.tracker import make_tracker
+
+
+def evaluate(
+    folder: Path,
+    terminal: Terminal,
+    *,
+    root: str | None = None,
+    output: Path | None = None,
+    mlflow: bool = False,
+) -> dict[str, Any]:
+    """Measure the detector of a run folder on the test images of `root`; returns the new summary.
+
+    Args:
+        folder: what `train` left.
+        terminal: for progress.
+        root: labelled images; unset: the data of the run itself.
+        output: where the new folder `<run>-evaluation-001` goes; unset: beside the run.
+        mlflow: whether MLflow gets it too, as a run below the one that is measured.
+
+    Raises:
+        RunError: a folder that is not a finished run, or, with `mlflow`, one that MLflow does not know.
+        DataError: no labelled images.
+    """
+    recipe, run = open_run(folder)
+    measured = _tracked_run(folder) if mlflow else None
+    if mlflow:
+        refuse_new_database(recipe.tracking.uri)
+    source = root or recipe.data.root
+    layout, records = _own_test(recipe) if root is None else _labelled(root)
+    images = _load(source, records, recipe, run.decoder, terminal)
+    examined = examine(run.detector, images.pixels, run.compute)
+    found = assess(images.records, examined, run.score, run.point, run.decoder)
+    summary = {
+        **_summary(recipe, run, found),
+        "data": _describe(source, layout, images),
+        "folder_name": run.name,
+    }
+    table = prediction_table(found.records, examined.scores, run.score, run.point)
+    partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
+    try:
+        write_text(partial / "recipe.yaml", recipe.to_yaml())
+        write_json(partial / "summary.json", summary)
+        table.to_csv(partial / "predictions.csv", index=False)
+        material = Material(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
+        write_report(partial / "report.html", summary, material)
+        finished = finish_folder(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    terminal.say(f"measured {len(images)} images of {source}; written to {finished.name}")
+    if measured:
+        _log(finished, summary, recipe, folder, measured)
+    return {**summary, "folder": str(finished)}
+
+
+def _tracked_run(folder: Path) -> str:
+    """The id of a finished run in MLflow.
+
+    Raises:
+        RunError: it has none.
+    """
+    found = read_summary(folder)["mlflow_run_id"]
+    if found is None:
+        raise RunError(f"{folder} is no run in MLflow; anomaly-ft sync {folder} makes it one")
+    return str(found)
+
+
+def _log(finished: Path, summary: Mapping[str, Any], recipe: Recipe, folder: Path, measured: str) -> None:
+    """A finished evaluation as a run in MLflow, below the run that was measured."""
+    with make_tracker(
+        enabled=True,
+        uri=recipe.tracking.uri,
+        experiment=recipe.tracking.experiment,
+        name=finished.name,
+        output=folder.resolve().parent,
+    ) as tracker:
+        tracker.tags(
+            {
+                "mlflow.parentRunId": measured,
+                EVALUATION_TAG: measured,
+                "dataset": Path(summary["data"]["root"]).name,
+                "run_folder": str(finished.resolve()),
+            }
+        )
+        tracker.params({"data.root": summary["data"]["root"], "run": summary["run"]})
+        tracker.metrics({f"test/{name}": value for name, value in summary["test"].items()})
+        tracker.artifacts(finished)
+
+
+def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:
+    """The layout of the run's own data, and its test images."""
+    data = recipe.data
+    reading = read_records(
+        data.root,
+        layout=data.layout,
+        manifest=data.manifest,
+        group_by=data.group_by,
+        allow_leak=data.allow_leak,
+    )
+    return reading.layout, [record for record in reading.records if record.split == "test"]
+
+
+def _labelled(root: str) -> tuple[str, list[Record]]:
+    """The layout of other data, and everything in it that was not set aside for training."""
+    reading = read_root(root)
+    return reading.layout, [record for record in reading.records if record.split != "train"]
+
+
+def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder, terminal: Terminal) -> Images:
+    if not records:
+        raise DataError(
+            f"{root}: there are no labelled test images to measure on; put good ones into a folder good and "
+            "others into folders beside it, or use predict, which needs no labels"
+        )
+    seen = terminal.track(records, "reading test images", len(records))
+    kind, disk = place(decoder, len(records), data_options(recipe))
+    threads = torch.get_num_threads()
+    return load_cached(records, decoder, kind, disk=disk, threads=threads, progress=seen)
+
+
+def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:
+    normal = np.array([not record.anomalous for record in found.records])
+    encoder, rate = run.detector.encoder, run.point.wanted_fpr
+    weights = run.detector.level_weights.numpy()
+    points = chi_square(encoder.levels, encoder.widths, rate, found.examined.distances[normal], weights=weights)
+    return {
+        "name": recipe.name,
+        "run": run.name,
+        "seed": recipe.seed,
+        "encoder": recipe.encoder.name,
+        "score": run.score,
+        **found.summary(),
+        "thresholds": asdict(run.point),
+        "chi_square": [asdict(point) for point in points],
+        "versions": {"anomaly_ft": __version__} | {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _describe(root: str, layout: str, images: Images) -> Mapping[str, Any]:
+    anomalous = sum(record.anomalous for record in images.records)
+    return {
+        "root": root,
+        "layout": layout,
+        "test_normal": len(images) - anomalous,
+        "test_anomalous": anomalous,
+        "skipped": [{"path": str(record.path), "why": why} for record, why in images.skipped],
+    }

@@ -1,0 +1,113 @@
+"""Where the runs of a sweep are computed: one after another in this process, or on Ray.
+
+Whatever happens to one run, the others go on; what happened is its outcome.
+"""
+
+import importlib.util
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly_ft.errors import AnomalyFtError, RunError
+from anomaly_ft.recipe.sweep import Job, Resources
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.resume import refuse_changes, unfinished
+from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import train
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: the summary of its run, or why there is none."""
+
+    job: Job
+    summary: Mapping[str, Any] | None
+    error: str = ""  # for people
+    trace: str = ""  # for those who look for the bug
+
+
+def run_job(job: Job, output: Path, tags: Mapping[str, str]) -> Outcome:
+    """One run, its folder in `output`, its MLflow run under these tags. Raises nothing but interrupts."""
+    try:
+        own = {"sweep.category": job.category, "sweep.setting": job.setting, "seed": str(job.recipe.seed)}
+        setup = prepare(job.recipe, Terminal())
+        return Outcome(job, train(setup, output, unfinished=_begun(setup, output), tags={**tags, **own}))
+    except AnomalyFtError as error:
+        return Outcome(job, None, str(error), traceback.format_exc())
+    except Exception as error:  # a bug, or the machine, in one run of many
+        return Outcome(job, None, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _begun(setup: Setup, output: Path) -> Path | None:
+    """What an interrupted sweep left of this run, where it can be gone on with."""
+    try:
+        partial = unfinished(output, setup.recipe.name)
+        refuse_changes(partial, setup)
+    except RunError:
+        return None
+    return partial
+
+
+def in_process(jobs: Sequence[Job], output: Path, tags: Mapping[str, str]) -> Iterator[Outcome]:
+    """One after another, here."""
+    for job in jobs:
+        yield run_job(job, output, tags)
+
+
+def on_ray(
+    jobs: Sequence[Job],
+    output: Path,
+    tags: Mapping[str, str],
+    *,
+    address: str | None = None,
+    resources: Resources,
+) -> Iterator[Outcome]:
+    """As many at a time as the machines of a Ray cluster have room for; outcomes as they come.
+
+    Args:
+        jobs: the runs.
+        output: a folder that all machines of the cluster see.
+        tags: of the MLflow runs.
+        address: of a cluster; unset: a local one, for as long as it takes.
+        resources: what one run is given.
+
+    Raises:
+        RunError: Ray is not installed, not reached, or one run needs more than the local machine has.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise RunError('--engine ray: Ray is not installed; pip install "anomaly-ft[ray]"')
+    import ray
+
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, RuntimeError, ValueError) as cause:
+        raise RunError(f"--address {address}: no Ray cluster can be reached: {cause}") from cause
+    waiting: list[Any] = []
+    try:
+        _refuse_too_much(resources, ray.cluster_resources(), local=address is None)
+        remote = ray.remote(run_job).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
+        of = {remote.remote(job, output, tags): job for job in jobs}
+        waiting = list(of)
+        while waiting:
+            (ready,), waiting = ray.wait(waiting, num_returns=1)
+            try:
+                outcome: Outcome = ray.get(ready)
+            except ray.exceptions.RayError as cause:  # the worker process is gone
+                outcome = Outcome(of[ready], None, f"the worker died: {str(cause).splitlines()[0]}", str(cause))
+            yield outcome
+    finally:
+        for ref in waiting:
+            ray.cancel(ref, force=True)
+        ray.shutdown()
+
+
+def _refuse_too_much(resources: Resources, present: Mapping[str, float], *, local: bool) -> None:
+    """A cluster may grow; a local machine will not, and runs would wait for ever."""
+    for key, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+        if local and wanted > present.get(key, 0):
+            raise RunError(
+                f"resources: a run wants {wanted:g} {key}, this machine has {present.get(key, 0):g}; "
+                "lower it, or name a cluster with --address"
+            )

@@ -1,0 +1,183 @@
+"""A finished run taken away: written in a format others load, compared with the detector, or not there."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomaly_ft.data.dataset import read_records
+from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.deploy.card import Card, write_readme
+from anomaly_ft.deploy.formats import GIVES_LEVELS, WRITERS, refuse_if_missing
+from anomaly_ft.deploy.parity import Parity, compare, in_batches
+from anomaly_ft.errors import DataError, ParityError, RunError
+from anomaly_ft.model.compute import resolve_precision
+from anomaly_ft.model.loading import LoadedRun, load_run
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.open import open_run, preprocessing
+from anomaly_ft.run.predict import expand
+from anomaly_ft.run.summary import read_summary
+from anomaly_ft.system.files import write_json, write_text
+
+SHOWN = {
+    "image_auroc": "image AUROC",
+    "image_ap": "average precision",
+    "image_f1_max": "largest F1",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_aupro": "AUPRO",
+}
+
+
+def export(
+    folder: Path,
+    form: str,
+    output: Path,
+    terminal: Terminal,
+    *,
+    raw: bool = False,
+    images: Sequence[str] = (),
+    count: int = 64,
+    tolerance: float = 1e-3,
+) -> Parity:
+    """Write an export of a run folder to `output`; it is there when it agrees with the detector, else not.
+
+    Args:
+        folder: what `train` left.
+        form: one of `WRITERS`.
+        output: a folder that does not exist or is empty.
+        terminal: for progress.
+        raw: graphs take uint8 (n, h, w, 3) and normalise inside.
+        images: to compare on, as `predict` takes them; none: the run's own test images.
+        count: so many of them, spread evenly; 0: all.
+        tolerance: relative difference that is allowed.
+
+    Raises:
+        RunError: a folder that is not a finished run, an output that is not empty, a library that is missing.
+        DataError: no image to compare on.
+        ParityError: the export does not agree; nothing is left of it.
+    """
+    refuse_if_missing(form)
+    output = output.resolve()
+    if not output.name or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise RunError(f"--output {output}: exists already; name a new folder")
+    recipe, own = open_run(folder)
+    how = preprocessing(recipe)
+    run = load_run(folder, device="cpu", precision="fp32", channels_last=False, preprocessing=how)
+    paths = _spread(list(expand(images)) if images else _own_images(recipe), count)
+    card, partial = _card(folder, recipe, run), _start(output)
+    try:
+        terminal.say(f"writing {form}")
+        computes = WRITERS[form](run, partial, raw)
+        parity = compare(
+            run,
+            computes,
+            in_batches(_decoded(run, terminal.track(paths, "comparing", len(paths)))),
+            gives_levels=form in GIVES_LEVELS,
+            tolerance=tolerance,
+            predicting=_predicting(recipe, own),
+        )
+        _refuse_unless_passed(form, parity)
+        write_json(partial / "parity.json", {"format": form, "precision": "fp32", **parity.to_json()})
+        write_text(partial / "README.md", write_readme(run, form, raw, card, parity))
+        for file in partial.iterdir():
+            file.chmod(0o644)  # safetensors leaves files that only their owner can read
+        partial.rename(output)
+    except BaseException as cause:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(cause, OSError):
+            raise RunError(f"--output {output}: cannot be written ({cause}); nothing is left of it") from cause
+        raise
+    return parity
+
+
+def _refuse_unless_passed(form: str, parity: Parity) -> None:
+    if not parity.passed:
+        raise ParityError(
+            f"--format {form}: the export does not agree with the detector and was deleted: {parity}; "
+            f"allowed are {parity.tolerance:g} relative and no decision changed away from the threshold"
+        )
+
+
+def _predicting(recipe: Recipe, own: LoadedRun) -> tuple[str, LoadedRun] | None:
+    """The precision that the run predicts in, and the run computing so; None for float32."""
+    precision = resolve_precision(recipe.runtime.device, recipe.runtime.precision)
+    return None if precision == "fp32" else (precision, own)
+
+
+def _start(output: Path) -> Path:
+    """A new empty folder beside `output`; what an export that was killed left there is taken away."""
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as cause:
+        raise RunError(f"--output {output}: cannot be written to ({cause})") from cause
+    return partial
+
+
+def _own_images(recipe: Recipe) -> list[Path]:
+    """The run's own test images, or where there are none what it was trained on."""
+    data = recipe.data
+    try:
+        records = read_records(
+            data.root, layout=data.layout, manifest=data.manifest, group_by=data.group_by, allow_leak=True
+        ).records
+    except DataError as cause:
+        raise DataError(f"{cause}\nan export is compared on real images; name some with --images") from cause
+    test = [record.path for record in records if record.split == "test"]
+    return test or [record.path for record in records]
+
+
+def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
+    """`count` of the paths at even distances, the first and the last among them; 0: all."""
+    if not count or count >= len(paths):
+        return paths
+    if count == 1:
+        return paths[:1]
+    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)]
+
+
+def _decoded(run: LoadedRun, paths: Iterator[Path]) -> Iterator[Pixels]:
+    found = 0
+    for path in paths:
+        try:
+            yield run.decoder(path)
+            found += 1
+        except Exception:  # decoders raise nearly anything on damaged files
+            continue
+    if not found:
+        raise DataError("not one image to compare the export on could be read; name others with --images")
+
+
+def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
+    """What the export says about where it comes from; a run whose summary is gone has no numbers."""
+    summary = read_summary(folder)
+    before, after = summary.get("frozen_test") or {}, summary.get("test") or {}
+    rows = [
+        (said, before[name], after[name])
+        for name, said in SHOWN.items()
+        if before.get(name) is not None and after.get(name) is not None
+    ]
+    source = recipe.encoder.weights
+    known = source in ("hub", "package")  # of a file or of random weights nothing is known
+    shown = source if known or source == "random" else Path(source).name
+    config: dict[str, Any] = getattr(run.detector.encoder.model, "pretrained_cfg", {})
+    return Card(
+        name=run.name,
+        encoder=recipe.encoder.name,
+        data=Path(recipe.data.root).name,
+        epoch=int(summary["best_epoch"]),
+        images=_images(folder, summary),
+        licence=str(config.get("license") or "") if known else "",
+        origin=f"{recipe.encoder.name}, weights: {shown}",
+        rows=rows,
+    )
+
+
+def _images(folder: Path, summary: Mapping[str, Any]) -> int:
+    """How many normal images went into the run."""
+    try:
+        return sum(int(summary["data"][part]) for part in ("fit", "watch", "calibrate"))
+    except (KeyError, TypeError, ValueError) as cause:
+        raise RunError(f"{folder}: summary.json does not say how many images there were") from cause

@@ -1,0 +1,90 @@
+"""The run folder: written aside, renamed when complete, never half there.
+
+What is written is flushed to the disk before it takes its name, so that no power cut leaves a name without its
+content.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from anomaly_ft.errors import RunError
+from anomaly_ft.system.files import _flush
+
+
+def start_folder(output: Path, name: str) -> Path:
+    """A new empty folder `.NAME-001.partial` in `output`, with the first number not taken yet.
+
+    Raises:
+        RunError: `output` cannot be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        taken = [re.fullmatch(rf"\.?{re.escape(name)}-(\d+)(\.partial)?", p.name) for p in output.iterdir()]
+        number = 1 + max((int(match[1]) for match in taken if match), default=0)
+        while True:
+            folder = output / f".{name}-{number:03d}.partial"
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another run was quicker
+                number += 1
+            else:
+                return folder
+    except OSError as cause:
+        raise RunError(f"--output {output}: cannot be written to ({cause})") from cause
+
+
+def finished_name(partial: Path) -> str:
+    """What a folder will be called when it is complete."""
+    return partial.name.removeprefix(".").removesuffix(".partial")
+
+
+def finish_folder(partial: Path) -> Path:
+    """Give a complete folder its name; until then nobody takes it for a finished run. Its checkpoint goes."""
+    for path in sorted(partial.rglob("*"), reverse=True):
+        _flush(path)
+    _flush(partial)
+    finished = partial.rename(partial.with_name(finished_name(partial)))
+    _flush(partial.parent)
+    shutil.rmtree(finished / "checkpoint", ignore_errors=True)  # not before: until here it was needed
+    return finished
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """A full or failing disk is the user's to mend: raises a RunError for an OSError inside."""
+    try:
+        yield
+    except OSError as cause:
+        raise RunError(
+            f"{folder}: cannot be written ({cause}); what is there is kept. "
+            "Make room, then go on with the same command and --resume"
+        ) from cause
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Nobody else works in this folder meanwhile; the lock ends with the process, however it ends.
+
+    Raises:
+        RunError: somebody does, or the folder cannot be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / ".lock", blocking=False)
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"--output {output}: another run is being written there; wait for its end, or give this one "
+            "another --output"
+        ) from None
+    except OSError as cause:
+        raise RunError(f"--output {output}: cannot be written to ({cause})") from cause
+    try:
+        yield
+    finally:
+        lock.release()

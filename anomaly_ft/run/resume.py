@@ -1,0 +1,103 @@
+"""Unfinished runs: which one is meant, and whether it can go on with the recipe and the data there are now."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomaly_ft.errors import RunError
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.folder import finished_name
+from anomaly_ft.run.setup import Setup
+from anomaly_ft.system.files import write_json, write_text
+
+SAFE = ("schedule.max_epochs", "tracking", "runtime")  # what may be another when a run goes on
+SHOWN = 10
+
+
+def unfinished(output: Path, name: str) -> Path:
+    """The newest folder in `output` of a run `name` that has not ended.
+
+    Raises:
+        RunError: there is none.
+    """
+    pattern = re.compile(rf"\.{re.escape(name)}-(\d+)\.partial")
+    found = {int(match[1]): p for p in _entries(output) if (match := pattern.fullmatch(p.name))}
+    begun = {number: path for number, path in found.items() if (path / "recipe.yaml").is_file()}
+    if begun:
+        return begun[max(begun)]
+    ended = [p.name for p in _entries(output) if re.fullmatch(rf"{re.escape(name)}-\d+", p.name)]
+    said = f"; finished is {', '.join(sorted(ended)[-SHOWN:])}" if ended else ""
+    raise RunError(
+        f"--resume: there is no unfinished run of the name {name!r} in {output}{said}; "
+        "a new run is started without --resume"
+    )
+
+
+def refuse_changes(partial: Path, setup: Setup) -> None:
+    """Raise a RunError that lists what is not as it was when the run began: settings, or the data."""
+    before = read_recipe(partial / "recipe.yaml", check_root=False)
+    settings = list(_changed(before, setup.recipe))
+    if settings:
+        raise RunError(
+            f"--resume: {finished_name(partial)} was begun with another recipe:\n  "
+            + "\n  ".join(settings)
+            + f"\nset back what changed, or start a new run without --resume; only {', '.join(SAFE)} may change"
+        )
+    if (partial / "split.csv").is_file():
+        then = set((partial / "split.csv").read_text(encoding="utf-8").splitlines())
+        now = set(split_table(setup).splitlines())
+        lines = [f"- {line}" for line in sorted(then - now)] + [f"+ {line}" for line in sorted(now - then)]
+        if lines:
+            more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+            raise RunError(
+                f"--resume: {finished_name(partial)} was begun with other data (- then, + now):\n  "
+                + "\n  ".join([*lines[:SHOWN], *more])
+                + "\nbring back what is missing, or start a new run without --resume"
+            )
+
+
+def write_start(partial: Path, setup: Setup) -> None:
+    """What a run needs to be known by, before anything takes time."""
+    write_text(partial / "split.csv", split_table(setup))
+    write_text(partial / "recipe.yaml", setup.recipe.to_yaml())
+
+
+def split_table(setup: Setup) -> str:
+    """Which image serves what, as CSV."""
+    return str(pd.DataFrame(setup.data.manifest()).to_csv(index=False, lineterminator="\n"))
+
+
+def remember_run(partial: Path, run_id: str | None) -> None:
+    """Keep the MLflow run's id from the beginning on."""
+    if run_id and run_id != remembered_run(partial):
+        (partial / "checkpoint").mkdir(exist_ok=True)
+        write_json(partial / "checkpoint" / "run.json", {"mlflow_run_id": run_id})
+
+
+def remembered_run(partial: Path) -> str | None:
+    """The MLflow run's id, if there was one."""
+    try:
+        found = json.loads((partial / "checkpoint" / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _entries(output: Path) -> list[Path]:
+    try:
+        return list(output.iterdir())
+    except OSError:
+        return []
+
+
+def _changed(before: Recipe, now: Recipe) -> Iterator[str]:
+    then: Mapping[str, Any] = before.flat()
+    for key, value in now.flat().items():
+        safe = any(key == name or key.startswith(f"{name}.") for name in SAFE)
+        if not safe and then.get(key) != value:
+            yield f"{key}: {then.get(key)!r} -> {value!r}"

@@ -1,0 +1,162 @@
+"""From a recipe to the objects a run works with; nothing is written here."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from lightning_fabric import seed_everything
+
+from anomaly_ft.data.augment import Augment, make_augment
+from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
+from anomaly_ft.data.images import DARK_SAYS
+from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.records import Part, counts
+from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
+from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
+from anomaly_ft.model.encoder.weights import resolve_source
+from anomaly_ft.model.gaussian.cache_early import run_halfway
+from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.console import Terminal
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run needs before anything is written."""
+
+    recipe: Recipe
+    data: Dataset
+    encoder: Encoder
+    compute: Compute
+    terminal: Terminal
+    seconds: dict[str, float] = field(default_factory=dict)
+    halfway: dict[str, Halfway] = field(default_factory=dict)  # what frozen early blocks made of images
+    augment: Augment = lambda pixels, *_: pixels  # what training images go through
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds that pass to a phase of the run."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def normals(self, part: Part) -> Pixels:
+        """What the encoder is given of the normal images that serve one purpose, see `keep`."""
+        return self.keep(part, self.data.normals(part).pixels)
+
+    def keep(self, name: str, pixels: Pixels) -> Pixels:
+        """What the encoder is given in place of images that it sees again and again: the images, or, where
+        early blocks are frozen, what these made of them, computed once if the cache has room for it."""
+        if name not in self.halfway:
+            taken = self.data.memory + sum(kept.nbytes for kept in self.halfway.values())
+            room = int(self.recipe.runtime.cache_gib * 2**30) - taken
+            made = run_halfway(self.encoder, pixels, self.compute, self.detector_settings(), room)
+            if made is None:
+                return pixels
+            self.halfway[name] = made
+        return cast(Pixels, self.halfway[name])  # it indexes like images, and whoever batches it knows
+
+    def detector_settings(self) -> DetectorSettings:
+        gaussian = self.recipe.gaussian.model_dump(exclude={"final", "level_weights"})
+        weights = self.recipe.gaussian.level_weights
+        return DetectorSettings(**gaussian, level_weights=() if isinstance(weights, str) else weights)
+
+    def describe(self) -> list[str]:
+        """What will be trained on what, for people."""
+        recipe, split, encoder = self.recipe, self.data.split, self.encoder
+        test = counts(self.data.test.records)
+        trainable = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+        levels = ", ".join(f"{n} ({d})" for n, d in zip(encoder.levels, encoder.widths, strict=True))
+        return [
+            f"data     {recipe.data.root} ({self.data.layout} layout: {self.data.why}): "
+            f"{len(self.data.train)} normal images, "
+            f"{len(split.fit)} to fit, {len(split.watch)} to watch, {len(split.calibrate)} to calibrate",
+            f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
+            f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
+            f"{trainable / 1e6:.2f} million trainable parameters",
+            f"levels   {levels}",
+            *([f"frozen   all before {encoder.tail[0]}: computed once for each image"] if encoder.tail else []),
+            f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "
+            f"{torch.get_num_threads()} threads",
+        ]
+
+
+def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
+    """Read the data, load the encoder, choose the device; nothing is written.
+
+    Raises:
+        AnomalyFtError: whatever the recipe asks for that is not there.
+    """
+    started = time.perf_counter()
+    recipe = _resolve(recipe)
+    seed_everything(recipe.seed, verbose=False)
+    if recipe.runtime.threads:
+        torch.set_num_threads(recipe.runtime.threads)
+    encoder = load_encoder(
+        recipe.encoder.name,
+        recipe.encoder.weights,
+        levels=recipe.encoder.levels,
+        image_size=recipe.data.image_size,
+    )
+    encoder.train_only(recipe.encoder.train_blocks)
+    if recipe.runtime.checkpointing:
+        encoder.save_memory()
+    if recipe.runtime.compile:
+        encoder.compile_parts()
+    compute = make_compute(**recipe.runtime.computing())
+    data = load_dataset(
+        recipe.data.root,
+        image_size=recipe.data.image_size,
+        watch=recipe.data.watch_share,
+        calibrate=recipe.data.calibration_share,
+        seed=recipe.seed,
+        threads=torch.get_num_threads(),
+        progress=terminal.track,
+        options=data_options(recipe),
+    )
+    for record, why in data.skipped:
+        terminal.say(f"skipped {record.path}: {why}")
+    if data.skipped:
+        total = len(data.skipped) + len(data.train) + len(data.test)
+        terminal.say(f"skipped {len(data.skipped)} of {total} images, for they cannot be read")
+    if recipe.data.range is None and are_dark(data.train):
+        terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
+    augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
+    setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal, augment=augment)
+    setup.seconds["prepare"] = time.perf_counter() - started
+    return setup
+
+
+def data_options(recipe: Recipe) -> Options:
+    """How the recipe wants images read and kept."""
+    data, runtime = recipe.data, recipe.runtime
+    return Options(
+        layout=data.layout,
+        manifest=data.manifest,
+        group_by=data.group_by,
+        resize=data.resize,
+        value_range=data.range,
+        on_error=data.on_error,
+        max_bad_share=data.max_bad_share,
+        allow_leak=data.allow_leak,
+        cache=runtime.cache,
+        cache_gib=runtime.cache_gib,
+        cache_dir=runtime.cache_dir,
+        cache_disk_gib=runtime.cache_disk_gib,
+    )
+
+
+def _resolve(recipe: Recipe) -> Recipe:
+    """Every `auto` that depends on this machine replaced by what it stands for here."""
+    weights = resolve_source(recipe.encoder.name, recipe.encoder.weights)
+    precision = resolve_precision(recipe.runtime.device, recipe.runtime.precision)
+    return recipe.model_copy(
+        update={
+            "encoder": recipe.encoder.model_copy(update={"weights": weights}),
+            "runtime": recipe.runtime.model_copy(update={"precision": precision}),
+        }
+    )

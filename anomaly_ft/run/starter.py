@@ -1,0 +1,164 @@
+"""A commented recipe for a folder of images that was looked at.
+
+What the folder asks for is set and says why; what people change next stands below it, commented out,
+with its default and the words of the schema.
+"""
+
+import json
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from anomaly_ft.data.checks.report import Report
+from anomaly_ft.data.images import UNREADABLE, deep_values
+from anomaly_ft.data.records import Record
+from anomaly_ft.recipe.schema import Data, Recipe
+
+WIDTH = 100
+BITS = (10, 12, 14, 16)  # of cameras
+ELONGATED = 1.3  # from this ratio of the sides on, squashing changes what a part looks like
+FEW = 60  # normal images below which more of them are held back
+FEW_SHARE = 0.25
+LARGE = 2.0  # times the image size from which on detail is lost that may matter
+MORE = (
+    "encoder.name", "encoder.weights", "gaussian.score", "optimizer.lr", "optimizer.batch_size",
+    "schedule.max_epochs", "evaluation.false_positive_rate", "tracking.uri", "runtime.device",
+)  # fmt: skip
+
+
+def with_recipe(report: Report) -> Report:
+    """The report with the split that the recipe will make, and without what the recipe mends."""
+    mended = replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
+    few = _normals(report) < FEW
+    return mended.shared_out(watch=FEW_SHARE, calibrate=FEW_SHARE) if few else mended
+
+
+def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto") -> str:
+    """The text of a recipe.
+
+    Args:
+        report: of the folder, see `with_recipe`.
+        root: the folder as the recipe is to name it.
+        name: of the runs; characters that are not allowed are replaced.
+        layout: as the user named it.
+    """
+    lines = [f"# {line}" if line else "#" for line in _header(report)]
+    lines += [f"name: {valid_name(name)}", "data:", f"  root: {json.dumps(root)}"]
+    lines += [f"  layout: {layout}"] if layout != "auto" else []
+    lines += [f"  {line}" for line in _data(report)]
+    lines += ["", "# What you may want to change next, with its default:"]
+    section = ""
+    for key in MORE:
+        if key.split(".")[0] != section:
+            section = key.split(".")[0]
+            lines.append(f"#{section}:")
+        lines += _commented(key)
+    return "\n".join(lines) + "\n"
+
+
+def valid_name(name: str) -> str:
+    """A name that a recipe takes.
+
+    >>> valid_name("Line 3: Müller")
+    'Line-3-M-ller'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "run"
+
+
+def _header(report: Report) -> Iterator[str]:
+    kinds = "; ".join(
+        f"{split}: " + ", ".join(f"{count} {kind}" for kind, count in found.items())
+        for split, found in report.counts.items()
+    )
+    yield f"Made by anomaly-ft init from {report.root}"
+    yield f"  layout  {report.layout}: {report.why}"
+    yield f"  images  {kinds}"
+    yield f"  sizes   {_most(report.sizes)}"
+    if report.split:
+        yield "  split   " + ", ".join(f"{count} to {part}" for part, count in report.split.items())
+    else:
+        yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
+    if "test" not in report.counts:
+        yield "  There are no labelled test images: the run sets a threshold, but can give no test number."
+    for trouble in report.troubles:
+        refused = "; train refuses this" if trouble.refused else ""
+        yield from textwrap.wrap(f"  trouble {trouble.kind}: {trouble.says}{refused}", WIDTH)
+    if report.troubles:
+        yield f"  (anomaly-ft data {report.root} lists the files)"
+    yield ""
+    yield "  look at what will be done   anomaly-ft train THIS_FILE --dry-run"
+    yield "  train                       anomaly-ft train THIS_FILE"
+
+
+def _data(report: Report) -> Iterator[str]:
+    default = Data.model_fields
+    size = default["image_size"].default
+    width, height = _usual_size(report)
+    shorter = min(width, height)
+    if shorter >= LARGE * size:
+        yield f"# {size} pixels are fast. One of them covers {shorter / size:.1f} pixels of your images:"
+        yield f"# defects smaller than that vanish. With {2 * size} a run takes about four times as long."
+    yield f"image_size: {size}"
+    if max(width, height) / shorter >= ELONGATED:
+        yield f"# Most images are {width} x {height}: put whole on black, not squashed into a square."
+        yield "resize: letterbox"
+    yield from _range(report.records)
+    if _normals(report) < FEW:
+        held_out = report.split.get("calibrate", 0)
+        yield f"# With so few normal images more of them are held back: {held_out} set the threshold, so it"
+        yield f"# can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
+        yield f"watch_share: {FEW_SHARE}"
+        yield f"calibration_share: {FEW_SHARE}"
+    yield "# Several photographs of one part? Keep them together, by a (group) in the file name:"
+    yield r"# group_by: 'part(\d+)_'"
+
+
+def _range(records: Sequence[Record]) -> Iterator[str]:
+    """Black and white of images with more than 8 bits, from their values."""
+    low, high, floating = math.inf, -math.inf, False
+    for record in records:
+        try:
+            values = deep_values(record.path)
+        except UNREADABLE:
+            continue  # the report names it
+        if values is None:
+            continue
+        floating |= values.dtype.kind == "f"
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if high < low:
+        return
+    if floating:
+        yield f"# Floating-point images with values from {low:g} to {high:g}: which are black and white?"
+        yield f"range: [{low:g}, {high:g}]"
+        return
+    bits = next((bits for bits in BITS if high < 2**bits), None)
+    if bits is None:
+        yield f"# Values reach {high:g}, beyond 16 bits: which are black and white?"
+        yield f"range: [{low:g}, {high:g}]"
+        return
+    yield f"# Values from {low:g} to {high:g}: a camera of {bits} bits. What is beyond is refused."
+    yield f"range: [0, {2**bits - 1}]"
+
+
+def _commented(key: str) -> Iterator[str]:
+    section, name = key.split(".")
+    field = Recipe.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    for line in textwrap.wrap(" ".join((field.description or "").split()), WIDTH - 5, break_on_hyphens=False):
+        yield f"#  # {line}"
+    yield f"#  {name}: {json.dumps(field.default)}"
+
+
+def _normals(report: Report) -> int:
+    return sum(record.split == "train" for record in report.readable)
+
+
+def _usual_size(report: Report) -> tuple[int, int]:
+    width, height = next(iter(report.sizes), "224x224").split("x")
+    return int(width), int(height)
+
+
+def _most(sizes: dict[str, int]) -> str:
+    shown = [f"{count} of {size}" for size, count in list(sizes.items())[:3]]
+    return ", ".join(shown) + (f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")

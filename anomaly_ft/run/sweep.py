@@ -1,0 +1,252 @@
+"""Many runs as one: those already finished are left alone, the others are run, all are set side by side."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import pandas as pd
+
+from anomaly_ft.errors import RecipeError, RunError
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.recipe.sweep import Job, Sweep
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.executors import Outcome, in_process, on_ray
+from anomaly_ft.run.summary import DIGITS
+from anomaly_ft.system.files import write_json, write_text
+from anomaly_ft.tracking.experiment_view import experiment_tags
+from anomaly_ft.tracking.store import choose_store
+from anomaly_ft.tracking.tracker import Tracker, make_tracker
+
+Engine = Literal["in-process", "ray"]
+NO_SAY, SAY = ("tracking.", "runtime."), "runtime.precision"  # settings that do not decide what a run finds
+
+
+def run_sweep(
+    sweep: Sweep,
+    output: Path,
+    terminal: Terminal,
+    *,
+    engine: Engine = "in-process",
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Do all runs of a sweep that are not finished yet; returns its summary.
+
+    Run folders and `results/` (a line for each run in `results.csv`, mean ± sd in `results.md`, why runs
+    failed in `errors/`) go into a folder of the sweep's name in `output`; in MLflow the runs are children
+    of one.
+
+    Raises:
+        RunError: an output folder or an engine that cannot be used. A run that fails raises nothing.
+    """
+    folder = output / sweep.name
+    jobs = [_tracked(job, output) for job in sweep.jobs]
+    known = {job.recipe.name: finished(job.recipe, folder) for job in jobs}
+    left = [job for job in jobs if known[job.recipe.name] is None]
+    terminal.say(f"sweep {sweep.name}: {len(jobs)} runs, {len(jobs) - len(left)} of them finished before")
+    first, state = jobs[0].recipe.tracking, folder / "sweep.json"
+    with make_tracker(
+        enabled=first.mlflow,
+        uri=first.uri,
+        experiment=first.experiment,
+        name=sweep.name,
+        output=output,
+        run_id=_parent_of(state),
+        experiment_tags=experiment_tags(),
+    ) as tracker:
+        _write_state(state, sweep.name, tracker.run_id)
+        tracker.tags({"group": sweep.name})
+        tags = {"group": sweep.name} | ({"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {})
+        before = [Outcome(job, found) for job in jobs if (found := known[job.recipe.name])]
+        doing = (
+            on_ray(left, folder.resolve(), tags, address=address, resources=sweep.resources)
+            if engine == "ray"
+            else in_process(left, folder, tags)
+        )
+        outcomes = [*before, *_announced(doing, len(jobs), len(before), terminal)]
+        rows = [row_of(outcome) for outcome in outcomes]
+        table = side_by_side(rows)
+        _write_results(folder / "results", rows, table, outcomes)
+        failed = sum(bool(row["error"]) for row in rows)
+        tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)}, len(rows) - failed)
+        tracker.tags({"mlflow.note.content": markdown(table), "verdict": _verdict(rows)})
+        _log_curve(tracker, outcomes)
+        tracker.artifacts(folder / "results")
+    return {
+        "name": sweep.name,
+        "folder": str(folder),
+        "runs": rows,
+        "table": table,
+        "failed": failed,
+        "skipped": len(before),
+        "mlflow_run_id": tracker.run_id,
+        "mlflow_uri": tracker.uri,
+    }
+
+
+def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run in `folder` with the recipe's name and settings, if there is one.
+
+    Where and how it was computed and tracked is no difference, nor what `auto` stood for.
+    """
+    for candidate in sorted(folder.glob(f"{recipe.name}-*"), reverse=True):
+        if not re.fullmatch(re.escape(recipe.name) + r"-\d{3,}", candidate.name):
+            continue
+        try:
+            found = read_recipe(candidate / "recipe.yaml", check_root=False).flat()
+            summary: dict[str, Any] = json.loads((candidate / "summary.json").read_text(encoding="utf-8"))
+        except (RecipeError, OSError, ValueError):
+            continue  # not a run that this version can vouch for
+        settings = {k: v for k, v in recipe.flat().items() if k == SAY or not k.startswith(NO_SAY)}
+        wanted = {key: value for key, value in settings.items() if value != "auto"}
+        if wanted.items() <= {key: found.get(key) for key in wanted}.items():
+            return {**summary, "folder": str(candidate)}
+    return None
+
+
+def row_of(outcome: Outcome) -> dict[str, Any]:
+    """One run in one flat line; what was not measured is None."""
+    job, summary = outcome.job, outcome.summary or {}
+    frozen, tuned = (summary.get(key) or {} for key in ("frozen_test", "test"))
+    curve, kept = summary.get("vicinal_auroc"), summary.get("best_epoch")
+    before, after = frozen.get("image_auroc"), tuned.get("image_auroc")
+    return {
+        "category": job.category or Path(job.recipe.data.root).name,
+        "setting": job.setting or "default",
+        "seed": job.recipe.seed,
+        "frozen": before,
+        "fine_tuned": after,
+        "gain": None if before is None or after is None else after - before,
+        "vicinal_gain": None if not curve or kept is None else curve[kept] - curve[0],
+        "kept_epoch": kept,
+        "stop_reason": summary.get("stop_reason"),
+        "seconds": sum(summary["seconds"].values()) if "seconds" in summary else None,
+        "folder": summary.get("folder"),
+        "error": outcome.error,
+    }
+
+
+def side_by_side(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line for each category and setting: image AUROC as mean ± sd over the seeds that were finished."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["category"], row["setting"]), []).append(row)
+    return [
+        {
+            "category": category,
+            "setting": setting,
+            "runs": str(sum(not row["error"] for row in group)),
+            "failed": str(sum(bool(row["error"]) for row in group) or "-"),
+            "frozen": spread(row["frozen"] for row in group),
+            "fine-tuned": spread(row["fine_tuned"] for row in group),
+            "gain": spread((row["gain"] for row in group), "+.4f"),
+            "vicinal gain": spread((row["vicinal_gain"] for row in group), "+.4f"),
+            "kept epochs": " ".join(str(r["kept_epoch"]) for r in group if r["kept_epoch"] is not None) or "-",
+        }
+        for (category, setting), group in groups.items()
+    ]
+
+
+def spread(values: Iterable[float | None], form: str = ".4f") -> str:
+    """Mean ± standard deviation (n - 1) of the values there are.
+
+    >>> spread([0.8, None, 0.9]), spread([0.8]), spread([None])
+    ('0.8500 ± 0.0707', '0.8000', '-')
+    """
+    there = [value for value in values if value is not None]
+    if not there:
+        return "-"
+    return format(mean(there), form) + (f" ± {stdev(there):.4f}" if len(there) > 1 else "")
+
+
+def markdown(table: Sequence[Mapping[str, str]]) -> str:
+    """The table for a note or a page."""
+    head = list(table[0])
+    rows = ["| " + " | ".join(row.values()) + " |" for row in table]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]) + "\n"
+
+
+def _tracked(job: Job, output: Path) -> Job:
+    """The job logging to the store of the sweep, wherever it is run."""
+    tracking = job.recipe.tracking
+    if not tracking.mlflow:
+        return job
+    tracking = tracking.model_copy(update={"uri": choose_store(tracking.uri, output)})
+    return Job(job.category, job.setting, job.recipe.model_copy(update={"tracking": tracking}))
+
+
+def _parent_of(state: Path) -> str | None:
+    """The MLflow run of this sweep where it was begun before."""
+    try:
+        found: str | None = json.loads(state.read_text(encoding="utf-8"))["mlflow_run_id"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
+
+
+def _write_state(state: Path, name: str, run_id: str | None) -> None:
+    try:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        write_json(state, {"name": name, "mlflow_run_id": run_id})
+    except OSError as cause:
+        raise RunError(f"--output {state.parent.parent}: cannot be written to ({cause})") from cause
+
+
+def _announced(doing: Iterator[Outcome], total: int, done: int, terminal: Terminal) -> Iterator[Outcome]:
+    for count, outcome in enumerate(doing, done + 1):
+        row = row_of(outcome)
+        said = f"failed: {row['error']}"
+        if not row["error"]:
+            said = f"frozen {spread([row['frozen']])}, fine-tuned {spread([row['fine_tuned']])}"
+        terminal.say(f"[{count} of {total}] {outcome.job.recipe.name}: {said}")
+        yield outcome
+
+
+def _write_results(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    table: Sequence[Mapping[str, str]],
+    outcomes: Sequence[Outcome],
+) -> None:
+    errors = folder / "errors"
+    errors.mkdir(parents=True, exist_ok=True)
+    for old in errors.glob("*.txt"):
+        old.unlink()
+    for outcome in outcomes:
+        if outcome.error:
+            write_text(errors / f"{outcome.job.recipe.name}.txt", outcome.trace)
+    write_text(folder / "results.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_text(folder / "results.md", markdown(table))
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over all runs, under the names that a single run has."""
+    names = {
+        "frozen": "frozen/image_auroc",
+        "fine_tuned": "test/image_auroc",
+        "gain": "gain/image_auroc",
+        "vicinal_gain": "gain/vicinal_auroc",
+    }
+    there = {name: [row[key] for row in rows if row[key] is not None] for key, name in names.items()}
+    return {name: round(mean(values), DIGITS) for name, values in there.items() if values}
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the runs forgot, and when, for a column of a table."""
+    kept = [row["kept_epoch"] for row in rows if row["stop_reason"] == "forgetting"]
+    when = f" after epoch {' or '.join(map(str, sorted(set(kept))))}" if kept else ""
+    return f"{len(kept) or 'none'} of {len(rows)} forgot{when}"
+
+
+def _log_curve(tracker: Tracker, outcomes: Sequence[Outcome]) -> None:
+    """The watched curve of runs that differ in their seed alone: the mean, as far as all were trained."""
+    curves = [outcome.summary["vicinal_auroc"] for outcome in outcomes if outcome.summary]
+    settings = {(outcome.job.category, outcome.job.setting) for outcome in outcomes}
+    if len(settings) > 1 or len(curves) < len(outcomes):
+        return
+    for step, values in enumerate(zip(*curves, strict=False)):
+        if None not in values:
+            tracker.metrics({"val/vicinal_auroc": round(mean(values), DIGITS)}, step)

@@ -1,0 +1,90 @@
+"""A finished run into MLflow, where the store was not there while it trained: only what is missing is sent."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomaly_ft.errors import RunError
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.log import log_end, log_start
+from anomaly_ft.run.summary import read_summary
+from anomaly_ft.run.summary_text import run_note
+from anomaly_ft.system.files import write_json
+from anomaly_ft.tracking.experiment_view import experiment_tags
+from anomaly_ft.tracking.retry_queue import NotSent
+from anomaly_ft.tracking.store import choose_store, refuse_new_database
+from anomaly_ft.tracking.tracker import make_tracker
+
+
+def sync(folder: Path, store: str | None = None) -> str:
+    """Send what the store lacks of a finished run; says where it is now.
+
+    Args:
+        folder: what `train` left; its summary is told the id of a run that had to be made.
+        store: MLflow server or database; unset: the recipe's, else MLFLOW_TRACKING_URI, else the database
+            beside the folder.
+
+    Raises:
+        RunError: a folder that is not a finished run, or a store that does not take everything.
+    """
+    recipe, summary, history, split = _read(folder)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a run that was killed when it was complete
+    run_id, uri = summary["mlflow_run_id"], choose_store(store or recipe.tracking.uri, folder.parent)
+    if not store:
+        refuse_new_database(recipe.tracking.uri)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", NotSent)
+        with make_tracker(
+            enabled=True,
+            uri=uri,
+            experiment=recipe.tracking.experiment,
+            name=folder.resolve().name,
+            output=folder.parent,
+            run_id=run_id,
+            experiment_tags=experiment_tags(),
+        ) as tracker:
+            log_start(recipe, split, tracker, str(summary.get("git_commit", "none")))
+            for epoch, metrics in history:
+                tracker.metrics(metrics, epoch)
+            log_end(summary, tracker, folder)
+            tracker.model(folder, recipe.runtime.computing(), recipe.tracking.register)
+    failures = [one for one in said if issubclass(one.category, NotSent)]
+    for other in (one for one in said if one not in failures):  # what libraries warn of goes where it would
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if not tracker.complete:
+        trouble = (
+            str(failures[0].message).partition("; training")[0] if failures else "it did not take everything"
+        )
+        raise RunError(f"{folder}: {trouble}; what arrived is kept, the same command sends the rest")
+    if tracker.run_id != run_id:
+        write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})
+    return f"{folder.name} is complete as run {tracker.run_id} in {uri}"
+
+
+def _read(
+    folder: Path,
+) -> tuple[Recipe, dict[str, Any], list[tuple[int, dict[str, float | None]]], pd.DataFrame]:
+    """Recipe, summary, the metrics of each epoch, and the split of a finished run that nobody tampered with."""
+    if not (folder / "summary.json").is_file():
+        raise RunError(
+            f"{folder} is not a finished run: summary.json is missing; go on with train --resume first"
+        )
+    recipe, summary = read_recipe(folder / "recipe.yaml", check_root=False), read_summary(folder)
+    if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+        raise RunError(f"{folder}: cannot be sent: {link.relative_to(folder)} is a link, which no run has")
+    try:
+        run_note(summary, folder)
+        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        history = []
+        for line in map(json.loads, lines):
+            points = {key: None if value is None else float(value) for key, value in line.items() if "/" in key}
+            history.append((int(line["epoch"]), points))
+        return recipe, summary, history, pd.read_csv(folder / "split.csv", keep_default_na=False)
+    except Exception as cause:  # they may hold anything
+        trouble = f"{type(cause).__name__}: {cause}"
+        raise RunError(f"{folder}: cannot be read as a run: {trouble:.200}") from cause

@@ -1,0 +1,1 @@
+"""Files, signals, and the network: what the machine does to a run."""

@@ -1,0 +1,62 @@
+"""Files that are whole or absent: written aside, flushed to the disk, then renamed."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Indented JSON; a number that is not finite is an error, not a file that others cannot read."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json_line(value))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The file as it was, or all of the new content, whenever the machine stops."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _flush(path.parent)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make the folder aside, then put it in the place of the one before."""
+    aside, before = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for left in (aside, before):
+        shutil.rmtree(left, ignore_errors=True)
+    write(aside)
+    if folder.exists():
+        folder.rename(before)
+    aside.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Let the disk have a file, or the names in a folder."""
+    if os.name == "nt" and path.is_dir():  # Windows does so by itself
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""MLflow: logging a run, the store, the registry, the page."""

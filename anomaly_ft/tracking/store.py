@@ -1,0 +1,133 @@
+"""Which MLflow store is meant, and what it holds."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly_ft.errors import RunError
+
+VIEW = "anomaly-ft"  # key of the view of an experiment that its tag describes
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """What MLflow holds of one run."""
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]  # the last value of each
+    tags: Mapping[str, str]
+    curve: Callable[[str], list[float]]  # the values of a metric in the order of steps
+
+
+def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
+    """The run, or its children if it has any but evaluations.
+
+    Raises:
+        RunError: the store does not answer, or has no such run.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    quieten_mlflow()
+    try:
+        client = MlflowClient(existing(uri))
+        found = client.get_run(run_id)
+        below = client.search_runs(
+            [found.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found.info.run_id}'"
+        )
+    except MlflowException as cause:
+        raise RunError(
+            f"{run_id} is no folder, and no run in the MLflow store {uri}: {cause.message}"
+        ) from cause
+    except Exception as cause:  # whatever the database or the network raises
+        raise RunError(
+            f"{run_id} is no folder, and MLflow at {uri} cannot be asked: {type(cause).__name__}: {cause}"
+        ) from cause
+
+    children = [run for run in below if EVALUATION_TAG not in run.data.tags]
+
+    def curve_of(run: Any) -> Callable[[str], list[float]]:
+        def curve(metric: str) -> list[float]:
+            points = client.get_metric_history(run.info.run_id, metric)
+            return [point.value for point in sorted(points, key=lambda point: point.step)]
+
+        return curve
+
+    return [
+        LoggedRun(
+            run.info.run_id,
+            run.info.run_name,
+            run.info.status,
+            run.data.params,
+            run.data.metrics,
+            run.data.tags,
+            curve_of(run),
+        )
+        for run in (sorted(children, key=lambda child: child.info.start_time) or [found])
+    ]
+
+
+def first_page(uri: str) -> str:
+    """What to open of MLflow's user interface: the experiment worked on last, in the view it brings along.
+
+    Raises:
+        RunError: the store does not answer.
+    """
+    from mlflow.tracking import MlflowClient
+
+    quieten_mlflow()
+    try:
+        experiments = MlflowClient(existing(uri)).search_experiments(order_by=["last_update_time DESC"])
+    except Exception as cause:  # whatever the database or the network raises
+        raise RunError(f"the MLflow store {uri} cannot be asked: {type(cause).__name__}: {cause}") from cause
+    ours = [experiment for experiment in experiments if VIEW_TAG in experiment.tags]
+    if not ours:
+        return "/"
+    return f"/#/experiments/{ours[0].experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def choose_store(uri: str | None, output: Path) -> str:
+    """The address named, else MLFLOW_TRACKING_URI, else the database in the output folder."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
+
+
+def existing(uri: str) -> str:
+    """The same address; a database file that is not there is an error, for MLflow would make one."""
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not Path(path).is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    return uri
+
+
+def refuse_new_database(uri: str | None) -> None:
+    """A run folder does not say where files are made.
+
+    Raises:
+        RunError: the recipe in it names a database that is not there.
+    """
+    try:
+        existing(uri or "")
+    except FileNotFoundError as cause:
+        raise RunError(f"tracking.uri of the run: {cause}; name one with anomaly-ft sync --store") from cause
+
+
+def quieten_mlflow() -> None:
+    """No chatter; above all not on stdout, where results go."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def store_of(output: Path) -> str:
+    """The address of the database in an output folder."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+EVALUATION_TAG = "evaluation_of"  # of a run that measured another one again, whose id it holds

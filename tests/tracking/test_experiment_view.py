@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomaly_ft.evaluation.metric_names import METRICS
+from anomaly_ft.run.summary import final_metrics
+from anomaly_ft.run.summary_text import run_note, story, verdict
+from anomaly_ft.tracking.experiment_view import experiment_tags
+
+SUMMARY: dict[str, Any] = {
+    "vicinal_auroc": [0.8, 0.85, 0.82, 0.7],
+    "best_epoch": 1,
+    "epochs": 3,
+    "stop_reason": "forgetting",
+    "score": "fused",
+    "data": {"test_normal": 20, "test_anomalous": 63},
+    "frozen_test": {"image_auroc": 0.9, "image_ap": None},
+    "test": {"image_auroc": 0.93, "image_ap": None, "false_positive_rate": 0.05, "true_positive_rate": 0.8},
+    "gain_intervals": {"image_auroc": [0.01, 0.05]},
+    "thresholds": {"threshold": 4.5, "promised_fpr": 0.03125, "images": 31},
+}
+
+
+@pytest.mark.parametrize(
+    ("best", "reason", "said"),
+    [
+        (1, "forgetting", "forgot after epoch 1 of 3, kept 1"),
+        (0, "forgetting", "forgot after epoch 0 of 3, kept pretrained"),
+        (2, "diverged", "diverged in epoch 3, kept 2"),
+        (0, "diverged", "diverged in epoch 3, kept pretrained"),
+        (3, "max_epochs", "kept epoch 3 of 3"),
+        (0, "no_progress", "no gain, kept pretrained"),
+    ],
+)
+def test_the_verdict_says_whether_and_when_it_forgot(best: int, reason: str, said: str) -> None:
+    assert verdict(SUMMARY | {"best_epoch": best, "stop_reason": reason}) == said
+
+
+def test_a_run_without_epochs_is_not_said_to_have_failed() -> None:
+    untrained = {"best_epoch": 0, "epochs": 0, "stop_reason": "max_epochs", "vicinal_auroc": [0.8]}
+    assert verdict(untrained) == "pretrained, not trained"
+    assert "did not help" not in story(untrained)
+
+
+def test_the_note_shows_the_gain_with_its_interval_and_how_to_load_the_encoder() -> None:
+    note = run_note(SUMMARY, Path("/runs/bottle-001"))
+    assert "Forgetting set in after epoch 1" in note
+    assert "| image AUROC (fused score) | 0.9000 | 0.9300 | +0.0300 (95 %: +0.0100 to +0.0500) |" in note
+    assert "average precision" not in note, "what was not measured is left out"
+    assert "at most 3.12% of normal images" in note
+    assert "On the test split: 5.00% of normal, 80.00% of anomalous images." in note
+    assert '"local-dir:/runs/bottle-001/encoder"' in note
+    compile(note.split("```python")[1].split("```")[0], "snippet", "exec")
+
+
+def test_a_note_without_a_test_split_invents_no_number() -> None:
+    note = run_note(SUMMARY | {"test": None, "frozen_test": None}, Path("/runs/bottle-001"))
+    assert "there is no test number" in note
+    assert "On the test split" not in note
+
+
+def test_the_last_word_on_every_metric_is_of_the_encoder_that_was_kept() -> None:
+    metrics = final_metrics(SUMMARY)
+    assert metrics["best/epoch"] == 1
+    assert metrics["best/vicinal_auroc"] == 0.85
+    assert metrics["gain/vicinal_auroc"] == pytest.approx(0.05)
+    assert metrics["test/image_auroc"] == 0.93
+    assert metrics["gain/image_auroc"] == pytest.approx(0.03)
+    assert metrics["gain/image_ap"] is None
+    assert "gain/false_positive_rate" not in metrics, "the frozen encoder has no threshold"
+
+
+def test_the_view_shows_columns_and_charts_that_a_run_has() -> None:
+    tags = experiment_tags()
+    view = json.loads(tags["mlflow.sharedViewState.anomaly-ft"])
+    shown = [column.split("`")[1] for column in view["selectedColumns"] if column.startswith("metrics.")]
+    shown += [chart["metricKey"] for chart in view["compareRunCharts"]]
+    for name in shown:
+        assert name in METRICS or f"{name.split('/')[0]}/<metric>" in METRICS
+    sections = {section["uuid"] for section in view["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == sections
+    assert max(map(len, tags.values())) < 5000, "MLflow's limit for a tag"
+
+
+def test_one_epoch_is_not_many() -> None:
+    told = story({"vicinal_auroc": [0.8, 0.82], "best_epoch": 1, "stop_reason": "max_epochs"})
+    assert told.startswith("The one epoch was trained: the encoder of epoch 1 is kept")
+    many = story({"vicinal_auroc": [0.8, 0.82, 0.83], "best_epoch": 2, "stop_reason": "max_epochs"})
+    assert many.startswith("All 2 epochs were trained: the encoder of epoch 2 is kept")
