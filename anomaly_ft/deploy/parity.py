@@ -23,7 +23,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.formats import Computes
 from anomaly_ft.deploy.graph import DetectorGraph
-from anomaly_ft.model.inference import examine_batch
+from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import upsample
 
@@ -107,8 +107,8 @@ def compare(
             rows.append(_rows(run, pixels, computes(pixels), gives_levels))
         if predicting:
             own = predicting[1]
-            found = examine_batch(own.detector, own.compute.batch(pixels), own.compute, explain=False)
-            spoken.append(found.scores[own.score])
+            batch = own.compute.batch(pixels)
+            spoken.append(predict_batch(own.detector, batch, own.compute, explain=False).score)
     table, threshold = np.concatenate(rows, 1), run.point.threshold
     parity = _summarise(table, threshold, tolerance, gives_levels)
     if not predicting:
@@ -130,12 +130,10 @@ def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> It
 
 def reference(run: LoadedRun, pixels: Pixels) -> list[Tensor]:
     """Score, map and decision as `predict` comes by them."""
-    pooled = run.score == "pooled"
-    found = examine_batch(run.detector, run.compute.batch(pixels), run.compute, explain=pooled)
-    score, small = found.scores[run.score], found.contribution if pooled else found.dense
-    squashed = Decoder(run.decoder.size)
-    large = np.stack([upsample(one, squashed.size, squashed.size, squashed) for one in small])
-    return [torch.from_numpy(values) for values in (score, large, score > run.point.threshold)]
+    outputs = predict_batch(run.detector, run.compute.batch(pixels), run.compute, explain=False)
+    square = Decoder(run.decoder.size)
+    large = np.stack([upsample(one, square.size, square.size, square) for one in outputs.map])
+    return [torch.from_numpy(values) for values in (outputs.score, large, outputs.score > run.point.threshold)]
 
 
 def judge(run: LoadedRun, levels: Sequence[Tensor]) -> list[Tensor]:

@@ -24,8 +24,14 @@ from anomaly_ft.evaluation.pictures import (
     scale_picture,
     shrunk,
 )
-from anomaly_ft.evaluation.plots import figure_uri, forgetting_figure, roc_pr_figure, score_figure
-from anomaly_ft.finetune.records import Validation, Verdict
+from anomaly_ft.evaluation.plots import (
+    StopDecision,
+    Validation,
+    figure_uri,
+    forgetting_figure,
+    roc_pr_figure,
+    score_figure,
+)
 from anomaly_ft.metrics import Floats, curve
 from anomaly_ft.model.maps import upsample
 
@@ -72,7 +78,7 @@ class Material:
     held_out: Floats
     frozen: Floats | None = None
     validations: Sequence[Validation] = ()
-    verdict: Verdict | None = None
+    verdict: StopDecision | None = None
 
 
 def write_report(path: Path, summary: Mapping[str, Any], material: Material) -> None:
@@ -147,8 +153,7 @@ def _galleries(found: Assessment) -> dict[str, Any]:
     missed = np.flatnonzero(labels & (found.scores <= found.point.threshold))
     by_score = np.argsort(found.scores)
     by_map = sorted(found.localisation.by_image, key=lambda i: -found.localisation.by_image[i])
-    scale = scale_of(found.examined.dense, ~labels)
-    split_scale = scale_of(found.examined.contribution, ~labels)
+    scales = {name: scale_of(values, ~labels) for name, values in found.outputs.maps.items()}
     chosen = {
         "suspicious": [i for i in by_score[::-1] if not labels[i]][:SHOWN],
         "missed": [i for i in by_score if i in set(missed.tolist())][:SHOWN],
@@ -156,29 +161,30 @@ def _galleries(found: Assessment) -> dict[str, Any]:
         "worst": by_map[max(SHOWN, len(by_map) - SHOWN) :][::-1],
     }
     drawn: dict[str, Any] = {
-        name: [card for i in places if (card := _card(found, int(i), scale, split_scale))]
+        name: [card for i in places if (card := _card(found, int(i), scales))]
         for name, places in chosen.items()
     }
     drawn["missed_count"] = len(missed)
     drawn["scales"] = [
-        {"name": name, "low": s.low, "high": s.high}
-        for name, s in (("dense map", scale), ("contribution map", split_scale))
+        {"name": f"{name} map", "low": scale.low, "high": scale.high} for name, scale in scales.items()
     ]
     drawn["strip"] = picture_uri(scale_picture())
     return drawn
 
 
-def _card(found: Assessment, i: int, scale: ColourScale, split_scale: ColourScale) -> dict[str, Any] | None:
+def _card(found: Assessment, i: int, scales: Mapping[str, ColourScale]) -> dict[str, Any] | None:
     record = found.records[i]
     try:
         image = shrunk(np.asarray(read_image(record.path, found.decoder.value_range)), SIDE)
     except Exception:  # the file was there a moment ago; decoders raise nearly anything
         return None
-    (height, width), maps = image.shape[:2], found.examined
+    height, width = image.shape[:2]
     pictures = [
         image,
-        overlay(image, upsample(maps.dense[i], height, width, found.decoder), scale),
-        overlay(image, upsample(maps.contribution[i], height, width, found.decoder), split_scale),
+        *(
+            overlay(image, upsample(found.outputs.maps[name][i], height, width, found.decoder), scale)
+            for name, scale in scales.items()
+        ),
     ]
     if i in found.localisation.by_image and record.mask:
         mask = shrunk(np.repeat(read_mask(record.mask)[..., None], 3, axis=2).astype(np.uint8) * 255, SIDE)

@@ -85,11 +85,12 @@ def chi_square(
     held_out: ArrayLike | None = None,
     *,
     weights: ArrayLike | None = None,
+    total: str = "mean",
 ) -> list[ChiSquarePoint]:
-    """Thresholds on each level's distance (not squared), and last one on the pooled score.
+    """Thresholds on each level's distance (not squared), and last one on their weighted mean.
 
     Squared Mahalanobis distances of a Gaussian follow a chi-square distribution (Rippel et al., IEEE TIM
-    70, 2021). The pooled score, a mean of distances, has no such law; the same mean of the thresholds is its
+    70, 2021). A mean of distances has no such law; the same mean of the thresholds is its
     quantile if all levels rise and fall together, and too high, that is cautious, otherwise.
 
     Args:
@@ -97,7 +98,8 @@ def chi_square(
         dimensions: of each level's features.
         false_positive_rate: wanted, in (0, 1).
         held_out: distances `(n, levels)` of normal images not used for fitting.
-        weights: of the levels in the pooled score, shares of one; unset: all alike.
+        weights: of the levels in the mean, shares of one; unset: all alike.
+        total: what the mean is called.
 
     Raises:
         ValueError: a rate outside (0, 1).
@@ -111,7 +113,7 @@ def chi_square(
     return [
         ChiSquarePoint(name, size, float(quantile), false_positive_rate, realised(quantile, column))
         for name, size, quantile, column in zip(
-            [*levels, "pooled"],
+            [*levels, total],
             [*dimensions, sum(dimensions)],
             [*quantiles, quantiles @ shares],
             columns,

@@ -2,7 +2,7 @@
 
 Tensors and JSON only; nothing in these files can run code. `format` in detector.json counts up whenever
 an older anomaly_ft could no longer read what is written; `anomaly_ft` beside it is the version that wrote it.
-Every older format is still read: `tests/fixtures` keeps a folder of each.
+From the first release on every older format is still read.
 """
 
 import json
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,7 +18,7 @@ from anomaly_ft import __version__
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.encoder.encoder import Encoder
 
-FORMAT = 2
+FORMAT = 1
 
 
 def write_detector(
@@ -38,7 +37,6 @@ def write_detector(
         "encoder": json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))["architecture"],
         "image_size": encoder.image_size,
         "levels": list(encoder.levels),
-        "units": "Mahalanobis distances (fused: a sum of two standard scores), higher = more anomalous",
         "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",
         **description,
     }
@@ -58,13 +56,7 @@ def read_detector(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
     # copied, for in a file they lie at any address, and products of matrices round by that
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    try:
-        return _upgraded(description, tensors)
-    except Exception as cause:  # the files may hold anything
-        said = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
-        raise RunError(
-            f"{folder}: detector.json and detector.safetensors do not fit together: {said}"
-        ) from cause
+    return description, tensors
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -89,29 +81,6 @@ def check_grid(name: str, mean: Tensor, grid: int, smoothing: float) -> None:
     """Raise a ValueError unless Gaussians lie on that grid, and the blur stays within it."""
     if mean.shape[0] != grid**2 or not 0 <= 3 * smoothing < grid:
         raise ValueError(f"the dense {name} does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
-
-
-def _upgraded(
-    description: dict[str, Any], tensors: dict[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Format 1 had one dense Gaussian for score and map alike, and an outline drawn where the dense distance
-    alone would make an image of usual pooled score anomalous. Its first runs had the threshold in their
-    description alone."""
-    if description["format"] > 1:
-        return description, tensors
-    how, new = dict(description["settings"]), dict(tensors)
-    if "threshold" not in new and "chi_square" not in new:
-        new["threshold"] = torch.tensor(float(description["threshold"]["threshold"]))
-        new["chi_square"] = torch.full((len(description["levels"]) + 1,), torch.inf)
-    how |= {"map_levels": how["dense_levels"], "map_grid": how["grid"], "map_smoothing": how["smoothing"]}
-    how |= {"dense_weight": 1.0, "dense_dimensions": tensors["dense_mean"].shape[-1]}
-    for name in ("dense", "map"):
-        new |= {f"{name}_mean": tensors["dense_mean"], f"{name}_whitening": tensors["dense_whitening"]}
-        new[f"{name}_kept"] = torch.arange(tensors["dense_mean"].shape[-1])
-    fused = how["score"] == "fused"
-    limit = new["threshold"] * (tensors["spread"][1] if fused else 1)
-    new["map_limit"] = limit + (tensors["location"][1] if fused else 0)
-    return {**description, "settings": how}, new
 
 
 def _present(file: Path) -> Path:

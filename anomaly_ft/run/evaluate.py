@@ -21,7 +21,7 @@ from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.measure import prediction_table
 from anomaly_ft.evaluation.report import Material, write_report
 from anomaly_ft.evaluation.working_points import chi_square
-from anomaly_ft.model.inference import examine
+from anomaly_ft.model.inference import predict
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
@@ -62,14 +62,14 @@ def evaluate(
     source = root or recipe.data.root
     layout, records = _own_test(recipe) if root is None else _labelled(root)
     images = _load(source, records, recipe, run.decoder, terminal)
-    examined = examine(run.detector, images.pixels, run.compute)
-    found = assess(images.records, examined, run.score, run.point, run.decoder)
+    outputs = predict(run.detector, images.pixels, run.compute)
+    found = assess(images.records, outputs, run.point, run.decoder)
     summary = {
         **_summary(recipe, run, found),
         "data": _describe(source, layout, images),
         "folder_name": run.name,
     }
-    table = prediction_table(found.records, examined.scores, run.score, run.point)
+    table = prediction_table(found.records, outputs.scores, run.score, run.point)
     partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
     try:
         write_text(partial / "recipe.yaml", recipe.to_yaml())
@@ -156,7 +156,10 @@ def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any
     normal = np.array([not record.anomalous for record in found.records])
     encoder, rate = run.detector.encoder, run.point.wanted_fpr
     weights = run.detector.level_weights.numpy()
-    points = chi_square(encoder.levels, encoder.widths, rate, found.examined.distances[normal], weights=weights)
+    distances = found.outputs.distances[normal]
+    points = chi_square(
+        encoder.levels, encoder.widths, rate, distances, weights=weights, total=run.detector.level_mean
+    )
     return {
         "name": recipe.name,
         "run": run.name,

@@ -15,7 +15,7 @@ from anomaly_ft.model.compute import resolve_precision
 from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.open import open_run, preprocessing
+from anomaly_ft.run.open import open_run
 from anomaly_ft.run.predict import expand
 from anomaly_ft.run.summary import read_summary
 from anomaly_ft.system.files import write_json, write_text

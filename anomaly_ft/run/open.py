@@ -1,7 +1,6 @@
 """Open a finished run: its recipe, its summary, its detector."""
 
 from pathlib import Path
-from typing import Any
 
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.loading import LoadedRun, load_run
@@ -20,9 +19,4 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
     recipe = read_recipe(folder / "recipe.yaml", check_root=False)
     here = recipe.runtime.model_copy(update={"cache_dir": ""})  # a run does not say where others write
     recipe = recipe.model_copy(update={"runtime": here})
-    return recipe, load_run(folder, **recipe.runtime.computing(), preprocessing=preprocessing(recipe))
-
-
-def preprocessing(recipe: Recipe) -> dict[str, Any]:
-    """How the run read its images, for `load_run`."""
-    return {"resize": recipe.data.resize, "range": recipe.data.range}
+    return recipe, load_run(folder, **recipe.runtime.computing())

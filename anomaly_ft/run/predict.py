@@ -26,14 +26,12 @@ from anomaly_ft.data.images import why_unreadable
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.map_files import colour_scale, write_maps
-from anomaly_ft.model.gaussian.detector import SCORES
-from anomaly_ft.model.inference import examine_batch
+from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
 
 Format = Literal["csv", "jsonl"]
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
-COLUMNS = ("path", "score", "decision", *(f"{name}_score" for name in SCORES), "map", "error")
 WILDCARDS = frozenset("*?[")
 LONGEST_ROW = 2**20  # bytes
 AHEAD = 2  # batches decoded while one is scored
@@ -42,10 +40,10 @@ AHEAD = 2  # batches decoded while one is scored
 @dataclass(frozen=True)
 class Prediction:
     """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` of the score that
-    decides, if maps were asked for; or the reason why there are none."""
+    decides, if maps were asked for; or the reason why they are None."""
 
     path: str
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     score: float | None = None
     anomalous: bool | None = None
     map: Map | None = None
@@ -54,7 +52,7 @@ class Prediction:
     def row(self, map_name: str = "") -> dict[str, str | float | None]:
         """The columns that are written; None where there is nothing to say."""
         decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
-        by_name = {f"{name}_score": self.scores.get(name) for name in SCORES}
+        by_name = {f"{name}_score": score for name, score in self.scores.items()}
         return {
             "path": self.path,
             "score": self.score,
@@ -134,10 +132,16 @@ class Tally:
         return said + (f", {self.errors} could not be read" if self.errors else "")
 
 
+def columns(scores: Iterable[str]) -> tuple[str, ...]:
+    """Name the columns that are written of a detector with these scores."""
+    return ("path", "score", "decision", *(f"{name}_score" for name in scores), "map", "error")
+
+
 def stream(
     predictions: Iterable[Prediction],
     out: TextIO,
     form: Format,
+    scores: Iterable[str],
     draw: Draw = lambda prediction, number: "",
 ) -> Tally:
     """Write a row for each prediction as soon as it is there; what was written is always complete rows.
@@ -146,10 +150,11 @@ def stream(
         predictions: as `predict` gives them.
         out: where rows go.
         form: of the rows.
+        scores: names of the detector's scores.
         draw: is shown each prediction and its number, from 0.
     """
     tally = Tally()
-    out.write(header(form))
+    out.write(header(form, scores))
     for prediction in predictions:
         out.write(render(prediction.row(draw(prediction, tally.images)), form))
         out.flush()
@@ -184,7 +189,7 @@ def predict_to(
     predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if output is None:
-        tally = stream(seen, sys.stdout, form)
+        tally = stream(seen, sys.stdout, form, run.detector.score_names)
     else:
         scale = colour_scale(run)
         folder = _make(output / "maps" if maps else output)
@@ -194,17 +199,20 @@ def predict_to(
                 return ""
             return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-        tally = _stream_to(output / f"predictions.{form}", seen, form, draw)
+        path = output / f"predictions.{form}"
+        tally = _stream_to(path, seen, form, draw, run.detector.score_names)
     if tally.errors == tally.images:
         raise DataError(f"none of {tally.images} images could be read")
     return tally
 
 
-def _stream_to(path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw) -> Tally:
+def _stream_to(
+    path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw, scores: Iterable[str]
+) -> Tally:
     """`stream` into a file; where the disk is full, complete rows are left."""
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            return stream(predictions, file, form, draw)
+            return stream(predictions, file, form, scores, draw)
     except OSError as cause:
         if path.is_file():  # and no device
             _cut_to_rows(path)
@@ -224,14 +232,14 @@ def render(row: dict[str, str | float | None], form: Format) -> str:
     if form == "jsonl":
         return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
     buffer = io.StringIO()
-    values = ["" if row[name] is None else row[name] for name in COLUMNS]
+    values = ["" if value is None else value for value in row.values()]
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue()
 
 
-def header(form: Format) -> str:
+def header(form: Format, scores: Iterable[str]) -> str:
     """What stands before the first row."""
-    return ",".join(COLUMNS) + "\n" if form == "csv" else ""
+    return ",".join(columns(scores)) + "\n" if form == "csv" else ""
 
 
 def _make(folder: Path) -> Path:
@@ -244,20 +252,17 @@ def _make(folder: Path) -> Path:
 
 def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: bool) -> Iterator[Prediction]:
     good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    explain = maps and run.score == "pooled"
-    found = None
+    outputs = None
     if good:
-        images = run.compute.batch(np.stack(good))
-        found = examine_batch(run.detector, images, run.compute, explain=explain)
+        outputs = predict_batch(run.detector, run.compute.batch(np.stack(good)), run.compute, explain=False)
     position = 0
     for path, pixels in decoded:
-        if isinstance(pixels, str) or found is None:
-            yield Prediction(str(path), {}, error=str(pixels))
+        if isinstance(pixels, str) or outputs is None:
+            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=str(pixels))
             continue
-        scores = {name: float(values[position]) for name, values in found.scores.items()}
-        score, chosen = scores[run.score], found.contribution if explain else found.dense
-        own_map = chosen[position] if maps else None
-        yield Prediction(str(path), scores, score, score > run.point.threshold, own_map)
+        scores = {name: float(values[position]) for name, values in outputs.scores.items()}
+        score, own_map = scores[outputs.decides], outputs.map[position] if maps else None
+        yield Prediction(str(path), dict(scores), score, score > run.point.threshold, own_map)
         position += 1
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from anomaly_ft.finetune.brakes.penalties import distillation, ewc, fisher_information, l2_sp
 from anomaly_ft.finetune.objective import InducedDistance
-from anomaly_ft.finetune.penalties import distillation, ewc, fisher_information, l2_sp
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import pool
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 
 Textures = Callable[[int, int, int], np.ndarray]
 NOTHING = torch.zeros(0)
@@ -77,7 +77,7 @@ def test_the_fisher_information_needs_images_one_by_one(batches: list[Tensor]) -
 
 
 def test_distillation_is_the_way_of_the_features_in_units_of_the_gaussians(
-    detector: Detector, make_textures: Textures, compute: Compute
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
 ) -> None:
     term, images = distillation(detector), compute.batch(make_textures(5, 32, 3))
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_distillation_is_the_way_of_the_features_in_units_of_the_gaussians(
     assert value > 0
 
 
-def test_a_copy_of_an_encoder_keeps_its_own_features(detector: Detector, compute: Compute) -> None:
+def test_a_copy_of_an_encoder_keeps_its_own_features(detector: GaussianDetector, compute: Compute) -> None:
     images = compute.batch(np.full((2, 32, 32, 3), 90, np.uint8))
     before = [level.clone() for level in detector.encoder(images)]
     other = copy.deepcopy(detector.encoder)
@@ -109,7 +109,7 @@ def test_a_copy_of_an_encoder_keeps_its_own_features(detector: Detector, compute
 
 
 def test_terms_are_added_to_the_distance_by_their_strength(
-    detector: Detector, make_textures: Textures, compute: Compute
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
 ) -> None:
     objective, images = InducedDistance(detector), compute.batch(make_textures(5, 32, 3))
     alone = objective(images).item()
@@ -118,7 +118,7 @@ def test_terms_are_added_to_the_distance_by_their_strength(
 
 
 def test_a_strong_penalty_keeps_the_encoder_nearer_to_where_it_was(
-    make_textures: Textures, compute: Compute, detector: Detector
+    make_textures: Textures, compute: Compute, detector: GaussianDetector
 ) -> None:
     images = compute.batch(make_textures(16, 32, 4))
     start = copy.deepcopy(detector.encoder.state_dict())

@@ -31,7 +31,7 @@ with torch.inference_mode():
     for images in compute.batches(pixels):
         encoder(images)
 before = peak()
-settings = DetectorSettings(**GaussianSection().model_dump(exclude={"final", "level_weights"}))
+settings = detector_settings(**GaussianSection().model_dump(exclude={"final", "level_weights"}))
 detector = fit_detector(encoder, pixels, pixels[:2], compute, settings)
 kept = sum(t.numel() * t.element_size() for k, t in detector.state_dict().items() if k[:7] != "encoder")
 print(json.dumps({"fit": peak() - before, "kept": kept / 2**20, "grids": [settings.grid, settings.map_grid]}))

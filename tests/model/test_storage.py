@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from settings import detector_settings
 
 from anomaly_ft import __version__
 from anomaly_ft.errors import AnomalyFtError, EncoderError, RunError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.gaussian.detector import Detector, DetectorSettings
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import score_images
+from anomaly_ft.model.loading import load_detector
 from anomaly_ft.model.storage import FORMAT
 from anomaly_ft.model.threshold import WorkingPoint
 
@@ -41,7 +42,7 @@ def saved(
     """A folder with a detector that is unlike any default, and its scores."""
     torch.manual_seed(0)
     encoder = compute.prepare(load_encoder("test_efficientnet", "random", levels=["bn2", 2, 0], image_size=64))
-    settings = DetectorSettings(
+    settings = detector_settings(
         "dense",
         0.3,
         [0, "blocks.1"],
@@ -68,7 +69,7 @@ def folder(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> Path:
 def test_a_detector_read_back_gives_identical_scores(
     saved: tuple[Path, dict[str, np.ndarray]], folder: Path, compute: Compute, images: np.ndarray
 ) -> None:
-    detector = Detector.load(folder)
+    detector = load_detector(folder)
     compute.prepare(detector.encoder)
     scores = score_images(detector, images, compute)
     for name, expected in saved[1].items():
@@ -115,14 +116,14 @@ def first(tmp_path: Path) -> Path:
 def test_a_missing_file_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(RunError, match=f"is not a finished run: {name} is missing"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize("name", ["encoder/config.json", "encoder/model.safetensors"])
 def test_a_missing_encoder_is_an_error_about_that_file(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(EncoderError, match=Path(name).name):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
@@ -130,7 +131,7 @@ def test_a_damaged_file_is_an_error(name: str, folder: Path) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match="the stored detector is damaged"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_newer_or_unknown_format_is_refused_with_the_versions_named(
     (folder / "detector.json").write_text(json.dumps(description))
     ours = rf"this is anomaly_ft {re.escape(__version__)}, which reads formats? 1( to \d+)?"
     with pytest.raises(RunError, match=f"detector.json has format {found} {ours}{advice}"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_the_version_that_wrote_a_detector_stands_in_it(folder: Path) -> None:
@@ -165,7 +166,7 @@ def test_a_detector_of_every_format_ever_written_gives_the_scores_it_gave_then(
 ) -> None:
     stored = FIXTURES / f"format-{number}"
     pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
-    scores = score_images(Detector.load(stored), pixels, compute)
+    scores = score_images(load_detector(stored), pixels, compute)
     expected = json.loads((stored / "expected.json").read_text())
     assert scores.keys() == expected.keys()
     for name, values in expected.items():
@@ -176,7 +177,7 @@ def test_the_first_runs_of_all_whose_threshold_stood_in_the_description_alone_st
     first: Path, compute: Compute
 ) -> None:
     pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
-    detector = Detector.load(first)
+    detector = load_detector(first)
     expected = json.loads((first / "expected.json").read_text())
     for name, values in score_images(detector, pixels, compute).items():
         assert values == pytest.approx(expected[name], rel=1e-4), name
@@ -190,7 +191,7 @@ def test_an_old_description_that_lacks_something_is_an_error(key: str, first: Pa
     del description[key]
     (first / "detector.json").write_text(json.dumps(description))
     with pytest.raises(RunError, match=f"do not fit together: KeyError: '{key}'"):
-        Detector.load(first)
+        load_detector(first)
 
 
 def spoil_json(folder: Path, key: str, value: object) -> None:
@@ -205,7 +206,7 @@ def spoil_json(folder: Path, key: str, value: object) -> None:
 def test_a_description_that_makes_no_sense_is_an_error(key: str, value: object, folder: Path) -> None:
     spoil_json(folder, key, value)
     with pytest.raises(RunError, match=r"detector\.json and detector\.safetensors do not fit together"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize("key", ["mean_1", "dense_whitening", "location", "spread", "threshold"])
@@ -214,23 +215,23 @@ def test_a_missing_tensor_is_an_error_that_names_it(key: str, folder: Path) -> N
     del tensors[key]
     save_file(tensors, folder / "detector.safetensors")
     with pytest.raises(RunError, match=f"do not fit together: KeyError: '{key}'"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_an_encoder_of_another_kind_is_an_error(folder: Path) -> None:
     spoil_json(folder, "encoder", "test_vit")
     with pytest.raises(AnomalyFtError, match="holds a 'test_efficientnet'"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_two_thresholds_are_an_error(folder: Path) -> None:
     spoil_json(folder, "threshold", asdict(POINT) | {"threshold": 9.5})
     with pytest.raises(RunError, match=r"detector\.json and detector\.safetensors have two thresholds"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_a_score_nobody_knows_is_an_error(folder: Path) -> None:
     settings = json.loads((folder / "detector.json").read_text())["settings"]
     spoil_json(folder, "settings", settings | {"score": "best"})
     with pytest.raises(RunError, match=r"detector\.json decides by 'best', expected pooled, dense, fused"):
-        Detector.load(folder)
+        load_detector(folder)

@@ -22,8 +22,8 @@ from anomaly_ft.evaluation.metric_names import METRICS
 from anomaly_ft.finetune.records import Validation
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.encoder.early_activations import Halfway
-from anomaly_ft.model.gaussian.detector import Detector
 from anomaly_ft.model.inference import score_images
+from anomaly_ft.model.loading import load_detector
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
@@ -150,7 +150,7 @@ def test_the_split_names_every_image_once(finished: tuple[Path, click.testing.Re
 def test_the_detector_read_back_gives_the_scores_of_the_table(
     finished: tuple[Path, click.testing.Result], mvtec_folder: Path
 ) -> None:
-    detector, table = Detector.load(finished[0]), pd.read_csv(finished[0] / "predictions.csv")
+    detector, table = load_detector(finished[0]), pd.read_csv(finished[0] / "predictions.csv")
     data = load_dataset(str(mvtec_folder), image_size=64, watch=0.2, calibrate=0.2, seed=0)
     compute = make_compute(device="cpu", precision="fp32")
     compute.prepare(detector.encoder)
@@ -166,7 +166,7 @@ def test_the_detector_read_back_gives_the_scores_of_the_table(
 def test_the_encoder_goes_back_to_timm(finished: tuple[Path, click.testing.Result]) -> None:
     folder, images = finished[0], torch.rand(2, 3, 64, 64)
     loaded = timm.create_model(f"local-dir:{folder / 'encoder'}", pretrained=True).eval()
-    torch.testing.assert_close(loaded(images), Detector.load(folder).encoder.model(images))
+    torch.testing.assert_close(loaded(images), load_detector(folder).encoder.model(images))
 
 
 def test_mlflow_knows_the_run_from_epoch_zero_on(

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.finetune.validation import level_informativeness
 from anomaly_ft.finetune.watch import choose_final, current, passes, watchdog
-from anomaly_ft.finetune.weight_average import trained_weights
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.inference import level_distances, pooled_features
 from anomaly_ft.recipe.read import read_recipe
@@ -198,7 +198,7 @@ def test_validations_divide_the_steps_evenly(
     setup = setup_of(path, f"schedule.max_steps={steps}", "schedule.max_epochs=100")
     sets = watchdog(setup).sets
     monkeypatch.setattr(
-        "anomaly_ft.run.train.training.passes", lambda *_: 130 * 4
+        "anomaly_ft.run.training.passes", lambda *_: 130 * 4
     )  # of which 130 steps are a quarter
     assert steps_of_an_epoch(setup, sets) == epoch
     assert rule_of(setup.recipe.schedule, epoch).max_epochs == number
@@ -211,9 +211,7 @@ def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypat
     next(epochs(setup, begun, dog))
     gone_on = loop_state(setup, dog.induced)
     gone_on.load_state_dict(begun.state_dict())
-    monkeypatch.setattr(
-        "anomaly_ft.run.train.training.steps_of_an_epoch", lambda *_: 1
-    )  # a calibration that differs
+    monkeypatch.setattr("anomaly_ft.run.training.steps_of_an_epoch", lambda *_: 1)  # a calibration that differs
     after = next(epochs(setup, gone_on, dog))
     assert after.images >= 4 * (begun.epoch_steps - 1) > 4
 

@@ -81,7 +81,7 @@ def hook(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
         print("NETWORK", event, arguments[-1] if event == "socket.connect" else arguments[0], file=sys.stderr)
 sys.addaudithook(hook)
-from anomaly_ft.cli import main
+from anomaly_ft.cli.main import main
 main()
 """
 

@@ -1,7 +1,7 @@
 """Which levels, and which of their channels, make the dense score and the dense map."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -71,14 +71,6 @@ def _first_at(encoder: Encoder, strides: Sequence[int]) -> list[int]:
 def _last_at(encoder: Encoder, strides: Sequence[int]) -> list[int]:
     last = {stride: i for i, stride in enumerate(encoder.strides)}
     return [last[stride] for stride in strides if stride in last]
-
-
-def stored_levels(encoder: Encoder, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings; the `auto` that format 1 still wrote was the last level at stride 4, 8 and 16."""
-    if settings["dense_levels"] != "auto":
-        return dict(settings)
-    chosen = _unless_flat(encoder, _last_at(encoder, (4, 8, 16)))
-    return {**settings, "dense_levels": chosen, "map_levels": chosen}
 
 
 def _unless_flat(encoder: Encoder, chosen: list[int]) -> list[int]:

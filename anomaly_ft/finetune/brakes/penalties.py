@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ft.model.encoder.encoder import pool
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.statistics import squared_distance
 
 Term = Callable[[Sequence[Tensor], Tensor], Tensor]  # features (n, d) of each level, images (n, 3, h, w)
@@ -63,7 +63,7 @@ def fisher_information(objective: nn.Module, encoder: nn.Module, images: Iterabl
     return {name: value / count for name, value in total.items()}
 
 
-def distillation(detector: Detector) -> Term:
+def distillation(detector: GaussianDetector) -> Term:
     """Squared distance between the features of an image now and those that the encoder gives before
     training, in the metric of the detector's Gaussians, mean over images, levels and dimensions
     (after Hinton et al., 2015, with features for outputs)."""
