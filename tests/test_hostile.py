@@ -31,6 +31,7 @@ from anomaly_ft.data.layouts import manifest
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import AnomalyFtError, RecipeError
 from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.gaussian.detector import SCORES
 from anomaly_ft.recipe.read import LARGEST, read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.predict import header
@@ -579,7 +580,7 @@ def try_runs(run: Path, folder: Path, count: int) -> Counter[str]:
             assert np.isfinite(float(line.split(",")[1]))
             outcomes["harmless"] += 1
         else:
-            assert_refused(result, begun=header("csv"))
+            assert_refused(result, begun=header("csv", SCORES))
             outcomes["refused"] += 1
         assert {path.name for path in folder.iterdir()} == {"run", "image.png"}
     return outcomes

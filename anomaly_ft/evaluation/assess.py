@@ -10,7 +10,7 @@ from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.localisation import Localisation, localise
 from anomaly_ft.evaluation.measure import describe_point, intervals, measure, measure_kinds
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.interface import Predictions
+from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import WorkingPoint
 
 

@@ -17,7 +17,8 @@ from anomaly_ft.data.records import NORMAL, Record
 from anomaly_ft.evaluation.pictures import ColourScale, Pixels, overlay, scale_of
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.inference import predict
-from anomaly_ft.model.interface import Detector, Predictions
+from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.outputs import Predictions
 
 CAPTION = 18  # pixels below a picture
 NOT_IN_A_KEY = re.compile(r"[^\w .-]+")  # what MLflow takes in the name of an image, less the slash

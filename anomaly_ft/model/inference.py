@@ -14,7 +14,8 @@ from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector
-from anomaly_ft.model.interface import Detector, Outputs, Predictions
+from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.outputs import Outputs, Predictions
 
 Floats = NDArray[Any]
 

@@ -62,8 +62,7 @@ def export(
     if not output.name or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise RunError(f"--output {output}: exists already; name a new folder")
     recipe, own = open_run(folder)
-    how = preprocessing(recipe)
-    run = load_run(folder, device="cpu", precision="fp32", channels_last=False, preprocessing=how)
+    run = load_run(folder, device="cpu", precision="fp32", channels_last=False)
     paths = _spread(list(expand(images)) if images else _own_images(recipe), count)
     card, partial = _card(folder, recipe, run), _start(output)
     try:

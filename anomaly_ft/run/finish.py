@@ -17,7 +17,8 @@ from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.inference import predict
-from anomaly_ft.model.interface import Detector, Predictions
+from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.setup import Setup

@@ -45,7 +45,7 @@ def test_normal_images_fill_up_where_there_are_few_anomalous_ones() -> None:
 def test_none_are_shown_when_none_are_wanted(detector: GaussianDetector, mvtec_folder: Path) -> None:
     images = Images(np.zeros((15, 64, 64, 3), np.uint8), tuple(RECORDS))
     compute = make_compute(device="cpu", precision="fp32")
-    gallery = gallery_of(images, images, {}, compute, count=0, score="fused")
+    gallery = gallery_of(images, images, {}, compute, count=0)
     gallery.look(detector)
     assert list(gallery.pictures()) == []
 
@@ -55,9 +55,7 @@ def test_a_picture_is_the_image_beside_its_map_with_the_score_below(
 ) -> None:
     pixels = make_textures(15, 64, 5)  # type: ignore[operator]
     images = Images(pixels, tuple(RECORDS))
-    gallery = gallery_of(
-        images, images, {}, make_compute(device="cpu", precision="fp32"), count=6, score="fused"
-    )
+    gallery = gallery_of(images, images, {}, make_compute(device="cpu", precision="fp32"), count=6)
     gallery.look(detector)
     pictures = dict(gallery.pictures())
     assert list(pictures) == [
@@ -79,7 +77,7 @@ def test_without_a_test_split_held_out_images_and_their_pseudo_anomalies_are_sho
     watched = Images(pixels, tuple(record(f"{folder}/1: a.png") for folder in "abcd"))
     nothing = Images(pixels[:0], ())
     compute = make_compute(device="cpu", precision="fp32")
-    gallery = gallery_of(nothing, watched, {"scar": 255 - pixels}, compute, count=6, score="pooled")
+    gallery = gallery_of(nothing, watched, {"scar": 255 - pixels}, compute, count=6)
     gallery.look(detector)
     pictures = dict(gallery.pictures())
     assert list(pictures) == ["maps/good 1- a", "maps/good 1- a 2", "maps/pseudo scar"]

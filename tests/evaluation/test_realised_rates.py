@@ -53,7 +53,7 @@ def test_chi_square_thresholds_hold_for_features_that_are_gaussian() -> None:
     rng = np.random.default_rng(0)
     dimensions = [3, 40]
     distances = np.stack([np.sqrt(rng.normal(size=(20000, d)) ** 2 @ np.ones(d)) for d in dimensions], 1)
-    first, second, pooled = chi_square(["low", "high"], dimensions, 0.05, held_out=distances)
+    first, second, pooled = chi_square(["low", "high"], dimensions, 0.05, held_out=distances, total="pooled")
     for point, d in ((first, 3), (second, 40)):
         assert chi2.cdf(point.threshold**2, d) == pytest.approx(0.95)
         assert point.held_out is not None

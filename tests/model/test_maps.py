@@ -19,7 +19,7 @@ from anomaly_ft.model.gaussian.detector import SCORES, GaussianDetector, ScoreNa
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.maps import split_distance, upsample
-from anomaly_ft.model.threshold import WorkingPoint
+from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_contribution_map_averages_to_the_pooled_score(
     maps = feature_maps(detector, pixels)
     whole = detector.contribution_map(maps)
     assert whole.shape == (5, detector.settings.map_grid, detector.settings.map_grid)
-    torch.testing.assert_close(whole.mean((1, 2)), detector.score(maps).pooled, rtol=1e-5, atol=0)
+    torch.testing.assert_close(whole.mean((1, 2)), detector.scores(maps)["pooled"], rtol=1e-5, atol=0)
 
 
 def test_examining_gives_the_scores_of_the_detector_whatever_the_batch(
@@ -87,7 +87,7 @@ def test_examining_gives_the_scores_of_the_detector_whatever_the_batch(
     np.testing.assert_allclose(found.distances.mean(1), found.scores["pooled"], rtol=1e-5)
     alone = [predict(detector, pixels[i : i + 1], compute) for i in reversed(range(5))]
     np.testing.assert_allclose(
-        np.concatenate([part.contribution for part in alone[::-1]]),
+        np.concatenate([part.maps["contribution"] for part in alone[::-1]]),
         found.maps["contribution"],
         rtol=1e-3,
         atol=1e-3,
@@ -149,11 +149,13 @@ def test_what_was_cut_off_is_lowest() -> None:
 
 @pytest.mark.parametrize(("score", "expected"), [("dense", 4.5), ("fused", 4.5), ("pooled", None)])
 def test_the_map_has_a_limit_of_its_own_and_the_pooled_score_has_none(
-    score: ScoreName, expected: float | None, detector: GaussianDetector, monkeypatch: pytest.MonkeyPatch
+    score: ScoreName, expected: float | None, detector: GaussianDetector
 ) -> None:
-    monkeypatch.setattr(detector, "settings", replace(detector.settings, score=score))
-    detector.set_point(WorkingPoint(3.5, 0.01, 0.01, 99), map_limit=4.5)
-    assert detector.map_threshold() == expected
+    other = GaussianDetector(detector.encoder, replace(detector.settings, score=score), detector.statistics)
+    assert (
+        other.with_thresholds(Thresholds(WorkingPoint(3.5, 0.01, 0.01, 99), map_limit=4.5)).map_threshold()
+        == expected
+    )
 
 
 def test_bf16_reaches_the_encoder_and_not_the_distances(detector: GaussianDetector, pixels: np.ndarray) -> None:

@@ -19,9 +19,8 @@ from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.loading import load_detector
 from anomaly_ft.model.storage import FORMAT
-from anomaly_ft.model.threshold import WorkingPoint
+from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 POINT = WorkingPoint(threshold=3.3, wanted_fpr=0.01, promised_fpr=0.125, images=7)
 
 
@@ -43,9 +42,9 @@ def saved(
     torch.manual_seed(0)
     encoder = compute.prepare(load_encoder("test_efficientnet", "random", levels=["bn2", 2, 0], image_size=64))
     settings = detector_settings(
-        "dense",
-        0.3,
-        [0, "blocks.1"],
+        score="dense",
+        shrinkage=0.3,
+        dense_levels=[0, "blocks.1"],
         grid=5,
         smoothing=0.8,
         variance_floor=0.2,
@@ -55,7 +54,7 @@ def saved(
     )
     detector = fit_detector(encoder, images[::-1] // 2 + 60, images // 2, compute, settings)
     folder = tmp_path_factory.mktemp("run")
-    detector.set_point(POINT, [3.0, 4.0, 5.0, 4.0], 6.0)
+    detector = detector.with_thresholds(Thresholds(POINT, (3.0, 4.0, 5.0, 4.0), 6.0))
     detector.save(folder, about={"final": "induced"})
     return folder, score_images(detector, images, compute)
 
@@ -77,7 +76,7 @@ def test_a_detector_read_back_gives_identical_scores(
     assert detector.encoder.levels == ("bn2", "blocks.1", "bn1")
     assert detector.settings.score == "dense"
     assert not detector.training
-    assert detector.point == POINT
+    assert detector.thresholds == Thresholds(POINT, (3.0, 4.0, 5.0, 4.0), 6.0)
     assert detector.map_threshold() == 6
     assert detector.chi_square.tolist() == [3, 4, 5, 4]
     with torch.no_grad():
@@ -103,13 +102,6 @@ def test_the_description_explains_the_numbers(folder: Path) -> None:
         "map_kept",
     } <= tensors.keys()
     assert not any(key.startswith("encoder") for key in tensors)
-
-
-@pytest.fixture
-def first(tmp_path: Path) -> Path:
-    """A folder as the very first runs left it; its encoder is that of format 1."""
-    folder = Path(shutil.copytree(FIXTURES / "format-1", tmp_path / "first"))
-    return Path(shutil.copytree(FIXTURES / "format-1-first", folder, dirs_exist_ok=True))
 
 
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
@@ -160,38 +152,21 @@ def test_the_version_that_wrote_a_detector_stands_in_it(folder: Path) -> None:
     assert description["format"] == FORMAT
 
 
-@pytest.mark.parametrize("number", range(1, FORMAT + 1))
-def test_a_detector_of_every_format_ever_written_gives_the_scores_it_gave_then(
-    number: int, compute: Compute
-) -> None:
-    stored = FIXTURES / f"format-{number}"
-    pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
-    scores = score_images(load_detector(stored), pixels, compute)
-    expected = json.loads((stored / "expected.json").read_text())
-    assert scores.keys() == expected.keys()
-    for name, values in expected.items():
-        assert scores[name] == pytest.approx(values, rel=1e-4), name
-
-
-def test_the_first_runs_of_all_whose_threshold_stood_in_the_description_alone_still_load(
-    first: Path, compute: Compute
-) -> None:
-    pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
-    detector = load_detector(first)
-    expected = json.loads((first / "expected.json").read_text())
-    for name, values in score_images(detector, pixels, compute).items():
-        assert values == pytest.approx(expected[name], rel=1e-4), name
-    assert float(detector.threshold) == 1.5
-    assert detector.point == WorkingPoint(1.5, 0.01, 0.2, 4)
-
-
 @pytest.mark.parametrize("key", ["threshold", "settings", "levels"])
-def test_an_old_description_that_lacks_something_is_an_error(key: str, first: Path) -> None:
-    description = json.loads((first / "detector.json").read_text())
+def test_a_description_that_lacks_something_is_an_error(key: str, folder: Path) -> None:
+    description = json.loads((folder / "detector.json").read_text())
     del description[key]
-    (first / "detector.json").write_text(json.dumps(description))
+    (folder / "detector.json").write_text(json.dumps(description))
     with pytest.raises(RunError, match=f"do not fit together: KeyError: '{key}'"):
-        load_detector(first)
+        load_detector(folder)
+
+
+@pytest.mark.parametrize("kind", [None, "filter", 3])
+def test_a_kind_of_detector_that_nobody_knows_is_an_error(kind: object, folder: Path) -> None:
+    description = json.loads((folder / "detector.json").read_text())
+    (folder / "detector.json").write_text(json.dumps(description | {"kind": kind}))
+    with pytest.raises(RunError, match=rf"detector.json has kind {kind!r}, expected one of gaussian"):
+        load_detector(folder)
 
 
 def spoil_json(folder: Path, key: str, value: object) -> None:

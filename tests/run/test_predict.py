@@ -17,10 +17,11 @@ from PIL import Image
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.model.gaussian.detector import SCORES
 from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.run.open import open_run
-from anomaly_ft.run.predict import COLUMNS, Prediction, Tally, expand, predict, render, stream
+from anomaly_ft.run.predict import Prediction, Tally, columns, expand, predict, render, stream
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +140,16 @@ def test_rows_are_complete_whenever_writing_ends(run: LoadedRun, mvtec_folder: P
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stream(cut_short(), out, "csv")
+        stream(cut_short(), out, "csv", SCORES)
     assert out.getvalue().endswith("\n")
     assert len(rows(out.getvalue())) == 4
 
 
 def test_paths_with_commas_and_quotes_survive_in_both_formats() -> None:
-    row = Prediction('odd, "name".png', {}, error="why, so").row()
+    row = Prediction('odd, "name".png', dict.fromkeys(SCORES), error="why, so").row()
     assert next(csv.reader([render(row, "csv")])) == ['odd, "name".png', "", "", "", "", "", "", "why, so"]
     assert json.loads(render(row, "jsonl"))["path"] == 'odd, "name".png'
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == columns(SCORES)
 
 
 def test_an_anomaly_fails_the_command_only_when_asked_to(small_run: Path, mvtec_folder: Path) -> None:

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian import levels as choice
 from anomaly_ft.model.gaussian.statistics import Gaussian, Shrinkage, squared_distance
-from anomaly_ft.model.interface import Detection, Outputs
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
+from anomaly_ft.model.outputs import Detection, Outputs
 from anomaly_ft.model.storage import write_detector
 from anomaly_ft.model.threshold import Thresholds
 

@@ -133,6 +133,6 @@ def test_scores_are_those_of_the_encoder_as_it_is() -> None:
     detector = fit_detector(encoder, pixels, pixels[:8], compute, detector_settings(grid=4, map_grid=4))
     found = score_images(detector, pixels, compute)
     with torch.no_grad():
-        plain = detector.score(encoder(compute.batch(pixels)))
+        plain = detector.scores(encoder(compute.batch(pixels)))
     for name, scores in found.items():
         np.testing.assert_allclose(scores, getattr(plain, name), rtol=1e-3, atol=1e-3)

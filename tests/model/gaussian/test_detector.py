@@ -13,16 +13,11 @@ from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector, ScoreName
-from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians, standardise
-from anomaly_ft.model.gaussian.levels import (
-    choose_dense_levels,
-    choose_map_levels,
-    kept_channels,
-    stored_levels,
-)
+from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians
+from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
 from anomaly_ft.model.inference import pooled_features, predict, score_images
 from anomaly_ft.model.maps import on_grid
-from anomaly_ft.model.threshold import WorkingPoint
+from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
 SETTINGS = detector_settings(grid=4, smoothing=0.5, map_grid=5, dense_weight=2.0)
 Textures = Callable[[int, int, int], np.ndarray]
@@ -188,16 +183,16 @@ def test_the_module_gives_the_score_that_decides_and_a_map_of_the_images_size(
     detector: GaussianDetector,
     others: np.ndarray,
     compute: Compute,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(detector, "settings", replace(SETTINGS, score=score))
+    detector = GaussianDetector(detector.encoder, replace(SETTINGS, score=score), detector.statistics)
     found = predict(detector, others, compute)
     with torch.no_grad():
         scores, maps = detector(compute.batch(others))
     assert scores.shape == (9,)
     assert maps.shape == (9, 64, 64)
     np.testing.assert_allclose(scores, found.scores[score], rtol=1e-4, atol=1e-4)
-    small = found.maps["contribution"] if score == "pooled" else found.maps["dense"]
+    assert found.map is found.maps["contribution" if score == "pooled" else "dense"]
+    small = found.map
     by_pillow = Image.fromarray(small[4]).resize((64, 64), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(maps[4], np.asarray(by_pillow), rtol=1e-3, atol=1e-3)
 
@@ -219,14 +214,19 @@ def test_a_detector_never_leaves_evaluation_mode(detector: GaussianDetector) -> 
     assert not any(module.training for module in detector.train().modules())
 
 
-def test_a_working_point_is_part_of_the_module(
+def test_thresholds_are_part_of_a_view_and_not_of_the_detector_it_was_made_of(
     encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
     fresh = fit_detector(encoder, normal, others, compute, SETTINGS)
     assert torch.isinf(fresh.threshold), "until one is set nothing is anomalous"
-    fresh.set_point(WorkingPoint(2.5, 0.01, 0.1, 9), range(8))
-    assert fresh.state_dict()["threshold"] == 2.5
-    assert fresh.state_dict()["chi_square"].tolist() == list(range(8))
+    thresholds = Thresholds(WorkingPoint(2.5, 0.01, 0.1, 9), tuple(range(8)), 3.5)
+    view = fresh.with_thresholds(thresholds)
+    assert view.state_dict()["threshold"] == 2.5
+    assert view.state_dict()["chi_square"].tolist() == list(range(8))
+    assert view.map_threshold() == 3.5
+    assert torch.isinf(fresh.threshold)
+    assert view.encoder is fresh.encoder
+    assert view.dense_whitening.data_ptr() == fresh.dense_whitening.data_ptr(), "a view copies no statistics"
 
 
 def test_scores_are_float32_or_better_in_bf16(
@@ -234,10 +234,13 @@ def test_scores_are_float32_or_better_in_bf16(
 ) -> None:
     bf16 = make_compute(device="cpu", precision="bf16")
     with torch.no_grad(), bf16.fabric.autocast():
-        output = detector.score(detector.encoder(bf16.batch(others)))
+        output = detector.outputs(detector.encoder(bf16.batch(others)), explain=True)
         whole = detector(bf16.batch(others))
-    assert {value.dtype for value in (*output, *whole)} == {torch.float32}
-    np.testing.assert_allclose(output.pooled, score_images(detector, others, compute)["pooled"], rtol=0.1)
+    values = (*output.scores.values(), *output.maps.values(), output.distances, *whole)
+    assert {value.dtype for value in values} == {torch.float32}
+    np.testing.assert_allclose(
+        output.scores["pooled"], score_images(detector, others, compute)["pooled"], rtol=0.1
+    )
 
 
 def test_without_smoothing_the_score_is_the_largest_distance(
@@ -293,13 +296,10 @@ def test_an_error_names_the_level_that_cannot_be_fitted(
 def test_scores_that_are_not_finite_have_diverged(
     detector: GaussianDetector, others: np.ndarray, compute: Compute
 ) -> None:
-    before = detector.location.clone()
-    detector.location.fill_(torch.nan)
-    try:
-        with pytest.raises(DivergedError, match="9 of 9 fused scores are not finite"):
-            score_images(detector, others, compute)
-    finally:
-        detector.location.copy_(before)
+    spoilt = replace(detector.statistics, location=torch.full((2,), torch.nan))
+    wrong = GaussianDetector(detector.encoder, detector.settings, spoilt)
+    with pytest.raises(DivergedError, match="9 of 9 fused scores are not finite"):
+        score_images(wrong, others, compute)
 
 
 def test_the_pass_that_fits_leaves_the_features_of_the_first_images(
@@ -317,16 +317,8 @@ def test_the_pass_that_fits_leaves_the_features_of_the_first_images(
 def test_the_scale_follows_the_images_it_is_set_by(
     detector: GaussianDetector, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
-    standardise(detector, score_images(detector, normal, compute))
-    assert score_images(detector, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3)
-    standardise(detector, score_images(detector, others, compute))
-    assert score_images(detector, normal, compute)["fused"].mean() < -0.5
-
-
-def test_levels_stored_as_auto_are_those_that_format_1_meant(encoder: Encoder) -> None:
-    old = stored_levels(encoder, {"dense_levels": "auto", "map_levels": "auto", "grid": 4})
-    assert old == {"dense_levels": [2, 3, 4], "map_levels": [2, 3, 4], "grid": 4}, (
-        "the last at stride 4, 8 and 16"
-    )
-    named = {"dense_levels": ["bn1"], "map_levels": ["bn1"]}
-    assert stored_levels(encoder, named) == named
+    first = detector.standardised(score_images(detector, normal, compute))
+    assert score_images(first, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3)
+    second = first.standardised(score_images(detector, others, compute))
+    assert score_images(second, normal, compute)["fused"].mean() < -0.5
+    assert score_images(first, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3), "not rescaled"
