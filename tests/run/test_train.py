@@ -406,8 +406,6 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
         ("runtime.precision=bf16", "runtime.channels_last=false", "runtime.batch_size=5"),
         ("objective.l2_sp=0.1", "objective.ewc=0.1", "objective.distillation=0.1", "objective.target=joint"),
         ("schedule.average=true", "schedule.interpolate=[0.3, 0.6]", "optimizer.layer_decay=0.8"),
-        ("gaussian.level_weights=informative", "gaussian.final=validated", "schedule.epoch_steps=3"),
-        ("gaussian.final=averaged", "objective.target=dense", "validation.max_share=0.05"),
     ],
     ids=lambda settings: settings[0],
 )  # fmt: skip
@@ -506,11 +504,11 @@ def test_what_frozen_blocks_gave_is_kept_while_the_cache_has_room(recipe: Path) 
     late = ["encoder.train_blocks=[blocks.4]"]
     setup = prepare(read_recipe(recipe, late), Terminal())
     pixels = setup.data.normals("watch").pixels
-    kept = setup.normals("watch")
+    kept = setup.inputs("watch")
     assert isinstance(kept, Halfway)
-    assert setup.normals("watch") is kept
+    assert setup.inputs("watch") is kept
     gib = (setup.data.memory + kept.nbytes) / 2**30
     tight = prepare(read_recipe(recipe, [*late, f"runtime.cache_gib={gib}"]), Terminal())
-    assert isinstance(tight.normals("watch"), Halfway)
-    assert not isinstance(tight.keep("more", pixels), Halfway), "the cache is full"
-    assert not isinstance(prepare(read_recipe(recipe), Terminal()).normals("watch"), Halfway)
+    assert isinstance(tight.inputs("watch"), Halfway)
+    assert not isinstance(tight.early("more", pixels), Halfway), "the cache is full"
+    assert not isinstance(prepare(read_recipe(recipe), Terminal()).inputs("watch"), Halfway)

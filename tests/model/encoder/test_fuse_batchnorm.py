@@ -135,4 +135,4 @@ def test_scores_are_those_of_the_encoder_as_it_is() -> None:
     with torch.no_grad():
         plain = detector.scores(encoder(compute.batch(pixels)))
     for name, scores in found.items():
-        np.testing.assert_allclose(scores, getattr(plain, name), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(scores, plain[name], rtol=1e-3, atol=1e-3)
