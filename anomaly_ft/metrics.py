@@ -38,10 +38,12 @@ class Curve:
 
     @property
     def true_positive_rate(self) -> Floats:
+        """Share of anomalous images above each threshold, `(thresholds,)`."""
         return _share(self.caught)
 
     @property
     def false_positive_rate(self) -> Floats:
+        """Share of normal images above each threshold, `(thresholds,)`."""
         return _share(self.rejected)
 
     def auroc(self) -> Floats:

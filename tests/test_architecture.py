@@ -22,7 +22,7 @@ FLOORS = [
     ["system"],
     ["recipe", "data"],
     ["model", "tracking"],
-    ["finetune", "evaluation", "deploy", "analysis"],
+    ["finetune", "evaluation", "deploy"],
     ["run"],
     ["cli"],
     ["__main__"],
@@ -220,7 +220,11 @@ def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFu
         yield node
         if isinstance(node, ast.ClassDef):
             methods = (m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef))
-            yield from (method for method in methods if not method.name.startswith("_"))
+            yield from (
+                method
+                for method in methods
+                if not method.name.startswith("_") and "overload" not in map(ast.unparse, method.decorator_list)
+            )
 
 
 @every_module

@@ -32,6 +32,7 @@ class DetectorGraph(nn.Module):
         self.raw = raw
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute score, map and decision of images, see the class."""
         return self.judge(_levels(self.detector.encoder, image, self.raw))
 
     def judge(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,6 +50,7 @@ class EncoderGraph(nn.Module):
         self.encoder, self.raw = encoder, raw
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature map of each level."""
         return tuple(_levels(self.encoder, image, self.raw))
 
 

@@ -63,11 +63,13 @@ class Parity:
 
     @property
     def passed(self) -> bool:
+        """Whether score, map and levels agree within the tolerance, and every decision outside the band."""
         parts = [self.score, self.map, *([self.levels] if self.levels else [])]
         close = all(part.max_relative <= self.tolerance for part in parts)  # not if it is not a number
         return close and self.decisions_changed_outside_band == 0
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to plain values, with whether it passed first."""
         return {"passed": self.passed, **asdict(self)}
 
     def __str__(self) -> str:

@@ -39,6 +39,7 @@ class Gallery:
     _seen: Predictions | None = None
 
     def look(self, detector: Detector) -> None:
+        """Score and map the images by a detector, for the next `pictures`."""
         if not self.names:
             return
         self._seen = predict(detector, self.pixels, self.compute)

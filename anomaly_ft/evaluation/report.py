@@ -107,6 +107,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None) -> str:
+    """Format a share in [0, 1] as a percentage; a dash for what was not measured."""
     return MISSING if value is None else f"{100 * value:.1f} %"
 
 

@@ -29,6 +29,7 @@ class LoadedRun:
 
     @property
     def name(self) -> str:
+        """Name of the run's folder."""
         return self.folder.resolve().name
 
     @property

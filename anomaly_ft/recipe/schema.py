@@ -34,6 +34,8 @@ class Section(BaseModel):
 
 
 class Data(Section):
+    """What images there are, and how they are read."""
+
     root: str = Field(min_length=1)
     """Folder of images, a manifest (.csv, .parquet), or `demo:elpv-mono` / `demo:elpv-poly`."""
     layout: Literal["auto", "mvtec", "visa", "mtd", "kolektor", "folders", "plain", "manifest"] = "auto"
@@ -98,6 +100,8 @@ class Data(Section):
 
 
 class Encoder(Section):
+    """Which pretrained encoder, and what of it trains."""
+
     name: str = Field(default="tf_efficientnet_lite0", min_length=1)
     """A timm model name."""
     weights: str = Field(default="auto", min_length=1)
@@ -109,6 +113,8 @@ class Encoder(Section):
 
 
 class GaussianSection(Section):
+    """How Gaussians are fitted, and which score decides."""
+
     score: Literal["pooled", "dense", "fused"] = "fused"
     """The score that decides; it is watched, of the fused one both parts. All three are reported."""
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
@@ -147,6 +153,8 @@ class GaussianSection(Section):
 
 
 class Objective(Section):
+    """What fine-tuning minimises."""
+
     distance: Literal["mahalanobis", "squared_mahalanobis"] = "mahalanobis"
     """What is averaged over normal images and minimised."""
     target: Literal["pooled", "dense", "joint"] = "pooled"
@@ -160,6 +168,8 @@ class Objective(Section):
 
 
 class Validation(Section):
+    """How forgetting is looked for."""
+
     augmentations: tuple[Augmentation, ...] = Field(
         default=("cutmix", "cutpaste", "scar", "cutout"), min_length=1
     )
@@ -175,6 +185,8 @@ class Validation(Section):
 
 
 class Optimizer(Section):
+    """How weights are changed."""
+
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
     lr: float = Field(default=3e-4, gt=0)
@@ -188,6 +200,8 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
+    """How long training lasts, and when it stops."""
+
     max_epochs: int = Field(default=6, ge=0)
     """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
     max_steps: int = Field(default=90, ge=1)
@@ -209,6 +223,8 @@ class Schedule(Section):
 
 
 class Evaluation(Section):
+    """What the threshold has to promise."""
+
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of normal images that the threshold may reject."""
 
@@ -232,6 +248,8 @@ with warnings.catch_warnings():
 
 
 class Runtime(Section):
+    """Where and how fast it computes."""
+
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the encoder runs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -266,6 +284,8 @@ class Runtime(Section):
 
 
 class Recipe(Section):
+    """Everything that a run is asked to do."""
+
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Of the run and its folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -48,11 +48,13 @@ class Comparison:
     rows: tuple[tuple[str, ...], ...]
 
     def csv(self) -> str:
+        """Format as CSV, headings first."""
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows([self.headings, *self.rows])
         return buffer.getvalue()
 
     def markdown(self) -> str:
+        """Format as a Markdown table."""
         lines = [self.headings, ("---",) * len(self.headings), *self.rows]
         return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 

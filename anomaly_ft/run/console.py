@@ -33,6 +33,7 @@ class Terminal:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
 
     def say(self, text: str) -> None:
+        """Print a line on stderr."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def track(

@@ -25,7 +25,7 @@ from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, wr
 from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.resume import remember_run, remembered_run, write_start
 from anomaly_ft.run.setup import Setup
-from anomaly_ft.run.training import epochs, loop_state, mix, pseudo_sets
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
@@ -94,8 +94,7 @@ def train(
 
         # watch: pseudo-anomalies that the pretrained encoder finds neither easy nor impossible
         with setup.phase("calibrate"):
-            sets = pseudo_sets(setup, lambda pixels: method.score(induced, pixels))
-            monitor = ValidationMonitor(method, sets, setup.recipe.gaussian.final, setup.early)
+            monitor = make_monitor(setup, method, induced)
 
         # fine-tune: until validation says stop; the best epoch's weights come back
         pretrained = trained_weights(setup.encoder)
@@ -110,7 +109,7 @@ def train(
             mixed = mix(setup, monitor, pretrained, records)
 
         # finish: thresholds, test numbers, files
-        summary = bookkeeping.summarise(setup, sets, records, tracker.run_id) | {"mixed": mixed}
+        summary = bookkeeping.summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed}
         with setup.phase("finish"):
             summary |= finish(setup, partial, method, (summary, records, frozen))
         finished = finish_folder(partial)

@@ -14,10 +14,12 @@ from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
 from anomaly_ft.finetune.early_stopping import Rule
 from anomaly_ft.finetune.loop import Keep, fine_tune
+from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.validation import Score, calibrate, fixed
 from anomaly_ft.finetune.watch import ValidationMonitor
+from anomaly_ft.model.interface import Detector
 from anomaly_ft.recipe.schema import Schedule
 from anomaly_ft.run.setup import Setup
 
@@ -37,6 +39,12 @@ def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
     warmup = round(recipe.schedule.warmup_epochs * min(steps_of_a_pass(setup), recipe.schedule.max_steps // 2))
     scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return LoopState(module, optimizer, scheduler, average=recipe.schedule.average)
+
+
+def make_monitor(setup: Setup, method: Method, induced: Detector) -> ValidationMonitor:
+    """Make the validation monitor of a run, with pseudo-anomalies for the pretrained encoder's detector."""
+    sets = pseudo_sets(setup, lambda pixels: method.score(induced, pixels))
+    return ValidationMonitor(method, sets, setup.recipe.gaussian.final, setup.early)
 
 
 def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:

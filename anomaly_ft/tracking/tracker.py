@@ -34,13 +34,26 @@ class Tracker(Protocol):
     uri: str | None
     complete: bool
 
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def tags(self, tags: Mapping[str, str]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
-    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
-    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
-    def artifacts(self, folder: Path) -> None: ...
-    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; those that are there already stay as they are."""
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+
+    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Log metrics at a step; None is left out."""
+
+    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
+        """Log a table of images as the run's dataset."""
+
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
+        """Log an image `(h, w, 3)` at a step, under a key with a slider of its own."""
+
+    def artifacts(self, folder: Path) -> None:
+        """Log all files of a folder."""
+
+    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:
+        """Log the detector of a run folder as a model, and register it under a name where there is one."""
 
 
 class NullTracker:
@@ -50,13 +63,26 @@ class NullTracker:
     uri: str | None = None
     complete: bool = True
 
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def tags(self, tags: Mapping[str, str]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
-    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
-    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
-    def artifacts(self, folder: Path) -> None: ...
-    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Ignore."""
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Ignore."""
+
+    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Ignore."""
+
+    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
+        """Ignore."""
+
+    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
+        """Ignore."""
+
+    def artifacts(self, folder: Path) -> None:
+        """Ignore."""
+
+    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:
+        """Ignore."""
 
 
 class MlflowTracker:
@@ -111,6 +137,7 @@ class MlflowTracker:
             self.complete = self._outbox.empty(lambda: self.run_id is not None)
 
     def params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; those that are there already stay as they are."""
         from mlflow.entities import Param
 
         entities = [Param(key, str(value)) for key, value in params.items()]
@@ -122,6 +149,7 @@ class MlflowTracker:
         self._outbox.put(log)
 
     def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, value) for key, value in tags.items()]
@@ -164,6 +192,7 @@ class MlflowTracker:
         self._outbox.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
     def artifacts(self, folder: Path) -> None:
+        """Log all files of a folder."""
         self._outbox.put(lambda: self._client.log_artifacts(self._id, str(folder)))
 
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:

@@ -13,7 +13,7 @@ from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
-from anomaly_ft.run.training import epochs, loop_state, mix, pseudo_sets, rule_of, steps_of_an_epoch
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, rule_of, steps_of_an_epoch
 
 RECIPE = """
 data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
@@ -37,8 +37,7 @@ def watched(setup: Setup) -> tuple[ValidationMonitor, GaussianDetector]:
     method = METHODS["gaussian"](setup)
     induced = method.fit()
     assert isinstance(induced, GaussianDetector)
-    sets = pseudo_sets(setup, lambda pixels: method.score(induced, pixels))
-    return ValidationMonitor(method, sets, setup.recipe.gaussian.final, setup.early), induced
+    return make_monitor(setup, method, induced), induced
 
 
 def state_of(setup: Setup, monitor: ValidationMonitor) -> LoopState:
