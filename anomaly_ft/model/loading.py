@@ -74,7 +74,9 @@ def load_detector(folder: Path) -> GaussianDetector:
     description, tensors = read_detector(folder)
     kind = description.get("kind")
     if kind not in KINDS:
-        raise RunError(f"{folder}: detector.json has kind {kind!r:.40}, expected one of {', '.join(KINDS)}")
+        older = "; it is of a version before the first release: train it again" if kind is None else ""
+        expected = f"expected one of {', '.join(KINDS)}"
+        raise RunError(f"{folder}: detector.json has kind {kind!r:.40}, {expected}{older}")
     return KINDS[kind](folder, description, tensors)
 
 

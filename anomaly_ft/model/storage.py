@@ -99,5 +99,5 @@ def _check_format(folder: Path, description: Any) -> None:
     newer = type(found) is int and found > FORMAT
     raise RunError(
         f"{folder}: detector.json has format {found!r:.40}, written by anomaly_ft {writer!s:.40}; this is "
-        f"anomaly_ft {__version__}, which reads {readable}" + ("; install a newer anomaly_ft" if newer else "")
+        f"anomaly_ft {__version__}, which reads {readable}" + ("; install a newer anomaly_ft, or train again if it is of before the first release" if newer else "")
     )
