@@ -96,8 +96,10 @@ def _check_format(folder: Path, description: Any) -> None:
     if type(found) is int and 1 <= found <= FORMAT:
         return
     readable = f"format {FORMAT}" if FORMAT == 1 else f"formats 1 to {FORMAT}"
-    newer = type(found) is int and found > FORMAT
+    advice = ""
+    if type(found) is int and found > FORMAT:
+        advice = "; install a newer anomaly_ft, or train again if the run is of before the first release"
     raise RunError(
         f"{folder}: detector.json has format {found!r:.40}, written by anomaly_ft {writer!s:.40}; this is "
-        f"anomaly_ft {__version__}, which reads {readable}" + ("; install a newer anomaly_ft, or train again if it is of before the first release" if newer else "")
+        f"anomaly_ft {__version__}, which reads {readable}{advice}"
     )
