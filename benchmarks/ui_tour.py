@@ -33,7 +33,7 @@ EXPERIMENT, MODEL = "solar cells", "solar-cells-mono"
 SETTINGS = {
     "default": {},
     "late": {"encoder.train_blocks": ["blocks.5", "blocks.6", "conv_head", "bn2"]},
-    "too-fast": {"optimizer.lr": 1e-3, "gaussian.final": "induced", "gaussian.score": "pooled"},
+    "too-fast": {"optimizer.lr": 1e-3, "expert.gaussian.final": "induced", "expert.gaussian.score": "pooled"},
 }
 RECIPE = """
 data: {{root: "demo:{dataset}", manifest: "{manifest}", image_size: 64, watch_share: 0.3}}

@@ -152,11 +152,11 @@ def test_a_signal_lets_the_step_end_and_the_run_go_on(name: str, place: Place, w
 def test_a_changed_recipe_is_refused_with_what_changed(place: Place, whole: Place) -> None:
     assert place.train(death={"step": 6}) == lives.KILLED
     before = sorted(place.partial.rglob("*"))
-    assert place.train("--resume", "-s", "optimizer.lr=5e-4", "-s", "gaussian.grid=5") == 2
-    assert "  gaussian.grid: 4 -> 5\n  optimizer.lr: 0.0003 -> 0.0005\n" in place.said()
+    assert place.train("--resume", "-s", "optimizer.lr=5e-4", "-s", "expert.gaussian.grid=5") == 2
+    assert "  expert.gaussian.grid: 4 -> 5\n  optimizer.lr: 0.0003 -> 0.0005\n" in place.said()
     assert "only schedule.max_epochs, tracking, runtime may change" in place.said()
     assert sorted(place.partial.rglob("*")) == before
-    assert place.train("--resume", "-s", "runtime.batch_size=7", "-s", "schedule.max_epochs=2") == 0, (
+    assert place.train("--resume", "-s", "expert.runtime.batch_size=7", "-s", "schedule.max_epochs=2") == 0, (
         place.said()
     )
     history = (place.finished / "history.jsonl").read_text().splitlines()

@@ -270,7 +270,7 @@ def test_two_ray_workers_find_what_one_process_finds(sweep: Path, mvtec_folder: 
     mend(sweep, mvtec_folder)
     here = summary_of(run(sweep, "--json"))
     there = summary_of(
-        run(sweep, "--json", "--engine", "ray", "-s", "gaussian.grid=4", "--output", f"{sweep.parent}/ray")
+        run(sweep, "--json", "--engine", "ray", "-s", "expert.gaussian.grid=4", "--output", f"{sweep.parent}/ray")
     )
 
     def scores(summary: dict[str, Any]) -> dict[tuple[str, int], float]:

@@ -36,10 +36,10 @@ def setup_of(path: Path, *settings: str) -> Setup:
 
 def test_pseudo_anomalies_equal_to_normal_images_raise_no_alarm(path: Path) -> None:
     settings = (
-        "validation.severity=0",
+        "expert.validation.severity=0",
         "schedule.max_epochs=6",
         "schedule.max_steps=60",
-        "schedule.patience=2",
+        "expert.schedule.patience=2",
     )
     setup = setup_of(path, *settings)
     dog = watchdog(setup)
@@ -53,7 +53,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
     sets = watchdog(setup_of(path)).sets
     counted = []
     for share in (0.05, 0.25, 0.5):
-        setup = setup_of(path, f"validation.max_share={share}", "schedule.max_steps=1000")
+        setup = setup_of(path, f"expert.validation.max_share={share}", "schedule.max_steps=1000")
         steps = steps_of_an_epoch(setup, sets)
         informative = sum(pseudo.informative for pseudo in sets.values())
         seen = len(setup.data.split.fit) + len(setup.data.split.watch) * (1 + informative)
@@ -64,7 +64,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
 
 
 def test_an_epoch_is_as_long_as_the_recipe_says(path: Path) -> None:
-    setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=7", "schedule.max_epochs=6")
+    setup = setup_of(path, "expert.schedule.epoch_steps=3", "schedule.max_steps=7", "schedule.max_epochs=6")
     dog = watchdog(setup)
     assert rule_of(setup.recipe.schedule, 3).max_epochs == 2  # the third would go beyond seven steps
     first, second, third = epochs(setup, loop_state(setup, dog.induced), dog)
@@ -73,7 +73,7 @@ def test_an_epoch_is_as_long_as_the_recipe_says(path: Path) -> None:
 
 
 def test_a_schedule_shorter_than_an_epoch_has_one(path: Path) -> None:
-    setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=1")
+    setup = setup_of(path, "expert.schedule.epoch_steps=3", "schedule.max_steps=1")
     assert rule_of(setup.recipe.schedule, 3).max_epochs == 1
 
 
@@ -88,7 +88,7 @@ def test_before_training_all_kinds_of_gaussians_are_the_same(final: str, path: P
 
 
 def test_the_kind_with_the_best_validation_is_chosen(path: Path) -> None:
-    setup = setup_of(path, "gaussian.final=validated")
+    setup = setup_of(path, "expert.gaussian.final=validated")
     dog = watchdog(setup)
     list(epochs(setup, loop_state(setup, dog.induced), dog))
     found = {kind: dog.validate_as(kind).auroc for kind in ("induced", "refitted", "averaged")}
@@ -96,7 +96,7 @@ def test_the_kind_with_the_best_validation_is_chosen(path: Path) -> None:
 
 
 def test_levels_count_for_what_they_tell_apart_before_training(path: Path) -> None:
-    setup = setup_of(path, "gaussian.level_weights=informative")
+    setup = setup_of(path, "expert.gaussian.level_weights=informative")
     dog = watchdog(setup)
     weights = dog.induced.level_weights.numpy()
     assert weights.sum() == pytest.approx(1)
@@ -123,7 +123,7 @@ def test_levels_that_all_guess_are_an_error(path: Path) -> None:
 
 
 def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
-    setup = setup_of(path, "schedule.interpolate=[0.5]", "schedule.tolerance=1000", "optimizer.lr=3e-3")
+    setup = setup_of(path, "expert.schedule.interpolate=[0.5]", "expert.schedule.tolerance=1000", "optimizer.lr=3e-3")
     dog, pretrained = watchdog(setup), trained_weights(setup.encoder)
     records = list(epochs(setup, loop_state(setup, dog.induced), dog))
     tuned = trained_weights(setup.encoder)
@@ -136,7 +136,7 @@ def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
 
 
 def test_nothing_is_mixed_when_the_pretrained_encoder_is_kept(path: Path) -> None:
-    setup = setup_of(path, "schedule.interpolate=[0.5]", "schedule.max_epochs=0")
+    setup = setup_of(path, "expert.schedule.interpolate=[0.5]", "schedule.max_epochs=0")
     dog, pretrained = watchdog(setup), trained_weights(setup.encoder)
     assert mix(setup, dog, pretrained, list(epochs(setup, loop_state(setup, dog.induced), dog))) == {}
 
@@ -155,10 +155,10 @@ def test_memory_of_training_is_watched(path: Path) -> None:
 
 def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
     settings = (
-        "schedule.average=true",
+        "expert.schedule.average=true",
         "schedule.max_epochs=1",
-        "schedule.epoch_steps=12",
-        "schedule.tolerance=1000",
+        "expert.schedule.epoch_steps=12",
+        "expert.schedule.tolerance=1000",
         "optimizer.lr=3e-3",
     )
     setup = setup_of(path, *settings)
@@ -181,7 +181,7 @@ def test_a_validation_sees_as_many_images_as_are_counted(
     final: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anomaly_ft.finetune.watch.DRIFT_IMAGES", 5)
-    setup = setup_of(path, f"gaussian.final={final}")
+    setup = setup_of(path, f"expert.gaussian.final={final}")
     dog, seen = watchdog(setup), []
     forward = Encoder.forward
     monkeypatch.setattr(
@@ -219,14 +219,14 @@ def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypat
 
 
 def test_before_training_nothing_is_fitted_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = setup_of(path, "gaussian.final=refitted")
+    setup = setup_of(path, "expert.gaussian.final=refitted")
     dog = watchdog(setup)
     monkeypatch.setattr("anomaly_ft.finetune.watch.fit_gaussians", lambda *_, **__: pytest.fail("fitted again"))
     assert next(epochs(setup, loop_state(setup, dog.induced), dog)).epoch == 0
 
 
 def test_warm_up_is_over_before_half_of_training_is(path: Path) -> None:
-    setup = setup_of(path, "schedule.warmup_epochs=1", "schedule.max_steps=3")  # of 4 that a pass has
+    setup = setup_of(path, "expert.schedule.warmup_epochs=1", "schedule.max_steps=3")  # of 4 that a pass has
     state = loop_state(setup, watchdog(setup).induced)
     state.optimizer.step()
     state.scheduler.step()
