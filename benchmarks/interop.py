@@ -91,6 +91,7 @@ def train(root: Path, name: str, options: argparse.Namespace) -> Path:
 
 def write_encoders(run: Path, work: Path) -> bool:
     """`frozen` and `fine-tuned`, encoders in timm's layout; False where they are the same."""
+    from anomaly_ft.data.pixels import RESIZE_OF
     from anomaly_ft.model.encoder.encoder import load_encoder
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.export import export
@@ -98,7 +99,7 @@ def write_encoders(run: Path, work: Path) -> bool:
 
     about = open_run(run)[0]
     frozen = load_encoder(about.encoder.name, about.encoder.weights, image_size=about.data.image_size)
-    frozen.save(work / "frozen", resize=about.data.resize)
+    frozen.save(work / "frozen", resize=RESIZE_OF[about.data.resize])
     export(run, "timm", work / "fine-tuned", Terminal(), count=16)
     before, after = ((work / each / "model.safetensors").read_bytes() for each in ("frozen", "fine-tuned"))
     return before != after

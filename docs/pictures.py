@@ -27,11 +27,13 @@ from anomaly_ft.run.train import train
 HERE = Path(__file__).parent / "images"
 RECIPE = """
 name: picture
-data: {{root: "{root}", manifest: "{manifest}", image_size: {size}, watch_share: 0.4}}
+data: {{root: "{root}", manifest: "{manifest}", image_size: {size}}}
 encoder: {{name: tf_efficientnet_lite0, weights: package}}
-gaussian: {{grid: {grid}}}
 validation: {{augmentations: [cutmix, cutpaste, scar]}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.4}}
+  gaussian: {{grid: {grid}}}
 """
 OVERTRAINED = (
     "expert.gaussian.final=induced", "expert.gaussian.score=pooled", "expert.schedule.epoch_steps=15", "schedule.max_steps=120",

@@ -58,7 +58,9 @@ def _transform(name: str, how: Mapping[str, Any]) -> Any:
         and issubclass(value, albumentations.ImageOnlyTransform | albumentations.DualTransform)
     }
     if name not in known:
-        raise DataError(f"expert.data.augment: albumentations has no transform {name!r}{did_you_mean(name, known)}")
+        raise DataError(
+            f"expert.data.augment: albumentations has no transform {name!r}{did_you_mean(name, known)}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of settings it does not know it warns only

@@ -12,6 +12,8 @@ Pixels = NDArray[np.uint8]
 
 
 Resize = Literal["squash", "shortest-crop", "letterbox"]
+# a recipe's word for each; stored detectors and the encoder's preprocessing know them by these names
+RESIZE_OF: dict[str, Resize] = {"stretch": "squash", "center-crop": "shortest-crop", "letterbox": "letterbox"}
 
 
 RESIZES: tuple[Resize, ...] = get_args(Resize)

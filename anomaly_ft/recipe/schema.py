@@ -119,7 +119,9 @@ class GaussianSection(Section):
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
         if math.ceil(3 * self.smoothing) >= self.grid:  # the blur reaches so far, mirrored at the border
-            raise ValueError(f"expert.gaussian.smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions")
+            raise ValueError(
+                f"expert.gaussian.smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions"
+            )
         return self
 
 

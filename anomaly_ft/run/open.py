@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from anomaly_ft.data.pixels import RESIZE_OF
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.recipe.read import read_recipe
@@ -25,4 +26,4 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
 
 def preprocessing(recipe: Recipe) -> dict[str, Any]:
     """How the run read its images, for `load_run`."""
-    return {"resize": recipe.data.resize, "range": recipe.data.range}
+    return {"resize": RESIZE_OF[recipe.data.resize], "range": recipe.data.range}

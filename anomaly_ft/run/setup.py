@@ -12,7 +12,7 @@ from lightning_fabric import seed_everything
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
 from anomaly_ft.data.images import DARK_SAYS
-from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.pixels import RESIZE_OF, Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.early_activations import Halfway
@@ -103,7 +103,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         image_size=recipe.data.image_size,
     )
     encoder.train_only(recipe.encoder.train_blocks)
-    if recipe.runtime.checkpointing:
+    if recipe.runtime.gradient_checkpointing:
         encoder.save_memory()
     if recipe.runtime.compile:
         encoder.compile_parts()
@@ -111,7 +111,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     data = load_dataset(
         recipe.data.root,
         image_size=recipe.data.image_size,
-        watch=recipe.data.watch_share,
+        watch=recipe.data.val_share,
         calibrate=recipe.data.calibration_share,
         seed=recipe.seed,
         threads=torch.get_num_threads(),
@@ -138,7 +138,7 @@ def data_options(recipe: Recipe) -> Options:
         layout=data.layout,
         manifest=data.manifest,
         group_by=data.group_by,
-        resize=data.resize,
+        resize=RESIZE_OF[data.resize],
         value_range=data.range,
         on_error=data.on_error,
         max_bad_share=data.max_bad_share,

@@ -12,6 +12,7 @@ import pandas as pd
 from torch import distributed
 
 from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.pixels import RESIZE_OF
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.gallery import Gallery, gallery_of
@@ -175,7 +176,7 @@ def _seal(
     """Detectors with induced and with refitted Gaussians are measured on the test split; `final` is kept."""
     recipe, test = setup.recipe, setup.data.test
     score_name, rate = recipe.gaussian.score, recipe.evaluation.false_positive_rate
-    decoder = Decoder(recipe.data.image_size, recipe.data.resize, recipe.data.range)
+    decoder = Decoder(recipe.data.image_size, RESIZE_OF[recipe.data.resize], recipe.data.range)
     numbers: dict[str, Any] = {}
     for kind in dict.fromkeys(("induced", "refitted", final)):
         detector = current(setup, induced, kind)
@@ -194,7 +195,7 @@ def _seal(
         )
         limit = conformal(calibration.dense.max((1, 2)), rate).threshold
         detector.set_point(point, [level.threshold for level in levels], limit)
-        how = {"resize": recipe.data.resize, "range": recipe.data.range}
+        how = {"resize": RESIZE_OF[recipe.data.resize], "range": recipe.data.range}
         detector.save(partial, about={"final": final, "preprocessing": how})
         found = assess(test.records, tested, score_name, point, decoder) if tested else None
         numbers[kind] = found.numbers() if found else None

@@ -14,7 +14,7 @@ from anomaly_ft.finetune.early_stopping import Rule
 from anomaly_ft.finetune.interpolation import interpolate
 from anomaly_ft.finetune.loop import Keep, fine_tune
 from anomaly_ft.finetune.objective import InducedDistance
-from anomaly_ft.finetune.penalties import Term, distillation, ewc, fisher_information, l2_sp
+from anomaly_ft.finetune.penalties import Term, distillation, l2_sp
 from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import Watchdog, passes
@@ -24,7 +24,6 @@ from anomaly_ft.recipe.schema import Schedule
 from anomaly_ft.run.setup import Setup
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-FISHER_IMAGES = 64  # more change the mean of squared gradients by little
 EPOCH_STEPS = 15  # the encoder should not move further unseen
 TRAINING_COST = 3  # a training step costs as much as so many forward passes without gradients; see RESULTS.md
 
@@ -55,11 +54,6 @@ def penalties(setup: Setup, distance: InducedDistance) -> dict[Term, float]:
     terms: dict[Term, float] = {}
     if section.l2_sp:
         terms[l2_sp(encoder)] = section.l2_sp
-    if section.ewc:
-        some = setup.data.normals("fit").pixels[:FISHER_IMAGES]
-        images = (setup.compute.batch(some[i : i + 1]) for i in range(len(some)))
-        with setup.compute.fabric.autocast():
-            terms[ewc(encoder, fisher_information(distance, encoder, images))] = section.ewc
     if section.distillation:
         terms[distillation(distance.detector)] = section.distillation
     return terms

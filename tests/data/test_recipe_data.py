@@ -11,7 +11,7 @@ from anomaly_ft.recipe.read import read_recipe
     [
         ("data.layout=mvtek", "data.layout: expected .*'mvtec'"),
         ("data.range=[4095, 0]", r"data.range: expected \[black, white\] with black < white"),
-        ("data.resize=stretch", "data.resize: expected 'squash'"),
+        ("data.resize=squash", "data.resize: expected 'stretch'"),
         ("data.manifest=nowhere.csv", r"data.manifest: file does not exist: nowhere\.csv"),
         ("expert.data.max_bad_share=2", "expert.data.max_bad_share: expected"),
         ("runtime.cache=maybe", "runtime.cache: expected 'auto'"),

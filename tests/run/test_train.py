@@ -32,12 +32,15 @@ from anomaly_ft.tracking.experiment_view import experiment_tags
 
 RECIPE = """
 name: tiny
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
 schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  runtime: {{threads: 1}}
 """
 FILES = {
     "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
@@ -266,7 +269,9 @@ def test_when_nothing_beats_the_pretrained_encoder_it_is_kept_and_the_run_says_s
 def test_a_learning_rate_that_diverges_ends_with_four_and_keeps_the_pretrained_encoder(
     recipe: Path, output: Path
 ) -> None:
-    result = train(recipe, output, "optimizer.lr=1e3", "expert.schedule.warmup_epochs=0", "schedule.max_epochs=5")
+    result = train(
+        recipe, output, "optimizer.lr=1e3", "expert.schedule.warmup_epochs=0", "schedule.max_epochs=5"
+    )
     assert result.exit_code == 4, result.output
     summary = json.loads((output / "tiny-001" / "summary.json").read_text())
     assert (summary["stop_reason"], summary["best_epoch"]) == ("diverged", 0)
@@ -404,10 +409,10 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
         ("validation.augmentations=[mixup, confetti]", "encoder.train_blocks=[blocks.3]",
          "expert.encoder.levels=[0, 4]", "expert.gaussian.dense_levels=[0]"),
         ("runtime.precision=bf16", "expert.runtime.channels_last=false", "expert.runtime.batch_size=5"),
-        ("expert.objective.l2_sp=0.1", "objective.ewc=0.1", "expert.objective.distillation=0.1", "expert.objective.target=joint"),
+        ("expert.objective.l2_sp=0.1", "expert.objective.distillation=0.1", "expert.objective.target=joint"),
         ("expert.schedule.average=true", "expert.schedule.interpolate=[0.3, 0.6]", "expert.optimizer.layer_decay=0.8"),
-        ("expert.gaussian.level_weights=informative", "expert.gaussian.final=validated", "expert.schedule.epoch_steps=3"),
-        ("expert.gaussian.final=averaged", "expert.objective.target=dense", "expert.validation.max_share=0.05"),
+        ("expert.gaussian.level_weights=informative", "expert.schedule.epoch_steps=3"),
+        ("expert.objective.target=dense", "expert.validation.max_share=0.05"),
     ],
     ids=lambda settings: settings[0],
 )  # fmt: skip
@@ -483,7 +488,9 @@ def test_frozen_early_blocks_are_computed_once_without_changing_a_number(recipe:
 
 def test_saving_memory_changes_no_number(recipe: Path, output: Path) -> None:
     plain = succeed(recipe, output)
-    saved = succeed(recipe, output, "expert.runtime.micro_batch_size=3", "expert.runtime.gradient_checkpointing=true")
+    saved = succeed(
+        recipe, output, "expert.runtime.micro_batch_size=3", "expert.runtime.gradient_checkpointing=true"
+    )
     histories = [pd.read_json(run["folder"] / "history.jsonl", lines=True) for run in (plain, saved)]
     pd.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5)
     assert saved["test"] == pytest.approx(plain["test"], rel=1e-3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly_ft.finetune.validation import level_informativeness
-from anomaly_ft.finetune.watch import choose_final, current, passes, watchdog
+from anomaly_ft.finetune.watch import current, passes, watchdog
 from anomaly_ft.finetune.weight_average import trained_weights
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.inference import level_distances, pooled_features
@@ -14,13 +14,16 @@ from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.training import epochs, loop_state, mix, rule_of, steps_of_an_epoch
 
 RECIPE = """
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
 optimizer: {{batch_size: 4}}
 schedule: {{max_epochs: 2}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  runtime: {{threads: 1}}
 """
 
 
@@ -87,14 +90,6 @@ def test_before_training_all_kinds_of_gaussians_are_the_same(final: str, path: P
     assert level_distances(detector, features, setup.compute) == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_kind_with_the_best_validation_is_chosen(path: Path) -> None:
-    setup = setup_of(path, "expert.gaussian.final=validated")
-    dog = watchdog(setup)
-    list(epochs(setup, loop_state(setup, dog.induced), dog))
-    found = {kind: dog.validate_as(kind).auroc for kind in ("induced", "refitted", "averaged")}
-    assert found[choose_final(setup, dog)] == max(found.values())
-
-
 def test_levels_count_for_what_they_tell_apart_before_training(path: Path) -> None:
     setup = setup_of(path, "expert.gaussian.level_weights=informative")
     dog = watchdog(setup)
@@ -123,7 +118,9 @@ def test_levels_that_all_guess_are_an_error(path: Path) -> None:
 
 
 def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
-    setup = setup_of(path, "expert.schedule.interpolate=[0.5]", "expert.schedule.tolerance=1000", "optimizer.lr=3e-3")
+    setup = setup_of(
+        path, "expert.schedule.interpolate=[0.5]", "expert.schedule.tolerance=1000", "optimizer.lr=3e-3"
+    )
     dog, pretrained = watchdog(setup), trained_weights(setup.encoder)
     records = list(epochs(setup, loop_state(setup, dog.induced), dog))
     tuned = trained_weights(setup.encoder)
@@ -176,7 +173,7 @@ def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
         assert kept == pytest.approx(((pretrained[name] + end) / 2).numpy(), abs=1e-6)
 
 
-@pytest.mark.parametrize("final", ["induced", "refitted", "averaged", "validated"])
+@pytest.mark.parametrize("final", ["induced", "refitted"])
 def test_a_validation_sees_as_many_images_as_are_counted(
     final: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
