@@ -105,7 +105,7 @@ def test_an_auroc_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_the_wilson_interval_ends_where_the_score_test_just_rejects(
     hits: int, count: int, level: float
 ) -> None:
-    """Its ends are the shares `p` with (hits / count - p)^2 = z^2 p (1 - p) / count: the roots of a polynomial."""
+    """Its ends are the shares `p` with (hits / count - p)^2 = z^2 p (1 - p) / count, roots of a polynomial."""
     share, z2 = hits / count, NormalDist().inv_cdf((1 + level) / 2) ** 2
     low, high = sorted(np.roots([1 + z2 / count, -(2 * share + z2 / count), share**2]).real)
     assert wilson_interval(hits, count, level) == pytest.approx((low, high), abs=1e-12)

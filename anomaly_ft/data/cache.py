@@ -167,8 +167,8 @@ def _from_disk(
         return np.load(path, mmap_mode="r"), bad
     except OSError as cause:
         raise DataError(
-            f"runtime.cache: {disk.folder} cannot be written to ({cause}); make room, set expert.runtime.cache_dir, "
-            "or set runtime.cache to none"
+            f"runtime.cache: {disk.folder} cannot be written to ({cause}); make room, "
+            "set expert.runtime.cache_dir, or set runtime.cache to none"
         ) from cause
     finally:
         with suppress(OSError):

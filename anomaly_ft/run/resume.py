@@ -46,7 +46,8 @@ def refuse_changes(partial: Path, setup: Setup) -> None:
         raise RunError(
             f"--resume: {finished_name(partial)} was begun with another recipe:\n  "
             + "\n  ".join(settings)
-            + f"\nset back what changed, or start a new run without --resume; only {', '.join(SAFE)} may change, "
+            + "\nset back what changed, or start a new run without --resume; "
+            f"only {', '.join(SAFE)} may change, "
             "the last two under expert too"
         )
     if (partial / "split.csv").is_file():

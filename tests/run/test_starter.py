@@ -89,7 +89,8 @@ def test_train_warns_of_images_that_are_nearly_black(limits: str, warned: bool, 
     save(tmp_path / "deep", np.random.default_rng(0).integers(0, 4096, (12, 40, 40), np.uint16), "tiff")
     Path("r.yaml").write_text(
         f"data: {{root: {tmp_path / 'deep'}, image_size: 64, range: {limits}}}\n"
-        "expert: {data: {val_share: 0.2, calibration_share: 0.2}}\nencoder: {name: test_efficientnet, weights: random}\n"
+        "expert: {data: {val_share: 0.2, calibration_share: 0.2}}\n"
+        "encoder: {name: test_efficientnet, weights: random}\n"
     )
     dry = CliRunner().invoke(main, ["train", "r.yaml", "--dry-run"])
     assert dry.exit_code == 0, dry.output

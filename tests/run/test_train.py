@@ -404,8 +404,10 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
     [
         ("encoder.name=test_vit",),
         ("encoder.name=test_resnet", "expert.gaussian.final=induced", "expert.gaussian.score=pooled"),
-        ("expert.gaussian.score=dense", "expert.gaussian.shrinkage=0.5", "expert.gaussian.smoothing=0", "expert.optimizer.name=sgd"),
-        ("expert.objective.distance=squared_mahalanobis", "expert.validation.severity=0.4", "expert.optimizer.name=adamw"),
+        ("expert.gaussian.score=dense", "expert.gaussian.shrinkage=0.5", "expert.gaussian.smoothing=0",
+         "expert.optimizer.name=sgd"),
+        ("expert.objective.distance=squared_mahalanobis", "expert.validation.severity=0.4",
+         "expert.optimizer.name=adamw"),
         ("validation.augmentations=[mixup, confetti]", "encoder.train_blocks=[blocks.3]",
          "expert.encoder.levels=[0, 4]", "expert.gaussian.dense_levels=[0]"),
         ("runtime.precision=bf16", "expert.runtime.channels_last=false", "expert.runtime.batch_size=5"),
@@ -427,7 +429,8 @@ def test_every_way_to_train_comes_to_its_end(settings: tuple[str, ...], recipe: 
 )
 def test_every_recipe_runs_an_epoch(path: Path, output: Path, mvtec_folder: Path) -> None:
     settings = (
-        f"data.root={mvtec_folder}", "data.image_size=64", "expert.data.val_share=0.2", "expert.data.calibration_share=0.2",
+        f"data.root={mvtec_folder}", "data.image_size=64",
+        "expert.data.val_share=0.2", "expert.data.calibration_share=0.2",
         "encoder.weights=random", "expert.gaussian.grid=4", "schedule.max_epochs=1", "tracking.mlflow=false",
         "expert.runtime.threads=1", "runtime.device=cpu",
     )  # fmt: skip
