@@ -24,6 +24,7 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.section import BEGINNER, EXPERT, Section, dotted_key, places, sections
 
 LARGEST = 256 * 1024  # bytes
+DEEPEST = 50  # lists and sections in each other
 MISTAKE, SHOWN = 400, 50  # characters of a mistake, and mistakes, in one message
 
 S = TypeVar("S", bound=Section)
@@ -97,13 +98,16 @@ def _override(override: str, source: str) -> Any:
 def _scan(text: str) -> str:
     """Refuse, with its line, what YAML or OmegaConf would put in the place of what is written; tell what the
     text holds. Nothing is built here, so a few aliases that stand for more than fits into memory do no harm."""
-    root = "nothing"
+    root, depth = "nothing", 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             _refuse(f"*{event.anchor}: aliases are not read, write the value itself", event.start_mark)
         if isinstance(event, yaml.ScalarEvent) and ("${" in event.value or event.value == "???"):
             said = f"{_short(repr(event.value))}: variables are not filled in, write the value itself"
             _refuse(said, event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:  # the time of YAML's scanner grows with the square of it
+            _refuse("nested too deeply", event.start_mark)
         if root == "nothing" and isinstance(event, yaml.NodeEvent):
             kinds = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
             root = kinds.get(type(event), "a single value")
@@ -175,7 +179,8 @@ def _arrange(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
                 where, own = known[key]
                 (settings.setdefault(where, {}) if where else settings)[own] = value
             elif key != EXPERT and section not in inner:
-                mistakes[key] = f"{key}: unknown key{_guess(key)}"
+                guess = _guess(key) if len(mistakes) < SHOWN else ""  # it takes a while, and no more are shown
+                mistakes[key] = f"{key}: unknown key{guess}"
             elif isinstance(value, Mapping):
                 if section in inner:
                     settings.setdefault(section, {})

@@ -253,6 +253,11 @@ def test_nothing_is_filled_in_from_the_environment(
     assert in_override == in_file.replace("line 3", "line 1")
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "data: " + "{a: " * 20_000])
+def test_what_is_nested_too_deeply_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    assert mistakes(tmp_path, text) == ("line 1: not valid YAML: nested too deeply",)
+
+
 def test_a_date_is_a_text(tmp_path: Path) -> None:
     assert read(tmp_path, f"data: {{root: {tmp_path}}}\nname: 2001-01-01").name == "2001-01-01"
 
