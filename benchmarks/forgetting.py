@@ -39,7 +39,7 @@ from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.training import epochs, loop_state, rule_of
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
-NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]
+NO_STOP = ["expert.schedule.patience=1000", "expert.schedule.margin=1000000"]
 
 
 def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None
     terminal, table = Terminal(), output / "forgetting.csv"
     everything = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=RUN)
     done = set(everything[RUN].itertuples(index=False, name=None))
-    label = " ".join(s for s in settings if not s.startswith("runtime.threads=")) or "default"
+    label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
     score = read_recipe(RECIPE, settings, check_root=False).gaussian.score
     for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
         if (name, label, seed) in done:

@@ -108,7 +108,7 @@ def counted_by_both(records: Any, maps: Any, python: str, work: Path) -> dict[st
     masks = np.zeros(large.shape, bool)
     for i, record in enumerate(records):
         if record.mask:
-            masks[i] = resize_mask(read_mask(record.mask), SIZE, "squash")
+            masks[i] = resize_mask(read_mask(record.mask), SIZE, "stretch")
     counts = PixelCounts()
     for one, mask in zip(large, masks, strict=True):
         counts.add(one, mask)

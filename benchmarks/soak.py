@@ -23,10 +23,14 @@ RECIPE = """
 name: soak
 data: {{root: "{root}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
-schedule: {{max_epochs: 5, patience: 99, margin: 99}}
-runtime: {{device: cpu, precision: fp32, checkpoint_minutes: 0}}
+validation: {{augmentations: [scar]}}
+schedule: {{max_epochs: 5}}
+runtime: {{device: cpu, precision: fp32}}
+expert:
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  schedule: {{patience: 99, margin: 99}}
+  runtime: {{checkpoint_minutes: 0}}
 """
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch is imported
-    options.set = [f"runtime.threads={options.threads}", *options.set]
+    options.set = [f"expert.runtime.threads={options.threads}", *options.set]
     if "step" in options.parts:
         from speed_parts.step import step
 

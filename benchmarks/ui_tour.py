@@ -33,17 +33,19 @@ EXPERIMENT, MODEL = "solar cells", "solar-cells-mono"
 SETTINGS = {
     "default": {},
     "late": {"encoder.train_blocks": ["blocks.5", "blocks.6", "conv_head", "bn2"]},
-    "too-fast": {"optimizer.lr": 1e-3, "gaussian.final": "induced", "gaussian.score": "pooled"},
+    "too-fast": {"optimizer.lr": 1e-3, "expert.gaussian.final": "induced", "expert.gaussian.score": "pooled"},
 }
 RECIPE = """
-data: {{root: "demo:{dataset}", manifest: "{manifest}", image_size: 64, watch_share: 0.3}}
+data: {{root: "demo:{dataset}", manifest: "{manifest}", image_size: 64}}
 encoder: {{name: tf_efficientnet_lite0, weights: package}}
-gaussian: {{grid: 4}}
 validation: {{augmentations: [cutmix, cutpaste, scar]}}
 schedule: {{max_epochs: {epochs}}}
 optimizer: {{batch_size: 8}}
-runtime: {{threads: {threads}}}
 tracking: {{experiment: {experiment}}}
+expert:
+  data: {{val_share: 0.3}}
+  gaussian: {{grid: 4}}
+  runtime: {{threads: {threads}}}
 """
 WIDE = {"width": 1500, "height": 900}
 PATIENCE = 60_000  # milliseconds for a text to appear

@@ -8,7 +8,8 @@ import click
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS
-from anomaly_ft.recipe.schema import Recipe, Section
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.recipe.section import EXPERT, places, sections
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/generate.py`; do not edit. -->"
@@ -22,29 +23,34 @@ def recipe_page() -> Iterator[str]:
     yield "A recipe is a YAML file. Only `data.root` is required. Any setting can be overridden on the command line by its"
     yield "dotted key: `-s optimizer.lr=3e-5`. Unknown keys and values out of range are reported all at once."
     yield ""
-    yield from _fields(Recipe, "")
-    for name, field in Recipe.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield f"\n## {name}\n"
-            yield from _fields(field.annotation, f"{name}.")
+    yield "The settings that a run is begun with come first. All others stand under `expert`, in sections of the same names,"
+    yield "and have defaults that seldom need a change. Values are taken as they stand: no variables are filled in."
+    yield ""
+    yield from _table("")
+    for expert in ("", f"{EXPERT}."):
+        for section in sections(Recipe):
+            if rows := list(_table(f"{expert}{section}")):
+                yield f"\n## {expert}{section}\n"
+                yield from rows
 
 
-def _fields(section: type[Section], prefix: str) -> Iterator[str]:
-    properties = section.model_json_schema()["properties"]
-    yield "| key | default | may be | what it does |"
-    yield "|---|---|---|---|"
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            continue
+def _table(path: str) -> Iterator[str]:
+    """The settings that stand at a dotted path, empty for the top."""
+    shown = {key: place for key, place in places(Recipe).items() if key.rpartition(".")[0] == path}
+    if shown:
+        yield "| key | default | may be | what it does |"
+        yield "|---|---|---|---|"
+    for key, (section, name) in shown.items():
+        model = sections(Recipe)[section] if section else Recipe
+        field = model.model_fields[name]
         default = (
             "required"
             if field.is_required()
             else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
         )
         words = " ".join((field.description or "").split())
-        yield f"| `{prefix}{name}` | {default} | {_allowed(properties[name])} | {words} |".replace(
-            " |  |", " | |"
-        )
+        allowed = _allowed(model.model_json_schema()["properties"][name])
+        yield f"| `{key}` | {default} | {allowed} | {words} |".replace(" |  |", " | |")
 
 
 def _allowed(schema: dict[str, object]) -> str:

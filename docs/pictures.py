@@ -27,15 +27,17 @@ from anomaly_ft.run.train import train
 HERE = Path(__file__).parent / "images"
 RECIPE = """
 name: picture
-data: {{root: "{root}", manifest: "{manifest}", image_size: {size}, watch_share: 0.4}}
+data: {{root: "{root}", manifest: "{manifest}", image_size: {size}}}
 encoder: {{name: tf_efficientnet_lite0, weights: package}}
-gaussian: {{grid: {grid}}}
 validation: {{augmentations: [cutmix, cutpaste, scar]}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.4}}
+  gaussian: {{grid: {grid}}}
 """
 OVERTRAINED = (
-    "gaussian.final=induced", "gaussian.score=pooled", "schedule.epoch_steps=15", "schedule.max_steps=120",
-    "schedule.max_epochs=8", "schedule.patience=100", "schedule.margin=1000", "schedule.tolerance=0",
+    "expert.gaussian.final=induced", "expert.gaussian.score=pooled", "expert.schedule.epoch_steps=15", "schedule.max_steps=120",
+    "schedule.max_epochs=8", "expert.schedule.patience=100", "expert.schedule.margin=1000", "expert.schedule.tolerance=0",
 )  # fmt: skip
 SHOWN = {"good": [70, 75], "defective": [4, 9]}
 SIDE = 190

@@ -27,7 +27,7 @@ METRICS: dict[str, str] = {
     "gain/<metric>": "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped",
     "threshold/score": "the score above which an image is called anomalous",
     "threshold/promised_fpr": "share of normal images that the threshold promises to reject at most",
-    "system/<metric>": "of the machine while it trained, with `tracking.system_metrics: true`",
+    "system/<metric>": "of the machine while it trained, with `expert.tracking.system_metrics: true`",
 }
 TEST_METRICS: dict[str, str] = {
     "image_auroc": "area under the ROC curve over images, of the score that decides; also for each score "

@@ -25,7 +25,7 @@ def write_detector(
     folder: Path, encoder: Encoder, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
 ) -> None:
     """Write the encoder, the tensors beside it, and a description for readers of either kind."""
-    encoder.save(folder / "encoder", resize=description.get("preprocessing", {}).get("resize", "squash"))
+    encoder.save(folder / "encoder", resize=description.get("preprocessing", {}).get("resize", "stretch"))
     plain = {key: value.contiguous().cpu() for key, value in tensors.items()}
     try:
         save_file(plain, folder / "detector.safetensors")

@@ -15,7 +15,7 @@ from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json, write_text
 
-SAFE = ("schedule.max_epochs", "tracking", "runtime")  # what may be another when a run goes on
+SAFE = ("schedule.max_epochs", "tracking", "runtime")  # what may change when a run goes on, under expert too
 SHOWN = 10
 
 
@@ -46,7 +46,9 @@ def refuse_changes(partial: Path, setup: Setup) -> None:
         raise RunError(
             f"--resume: {finished_name(partial)} was begun with another recipe:\n  "
             + "\n  ".join(settings)
-            + f"\nset back what changed, or start a new run without --resume; only {', '.join(SAFE)} may change"
+            + "\nset back what changed, or start a new run without --resume; "
+            f"only {', '.join(SAFE)} may change, "
+            "the last two under expert too"
         )
     if (partial / "split.csv").is_file():
         then = set((partial / "split.csv").read_text(encoding="utf-8").splitlines())
@@ -98,6 +100,7 @@ def _entries(output: Path) -> list[Path]:
 def _changed(before: Recipe, now: Recipe) -> Iterator[str]:
     then: Mapping[str, Any] = before.flat()
     for key, value in now.flat().items():
-        safe = any(key == name or key.startswith(f"{name}.") for name in SAFE)
+        topic = key.removeprefix("expert.")
+        safe = any(topic == name or topic.startswith(f"{name}.") for name in SAFE)
         if not safe and then.get(key) != value:
             yield f"{key}: {then.get(key)!r} -> {value!r}"

@@ -89,7 +89,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         image_size=recipe.data.image_size,
     )
     encoder.train_only(recipe.encoder.train_blocks)
-    if recipe.runtime.checkpointing:
+    if recipe.runtime.gradient_checkpointing:
         encoder.save_memory()
     if recipe.runtime.compile:
         encoder.compile_parts()
@@ -97,7 +97,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     data = load_dataset(
         recipe.data.root,
         image_size=recipe.data.image_size,
-        watch=recipe.data.watch_share,
+        watch=recipe.data.val_share,
         calibrate=recipe.data.calibration_share,
         seed=recipe.seed,
         threads=torch.get_num_threads(),

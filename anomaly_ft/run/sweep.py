@@ -22,7 +22,9 @@ from anomaly_ft.tracking.store import choose_store
 from anomaly_ft.tracking.tracker import Tracker, make_tracker
 
 Engine = Literal["in-process", "ray"]
-NO_SAY, SAY = ("tracking.", "runtime."), "runtime.precision"  # settings that do not decide what a run finds
+# settings that do not decide what a run finds, but for one
+NO_SAY = ("tracking.", "runtime.", "expert.tracking.", "expert.runtime.")
+SAY = "runtime.precision"
 
 
 def run_sweep(

@@ -29,7 +29,7 @@ def step(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wanted = [f"schedule.{key}=1000000" for key in ("max_epochs", "max_steps", "patience", "margin")]
-        wanted += [f"schedule.epoch_steps={options.steps}"]
+        wanted += [f"expert.schedule.epoch_steps={options.steps}"]
         setup = prepare_run(options, folder, 200, *wanted)
         size = setup.recipe.optimizer.batch_size
         with make_tracker(enabled=True, uri=None, experiment="speed", name="speed", output=folder) as tracker:

@@ -90,13 +90,18 @@ def test_mlflow_gives_the_same_row_as_the_folder(store: str, mvtec_folder: Path,
     recipe.write_text(
         f"""
 name: tracked
-data: {{root: "{mvtec_folder}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: "{mvtec_folder}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
-tracking: {{uri: "{store}", experiment: compared, images: 0}}
+runtime: {{device: cpu, precision: fp32}}
+tracking: {{uri: "{store}", experiment: compared}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1}}
+  tracking: {{images: 0}}
 """
     )
     done = CliRunner().invoke(main, ["train", str(recipe), "--output", str(tmp_path / "runs"), "--json"])

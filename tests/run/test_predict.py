@@ -161,14 +161,14 @@ def test_an_anomaly_fails_the_command_only_when_asked_to(small_run: Path, mvtec_
     assert call(small_run, calm, "--fail-on-anomaly").exit_code == 0
 
 
-@pytest.mark.parametrize("resize", ["squash", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 def test_maps_lie_beside_the_predictions_at_the_images_own_size(
     resize: str, small_run: Path, mvtec_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
     description = (folder / "detector.json").read_text()
-    (folder / "detector.json").write_text(description.replace('"resize": "squash"', f'"resize": "{resize}"'))
+    (folder / "detector.json").write_text(description.replace('"resize": "stretch"', f'"resize": "{resize}"'))
     wide = Image.open(mvtec_folder / "test" / "hole" / "000.png").resize((90, 50))
     wide.save(tmp_path / "wide.png")
     result = call(folder, tmp_path / "wide.png", "no.png", "--output", tmp_path / "out", "--maps")
@@ -226,9 +226,9 @@ def test_what_the_user_can_mend_ends_with_two(arguments: list[str], message: str
         ({"preprocessing": 3}, "no usable preprocessing"),
         (
             {"preprocessing": {"resize": "stretch", "range": None}},
-            "resize is 'stretch', expected one of squash",
+            "resize is 'stretch', expected one of stretch",
         ),
-        ({"preprocessing": {"resize": "squash", "range": [1]}}, "no usable preprocessing"),
+        ({"preprocessing": {"resize": "stretch", "range": [1]}}, "no usable preprocessing"),
     ],
 )
 def test_a_description_that_leaves_out_how_to_decide_or_to_read_is_refused(

@@ -21,13 +21,17 @@ from anomaly_ft.run.folder import locked
 from anomaly_ft.run.sweep import finished, side_by_side
 
 RECIPE = """
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 0}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1}}
 """
 SWEEP = """
 name: pair
@@ -270,7 +274,16 @@ def test_two_ray_workers_find_what_one_process_finds(sweep: Path, mvtec_folder: 
     mend(sweep, mvtec_folder)
     here = summary_of(run(sweep, "--json"))
     there = summary_of(
-        run(sweep, "--json", "--engine", "ray", "-s", "gaussian.grid=4", "--output", f"{sweep.parent}/ray")
+        run(
+            sweep,
+            "--json",
+            "--engine",
+            "ray",
+            "-s",
+            "expert.gaussian.grid=4",
+            "--output",
+            f"{sweep.parent}/ray",
+        )
     )
 
     def scores(summary: dict[str, Any]) -> dict[tuple[str, int], float]:

@@ -16,13 +16,16 @@ from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, rule_of, steps_of_an_epoch
 
 RECIPE = """
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
 optimizer: {{batch_size: 4}}
 schedule: {{max_epochs: 2}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  runtime: {{threads: 1}}
 """
 
 
@@ -50,10 +53,10 @@ def setup_of(path: Path, *settings: str) -> Setup:
 
 def test_pseudo_anomalies_equal_to_normal_images_raise_no_alarm(path: Path) -> None:
     settings = (
-        "validation.severity=0",
+        "expert.validation.severity=0",
         "schedule.max_epochs=6",
         "schedule.max_steps=60",
-        "schedule.patience=2",
+        "expert.schedule.patience=2",
     )
     setup = setup_of(path, *settings)
     monitor, _ = watched(setup)
@@ -67,7 +70,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
     monitor, _ = watched(setup_of(path))
     counted = []
     for share in (0.05, 0.25, 0.5):
-        setup = setup_of(path, f"validation.max_share={share}", "schedule.max_steps=1000")
+        setup = setup_of(path, f"expert.validation.max_share={share}", "schedule.max_steps=1000")
         steps = steps_of_an_epoch(setup, monitor.passes())
         informative = sum(pseudo.informative for pseudo in monitor.sets.values())
         seen = len(setup.data.split.fit) + len(setup.data.split.watch) * (1 + informative)
@@ -78,7 +81,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
 
 
 def test_an_epoch_is_as_long_as_the_recipe_says(path: Path) -> None:
-    setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=7", "schedule.max_epochs=6")
+    setup = setup_of(path, "expert.schedule.epoch_steps=3", "schedule.max_steps=7", "schedule.max_epochs=6")
     monitor, _ = watched(setup)
     assert rule_of(setup.recipe.schedule, 3).max_epochs == 2  # the third would go beyond seven steps
     first, second, third = epochs(setup, state_of(setup, monitor), monitor)
@@ -87,7 +90,7 @@ def test_an_epoch_is_as_long_as_the_recipe_says(path: Path) -> None:
 
 
 def test_a_schedule_shorter_than_an_epoch_has_one(path: Path) -> None:
-    setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=1")
+    setup = setup_of(path, "expert.schedule.epoch_steps=3", "schedule.max_steps=1")
     assert rule_of(setup.recipe.schedule, 3).max_epochs == 1
 
 
@@ -124,7 +127,9 @@ def test_the_pretrained_statistics_stay_while_the_encoder_trains(path: Path) -> 
 
 
 def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
-    setup = setup_of(path, "schedule.interpolate=[0.5]", "schedule.tolerance=1000", "optimizer.lr=3e-3")
+    setup = setup_of(
+        path, "expert.schedule.interpolate=[0.5]", "expert.schedule.tolerance=1000", "optimizer.lr=3e-3"
+    )
     pretrained = trained_weights(setup.encoder)
     monitor, _ = watched(setup)
     records = list(epochs(setup, state_of(setup, monitor), monitor))
@@ -138,7 +143,7 @@ def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
 
 
 def test_nothing_is_mixed_when_the_pretrained_encoder_is_kept(path: Path) -> None:
-    setup = setup_of(path, "schedule.interpolate=[0.5]", "schedule.max_epochs=0")
+    setup = setup_of(path, "expert.schedule.interpolate=[0.5]", "schedule.max_epochs=0")
     pretrained = trained_weights(setup.encoder)
     monitor, _ = watched(setup)
     assert mix(setup, monitor, pretrained, list(epochs(setup, state_of(setup, monitor), monitor))) == {}
@@ -158,10 +163,10 @@ def test_memory_of_training_is_watched(path: Path) -> None:
 
 def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
     settings = (
-        "schedule.average=true",
+        "expert.schedule.average=true",
         "schedule.max_epochs=1",
-        "schedule.epoch_steps=12",
-        "schedule.tolerance=1000",
+        "expert.schedule.epoch_steps=12",
+        "expert.schedule.tolerance=1000",
         "optimizer.lr=3e-3",
     )
     setup = setup_of(path, *settings)
@@ -185,7 +190,7 @@ def test_a_validation_sees_as_many_images_as_are_counted(
     final: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.DRIFT_IMAGES", 5)
-    setup = setup_of(path, f"gaussian.final={final}")
+    setup = setup_of(path, f"expert.gaussian.final={final}")
     monitor, _ = watched(setup)
     seen = []
     forward = Encoder.forward
@@ -217,7 +222,7 @@ def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypat
 
 
 def test_before_training_nothing_is_fitted_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = setup_of(path, "gaussian.final=refitted")
+    setup = setup_of(path, "expert.gaussian.final=refitted")
     monitor, _ = watched(setup)
     monkeypatch.setattr(
         "anomaly_ft.finetune.methods.gaussian.fit_gaussians", lambda *_, **__: pytest.fail("fitted again")
@@ -226,7 +231,7 @@ def test_before_training_nothing_is_fitted_again(path: Path, monkeypatch: pytest
 
 
 def test_warm_up_is_over_before_half_of_training_is(path: Path) -> None:
-    setup = setup_of(path, "schedule.warmup_epochs=1", "schedule.max_steps=3")  # of 4 that a pass has
+    setup = setup_of(path, "expert.schedule.warmup_epochs=1", "schedule.max_steps=3")  # of 4 that a pass has
     monitor, _ = watched(setup)
     state = state_of(setup, monitor)
     state.optimizer.step()
