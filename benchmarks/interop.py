@@ -84,9 +84,9 @@ def train(root: Path, name: str, options: argparse.Namespace) -> Path:
 
     settings = [f"data.root={root}", f"name={name}", "tracking.mlflow=false"]
     setup = prepare(read_recipe(RECIPE, [*settings, *options.settings]), Terminal())
-    summary = train(setup, options.output / "runs")
-    setup.terminal.results(summary)
-    return Path(summary["folder"])
+    finished = train(setup, options.output / "runs")
+    setup.terminal.results(finished)
+    return finished.folder
 
 
 def write_encoders(run: Path, work: Path) -> bool:

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.stats import betabinom
 from sets import splits
 
-from anomaly_ft.evaluation.working_points import conformal, realised
+from anomaly_ft.evaluation.working_points import conformal, observed
 from anomaly_ft.finetune.watch import fit
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.read import read_recipe
@@ -41,7 +41,7 @@ def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:
     point = conformal(held_out, recipe.evaluation.false_positive_rate)
     normal = np.array([not record.anomalous for record in setup.data.test.records])
     tested = score_images(detector, setup.data.test.pixels[np.flatnonzero(normal)], setup.compute)[score]
-    found = realised(point.threshold, tested)
+    found = observed(point.threshold, tested)
     if found is None:
         raise click.ClickException(f"{recipe.data.root} has no normal test images")
     above = round(point.promised_fpr * (point.images + 1))  # ranks above the threshold's, of n + 1

@@ -7,12 +7,15 @@ from pathlib import Path
 import click
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS
+from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS, Metric
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.section import EXPERT, places, sections
+from anomaly_ft.run.run_summary import EvaluationSummary, Part, RunSummary, parts_of
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/generate.py`; do not edit. -->"
+BEGIN = "<!-- From here on made by `python docs/generate.py`; do not edit. -->"
+END = "<!-- To here. -->"
 
 
 def recipe_page() -> Iterator[str]:
@@ -122,14 +125,44 @@ def metrics_page() -> Iterator[str]:
     yield from _meanings(TEST_METRICS)
 
 
-def _meanings(names: dict[str, str]) -> Iterator[str]:
-    yield "| metric | meaning |"
+def _meanings(entries: dict[str, Metric]) -> Iterator[str]:
+    yield "| metric | called | meaning |"
+    yield "|---|---|---|"
+    for name, entry in entries.items():
+        yield f"| `{name}` | {entry.label} | {entry.meaning} |"
+
+
+def files_page() -> Iterator[str]:
+    """The page as it is, with the part on summary.json as the code says."""
+    before, _, rest = (HERE / "files.md").read_text(encoding="utf-8").partition(BEGIN + "\n")
+    _, _, after = rest.partition(END + "\n")
+    yield before + BEGIN
+    yield ""
+    yield "| key | what |"
     yield "|---|---|"
-    for name, meaning in names.items():
-        yield f"| `{name}` | {meaning} |"
+    yield from _keys(RunSummary, "")
+    other = [f"`{name}`" for name in EvaluationSummary.model_fields if name not in RunSummary.model_fields]
+    lacking = [f"`{name}`" for name in RunSummary.model_fields if name not in EvaluationSummary.model_fields]
+    yield ""
+    yield f"The summary of an evaluation has {', '.join(other)}, the folder that was measured, besides. It lacks"
+    yield f"{', '.join(lacking)}, and the normal images under `data`."
+    yield ""
+    yield END
+    yield after.removesuffix("\n")
 
 
-PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "metrics.md": metrics_page}
+def _keys(part: type[Part], prefix: str) -> Iterator[str]:
+    """A row for each key; below a part those that it holds."""
+    for name, field in part.model_fields.items():
+        if not field.description:
+            raise ValueError(f"{part.__name__}.{name} has no docstring")
+        yield f"| `{prefix}{name}` | {' '.join(field.description.split())} |"
+        if inside := parts_of(field.annotation):
+            held, many = inside
+            yield from _keys(held, f"{prefix}{name}{'[]' if many else ''}.")
+
+
+PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "metrics.md": metrics_page, "files.md": files_page}
 
 
 def generate(name: str) -> str:

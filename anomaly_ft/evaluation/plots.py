@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from anomaly_ft.evaluation.metric_names import METRICS
 from anomaly_ft.metrics import Curve, Floats
 
 NORMAL_COLOUR, ANOMALOUS_COLOUR, FROZEN_COLOUR = "#3b7dd8", "#d9822b", "#8a8f98"
@@ -54,7 +55,7 @@ def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) 
     axes.axvline(best, color="tab:green", linestyle="--", label=f"best epoch: {best}")
     axes.set_xlim(-0.3, len(validations) - 0.7)
     axes.set_xlabel("epoch (0 = pretrained)")
-    axes.set_ylabel("vicinal AUROC")
+    axes.set_ylabel(METRICS["val/vicinal_auroc"].label)
     axes.set_title(
         f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}", fontsize=10
     )

@@ -9,9 +9,15 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.localisation import localise
-from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
+from anomaly_ft.evaluation.measure import (
+    gain_intervals,
+    intervals,
+    measure,
+    prediction_table,
+    threshold_numbers,
+)
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
-from anomaly_ft.evaluation.report import Material, score_kinds, write_report
+from anomaly_ft.evaluation.report import ReportData, score_kinds, write_report
 from anomaly_ft.evaluation.working_points import ChiSquarePoint, chi_square, conformal
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
@@ -21,6 +27,7 @@ from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 from anomaly_ft.run.folder import finished_name
+from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json
 
@@ -40,7 +47,7 @@ def finish(
     partial: Path,
     method: Method,
     before: tuple[dict[str, Any], list[EpochRecord], Predictions | None],
-) -> dict[str, Any]:
+) -> RunSummary:
     """Set thresholds, measure on the test split, and write every file of the run folder.
 
     Args:
@@ -51,7 +58,7 @@ def finish(
             says about the test images.
 
     Returns:
-        What the summary has beside what it had.
+        The summary, as it was written.
     """
     summary, records, frozen = before
     kind = setup.recipe.gaussian.final
@@ -69,12 +76,12 @@ def finish(
         "folder_name": finished_name(partial),
         **_compare(setup.data.test.records, frozen, found),
         "test_by_gaussian": {name: numbers[name] for name in method.kinds},
-        "thresholds": asdict(kept.point),
+        "thresholds": threshold_numbers(kept.point),
         "chi_square": [asdict(level) for level in kept.parametric],
         "final": kind,
         "level_weights": kept.detector.level_weights.tolist(),
     }
-    material = Material(
+    material = ReportData(
         recipe=setup.recipe.to_yaml(),
         assessment=found,
         threshold=kept.point.threshold,
@@ -84,9 +91,10 @@ def finish(
         verdict=records[-1].verdict,
     )
     _draw(partial, material)
-    write_report(partial / "report.html", {**summary, **sealed}, material)
-    write_json(partial / "summary.json", {**summary, **sealed})
-    return sealed
+    whole = RunSummary.model_validate({**summary, **sealed})
+    write_report(partial / "report.html", whole.plain(), material)
+    write_json(partial / "summary.json", whole.plain())
+    return whole
 
 
 def calibrate(setup: Setup, detector: Detector) -> Calibrated:
@@ -148,7 +156,7 @@ def _compare(records: Sequence[Record], frozen: Predictions | None, found: Asses
     }
 
 
-def _draw(partial: Path, material: Material) -> None:
+def _draw(partial: Path, material: ReportData) -> None:
     """Draw the figures as files of their own, for those who write about a run."""
     kinds: Mapping[str, Floats] = score_kinds(material.held_out, material.assessment)
     score_figure(kinds, material.threshold, list(kinds)[:2]).savefig(partial / "scores.png", dpi=110)

@@ -12,6 +12,7 @@ from anomaly_ft.errors import RunError
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.folder import finished_name
+from anomaly_ft.run.open import finished_runs
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json, write_text
 
@@ -30,7 +31,7 @@ def unfinished(output: Path, name: str) -> Path:
     begun = {number: path for number, path in found.items() if (path / "recipe.yaml").is_file()}
     if begun:
         return begun[max(begun)]
-    ended = [p.name for p in _entries(output) if re.fullmatch(rf"{re.escape(name)}-\d+", p.name)]
+    ended = [p.name for p in finished_runs(output) if re.fullmatch(rf"{re.escape(name)}-\d+", p.name)]
     said = f"; finished is {', '.join(sorted(ended)[-SHOWN:])}" if ended else ""
     raise RunError(
         f"--resume: there is no unfinished run of the name {name!r} in {output}{said}; "

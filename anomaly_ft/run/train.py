@@ -24,6 +24,7 @@ from anomaly_ft.run.finish import finish, predict_test
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.resume import remember_run, remembered_run, write_start
+from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
@@ -49,7 +50,7 @@ def _gaussian(setup: Setup) -> GaussianMethod:
 METHODS: dict[str, Callable[[Setup], Method]] = {"gaussian": _gaussian}  # by kind of model
 
 
-def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:
+def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> FinishedRun:
     """Train in this process alone or in all that torchrun started: each computes its share of the images,
     and only rank 0's output is kept. See `train`."""
     fabric = setup.compute.fabric
@@ -67,8 +68,8 @@ def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None
 
 def train(
     setup: Setup, output: Path, *, unfinished: Path | None = None, tags: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Fine-tune an encoder, and leave a finished run folder in `output`; returns its summary.
+) -> FinishedRun:
+    """Fine-tune an encoder, and leave a finished run folder in `output`; returns it with its summary.
 
     While it works, what it has so far stands in a folder whose name begins with a dot and ends in
     `.partial`; it stays when the run is interrupted, with the best encoder up to then.
@@ -109,16 +110,16 @@ def train(
             mixed = mix(setup, monitor, pretrained, records)
 
         # finish: thresholds, test numbers, files
-        summary = bookkeeping.summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed}
+        known = bookkeeping.summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed}
         with setup.phase("finish"):
-            summary |= finish(setup, partial, method, (summary, records, frozen))
+            summary = finish(setup, partial, method, (known, records, frozen))
         finished = finish_folder(partial)
         log_end(summary, tracker, finished)
         tracker.model(finished, setup.recipe.runtime.computing(), setup.recipe.tracking.register)
-    if tracker.run_id != summary["mlflow_run_id"]:  # a store that was down at first
-        summary["mlflow_run_id"] = tracker.run_id
-        write_json(finished / "summary.json", summary)
-    return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
+    if tracker.run_id != summary.mlflow_run_id:  # a store that was down at first
+        summary = summary.model_copy(update={"mlflow_run_id": tracker.run_id})
+        write_json(finished / "summary.json", summary.plain())
+    return FinishedRun(finished, summary, tracker.uri)
 
 
 def _tracker(setup: Setup, output: Path, partial: Path) -> Any:

@@ -4,8 +4,8 @@ import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from anomaly_ft.run.run_summary import RunSummary
 from speed_parts.clock import CLOCKS, Account, show
 
 ENCODER = ("encoder, training", "encoder, forward")
@@ -53,12 +53,12 @@ def train(options: argparse.Namespace) -> None:
         recipe = read_recipe(Path(options.recipe), [f"data.root={options.data}", *options.set])
         prepared = setup.prepare(recipe, Terminal())
         prepared = replace(prepared, augment=account.timed(prepared.augment, "augment"))
-        summary = run.train(prepared, Path(folder))
+        summary = run.train(prepared, Path(folder)).summary
     seconds = account.close()
     _show(options, seconds, summary)
 
 
-def _show(options: argparse.Namespace, seconds: dict[str, float], summary: dict[str, Any]) -> None:
+def _show(options: argparse.Namespace, seconds: dict[str, float], summary: RunSummary) -> None:
     total = sum(seconds.values())
     rows = [
         (name, f"{spent:.1f}", f"{spent / total:.1%}")
@@ -68,7 +68,7 @@ def _show(options: argparse.Namespace, seconds: dict[str, float], summary: dict[
     show(title, ("", "seconds", "share"), rows)
     most = max((spent / total, name) for name, spent in seconds.items() if name not in ENCODER)
     print(f"\nlargest beside the encoder's arithmetic: {most[1]}, {most[0]:.1%}")
-    phases = summary["seconds"]
+    phases = summary.seconds
     print(f"phases as summary.json has them (wall seconds): {phases}")
     print(f"validations took {phases['validate'] / (phases['train'] + phases['validate']):.1%} of fine-tuning")
-    print(f"epochs {summary['epochs']}, stop {summary['stop_reason']}, best {summary['best_epoch']}")
+    print(f"epochs {summary.epochs}, stop {summary.stop_reason}, best {summary.best_epoch}")

@@ -20,7 +20,7 @@ from anomaly_ft.evaluation.assess import assess
 from anomaly_ft.evaluation.pictures import ColourScale, outlined, overlay, scale_of, shrunk
 from anomaly_ft.evaluation.report import (
     HELD_OUT,
-    Material,
+    ReportData,
     interval,
     number,
     percent,
@@ -136,7 +136,7 @@ def summary_of(found: dict[str, object], kinds: tuple[int, int]) -> dict[str, ob
             "root": "somewhere", "layout": "mvtec", "test_normal": kinds[0], "test_anomalous": kinds[1],
             "skipped": [{"path": "<bad>.png", "why": "no & image"}],
         },
-        "thresholds": {"threshold": 1.5, "wanted_fpr": 0.01, "promised_fpr": 0.05, "images": 19},
+        "thresholds": {"threshold": 1.5, "target_fpr": 0.01, "guaranteed_fpr": 0.05, "images": 19},
         "versions": {"anomaly_ft": "0"},
         "test": None,
         **found,
@@ -148,7 +148,7 @@ def test_what_files_are_called_cannot_change_the_page(
 ) -> None:
     found = assess(*labelled, conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
     write_report(
-        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), Material("a: <b>", found, 1.5, np.empty(0))
+        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), ReportData("a: <b>", found, 1.5, np.empty(0))
     )
     page = read(tmp_path / "r.html")
     assert page.tags.isdisjoint({"script", "i"})
@@ -165,7 +165,7 @@ def test_images_that_are_gone_leave_the_numbers(
     for record in labelled[0]:
         record.path.unlink()
     write_report(
-        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), Material("", found, 1.5, np.empty(0))
+        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), ReportData("", found, 1.5, np.empty(0))
     )
     page = read(tmp_path / "r.html")
     assert "Each kind of image" in page.text
@@ -174,8 +174,8 @@ def test_images_that_are_gone_leave_the_numbers(
 
 
 def test_without_a_test_split_the_page_says_what_is_missing(tmp_path: Path) -> None:
-    material = Material("", None, 1.5, np.linspace(0, 1.5, 19))
-    write_report(tmp_path / "r.html", summary_of({}, (0, 0)), material)
+    data = ReportData("", None, 1.5, np.linspace(0, 1.5, 19))
+    write_report(tmp_path / "r.html", summary_of({}, (0, 0)), data)
     page = read(tmp_path / "r.html")
     assert "There were no labelled test images" in page.text
     assert len(page.addresses) == 1
@@ -190,7 +190,7 @@ def test_one_kind_of_image_makes_a_page_too(
     write_report(
         tmp_path / "r.html",
         summary_of(found.summary(), (6, 0) if kinds == "good" else (0, 6)),
-        Material("", found, 1.5, np.empty(0)),
+        ReportData("", found, 1.5, np.empty(0)),
     )
     assert kinds in read(tmp_path / "r.html").text
 

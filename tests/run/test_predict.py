@@ -225,8 +225,8 @@ def test_what_the_user_can_mend_ends_with_two(arguments: list[str], message: str
         ({"threshold": None}, "has no threshold"),
         ({"preprocessing": 3}, "no usable preprocessing"),
         (
-            {"preprocessing": {"resize": "stretch", "range": None}},
-            "resize is 'stretch', expected one of stretch",
+            {"preprocessing": {"resize": "squash", "range": None}},
+            "resize is 'squash', expected one of stretch",
         ),
         ({"preprocessing": {"resize": "stretch", "range": [1]}}, "no usable preprocessing"),
     ],

@@ -26,8 +26,9 @@ from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.loading import load_detector
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.open import open_summary
 from anomaly_ft.run.setup import prepare
-from anomaly_ft.run.summary_text import run_note, verdict
+from anomaly_ft.run.summary_text import run_note, verdict_of
 from anomaly_ft.tracking.experiment_view import experiment_tags
 
 RECIPE = """
@@ -130,7 +131,7 @@ def test_the_summary_holds_what_the_design_promises(finished: tuple[Path, click.
     assert summary["test_by_gaussian"].keys() == {"induced", "refitted"}
     assert summary["test"] == summary["test_by_gaussian"]["refitted"]
     assert 0 <= summary["frozen_test"]["image_auroc"] <= 1
-    assert summary["thresholds"]["promised_fpr"] == pytest.approx(1 / 6)
+    assert summary["thresholds"]["guaranteed_fpr"] == pytest.approx(1 / 6)
 
 
 def test_the_resolved_recipe_reads_back(
@@ -219,8 +220,8 @@ def test_a_run_says_on_its_page_what_became_of_it(
     summary = json.loads((finished[0] / "summary.json").read_text())
     client = MlflowClient(store)
     run = client.get_run(summary["mlflow_run_id"])
-    assert run.data.tags["mlflow.note.content"] == run_note(summary, finished[0].resolve())
-    assert run.data.tags["verdict"] == verdict(summary)
+    assert run.data.tags["mlflow.note.content"] == run_note(open_summary(finished[0]), finished[0].resolve())
+    assert run.data.tags["verdict"] == verdict_of(open_summary(finished[0]))
     experiment = client.get_experiment(run.info.experiment_id)
     assert experiment.tags.items() >= experiment_tags().items()
 

@@ -161,7 +161,7 @@ def test_what_cannot_be_promoted_is_an_error_that_says_why(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for arguments, said in [
         ([small_run], "was not logged to MLflow, so there is no model to promote"),
-        ([tmp_path], "is not a finished run: no usable summary.json"),
+        ([tmp_path], "is not a finished run: recipe.yaml, summary.json, history.jsonl"),
         ([run], "name the MLflow store of the run with --uri"),
     ]:
         result = call("promote", *arguments, "--name", "parts")
