@@ -20,8 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = (
-    "test_server_faults", "run/test_resume", "run/test_sync", "test_full_disks", "test_faults", "run/test_sweep",
-    "test_processes", "data/test_cache", "test_hostile",
+    "test_server_faults", "run/test_resume", "run/test_sync", "test_full_disks", "test_faults",
+    "run/test_sweep", "test_processes", "data/test_cache", "test_hostile",
 )  # fmt: skip
 # part of a test's name: the fault, and what has to come of it
 FAULTS = {

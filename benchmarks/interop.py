@@ -1,7 +1,8 @@
 """Does our fine-tuned encoder help anomalib's detectors? PaDiM and PatchCore on it and on the frozen one.
 
     python benchmarks/interop.py --anomalib venv-anomalib/bin/python --output results
-    python benchmarks/interop.py --anomalib venv-anomalib/bin/python --output results --sets screw --run runs/screw-001
+    python benchmarks/interop.py --anomalib venv-anomalib/bin/python --output results --sets screw \\
+        --run runs/screw-001
 
 Fine-tunes on each set as `anomaly-ft train` does (or takes the run given for it), exports the encoder with
 `anomaly-ft export --format timm`, and hands the folder to anomalib as `backbone="local-dir:…"`; beside it the
@@ -42,9 +43,7 @@ METRICS = ["image_auroc", "pixel_auroc", "pixel_aupro"]
 @click.option("--anomalib", default="", help="python of the environment that has anomalib")
 @click.option("--models", default="padim,patchcore", show_default=True)
 @click.option("--coreset", default=0.01, show_default=True, help="Share of features that PatchCore keeps.")
-@click.option(
-    "--run", type=click.Path(path_type=Path), help="A finished run, in place of training; with one set."
-)
+@click.option("--run", type=click.Path(path_type=Path), help="A finished run, not to train; with one set.")
 def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **peer: Any) -> None:
     """Fine-tune, export, and measure anomalib's models on both encoders."""
     if not installed(peer["anomalib"]):

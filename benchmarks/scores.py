@@ -145,9 +145,7 @@ def pooled_of(table: pd.DataFrame, name: str) -> float:
 
 @click.command()
 @grid_options(sets=COMMON, seeds=3)
-@click.option(
-    "--levels", default=LEVELS, show_default=True, help="Blocks to join, with commas between choices."
-)
+@click.option("--levels", default=LEVELS, show_default=True, help="Blocks to join, in each choice.")
 @click.option("--grids", default=GRIDS, show_default=True, help="Positions along a side.")
 def main(
     output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], levels: str, grids: str

@@ -1,7 +1,7 @@
 """The sets that several benchmarks measure on, by name, and the loop over sets and seeds that they share.
 
-The folders lie below $ANOMALY_FT_DATA, or below the folder given with `--data`, each laid out like MVTec AD; the
-ELPV cells come with the extra `demo`. A set that is not there is left out, and the benchmark says so.
+The folders lie below $ANOMALY_FT_DATA, or below the folder given with `--data`, each laid out like MVTec AD;
+the ELPV cells come with the extra `demo`. A set that is not there is left out, and the benchmark says so.
 """
 
 import os

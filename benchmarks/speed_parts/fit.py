@@ -19,7 +19,7 @@ from speed_parts.memory import peak_mib
 from speed_parts.prepared import prepare_run
 
 HERE = Path(__file__).parents[1]
-WIDTH, IMAGES, BATCH = 1280, 4000, 32
+BATCH = 32
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -52,7 +52,7 @@ def estimators(options: argparse.Namespace) -> None:
     """Ledoit-Wolf over stored features, each in a process of its own for its memory."""
     rows = []
     for who in ("nobody", "scikit-learn", "streaming"):
-        command = [sys.executable, "-m", "speed_parts.fit", who, options.clock]
+        command = [sys.executable, "-m", "speed_parts.fit", who, options.clock, *map(str, options.features)]
         found = [
             json.loads(subprocess.run(command, capture_output=True, check=True, cwd=HERE).stdout)
             for _ in range(1 if who == "nobody" else options.repeats)
@@ -60,15 +60,15 @@ def estimators(options: argparse.Namespace) -> None:
         rows.append((who, *(float(np.median([one[key] for one in found])) for key in ("seconds", "mib"))))
     (_, _, idle), *others = rows
     show(
-        f"Ledoit-Wolf of {IMAGES} features of width {WIDTH}, {options.clock} seconds",
+        "Ledoit-Wolf of {} features of width {}, {} seconds".format(*options.features, options.clock),
         ("", "seconds", "MiB above the features"),
         [(who, f"{seconds:.2f}", f"{mib - idle:.0f}") for who, seconds, mib in others],
     )
 
 
-def alone(who: str, clock: str) -> dict[str, float]:
+def alone(who: str, clock: str, images: int, width: int) -> dict[str, float]:
     """In a process of its own: one estimate, or none, of features that are made first."""
-    features = np.random.default_rng(0).standard_normal((IMAGES, WIDTH), dtype=np.float32)
+    features = np.random.default_rng(0).standard_normal((images, width), dtype=np.float32)
     started = CLOCKS[clock]()
     if who == "scikit-learn":
         LedoitWolf().fit(features)
@@ -78,4 +78,4 @@ def alone(who: str, clock: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(alone(*sys.argv[1:])))
+    print(json.dumps(alone(*sys.argv[1:3], *map(int, sys.argv[3:]))))

@@ -23,9 +23,6 @@ from speed_parts.memory import peak_mib
 from speed_parts.prepared import generate
 
 HERE = Path(__file__).parents[1]
-IMAGES = (1000, 3000, 10000, 30000)
-WIDTHS = (32, 64, 128, 256, 512, 1024, 1792)
-SIZES = (224, 288, 320, 384, 448)
 SIDE = 32  # pixels of the many images
 
 Points = dict[int, float]
@@ -56,8 +53,8 @@ def by_images(options: argparse.Namespace) -> dict[str, Points]:
         "images: peak MiB": {},
     }
     with tempfile.TemporaryDirectory() as name:
-        largest = generate(Path(name) / "all", max(IMAGES), SIDE)
-        for count in IMAGES:
+        largest = generate(Path(name) / "all", max(options.counts), SIDE)
+        for count in options.counts:
             root = Path(name) / str(count)
             root.mkdir()
             for path in sorted(largest.iterdir())[:count]:
@@ -94,7 +91,7 @@ def by_width(options: argparse.Namespace) -> dict[str, Points]:
     """Of one level: adding an image to the sums, and the Gaussian from them."""
     now = CLOCKS[options.clock]
     adding, fitting = {}, {}
-    for width in WIDTHS:
+    for width in options.widths:
         features = torch.from_numpy(np.random.default_rng(0).standard_normal((1024, width), dtype=np.float32))
         batches = [[batch] for batch in features.split(128)]
         accumulate(batches)
@@ -110,8 +107,8 @@ def by_size(options: argparse.Namespace) -> dict[str, Points]:
     """The statistics pass with the default encoder, an image."""
     now, points = CLOCKS[options.clock], {}
     compute = make_compute(device="cpu", precision="auto", batch_size=8)
-    for size in SIZES:
-        encoder = compute.prepare(load_encoder("tf_efficientnet_lite0", "random", image_size=size))
+    for size in options.sizes:
+        encoder = compute.prepare(load_encoder(options.encoder, "random", image_size=size))
         pixels = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), np.uint8)
         rounds = []
         for _ in range(options.repeats):
