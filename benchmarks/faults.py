@@ -115,11 +115,14 @@ def row_of(test: str) -> tuple[str, str] | None:
 @click.option("--only", default="", help="A part of the names of the tests to run.")
 def main(quick: bool, keep: Path | None, only: str) -> None:
     """Run the tests and print the table in Markdown."""
+    files = files_of(only)
+    if not files:
+        sys.exit(f"no test was run: none has {only!r} in its name")
     marker = "not slow and not faults" if quick else "faults or not slow"
     with tempfile.TemporaryDirectory() as folder:
         keeper = Keeper((keep or Path(folder, "outcomes.jsonl")).resolve(), only)
         os.chdir(ROOT)
-        code = pytest.main(["-q", "-p", "no:randomly", "-m", marker, *files_of(only)], [keeper])
+        code = pytest.main(["-q", "-p", "no:randomly", "-m", marker, *files], [keeper])
         lines = keeper.lines()
     tries: Counter[tuple[str, str]] = Counter()
     lost: Counter[tuple[str, str]] = Counter()
