@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15, help="in a round of the part step")
     parser.add_argument("--images", type=int, default=128, help="in a round of the part fit")
-    parser.add_argument(
-        "--features", type=int, nargs=2, default=(4000, 1280), help="number and width, part fit"
-    )
+    parser.add_argument("--features", type=int, nargs=2, default=(4000, 1280), help="count and width")
     growth_of = parser.add_argument_group("part growth")
     growth_of.add_argument("--counts", type=int, nargs="+", default=(1000, 3000, 10000, 30000), help="images")
     growth_of.add_argument("--widths", type=int, nargs="+", default=(32, 64, 128, 256, 512, 1024, 1792))

@@ -38,9 +38,8 @@ def _show(
         (name, f"{spent:.1f}", f"{spent / total:.1%}")
         for name, spent in sorted(seconds.items(), key=lambda item: -item[1])
     ]
-    title = (
-        f"train on {Path(options.data).name or 'generated images'}, {options.clock} seconds, {total:.0f} in all"
-    )
+    where = Path(options.data).name or "generated images"
+    title = f"train on {where}, {options.clock} seconds, {total:.0f} in all"
     show(title, ("", "seconds", "share"), rows)
     most = max((spent / total, name) for name, spent in seconds.items() if name not in encoder)
     print(f"\nlargest beside the encoder's arithmetic: {most[1]}, {most[0]:.1%}")
