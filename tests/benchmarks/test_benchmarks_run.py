@@ -250,6 +250,7 @@ def test_predict_is_timed_beside_the_encoder(run: Run, small_run: Path) -> None:
     assert [line.split()[0] for line in said.splitlines()] == ["predict:", "encoder", "ratio"]
 
 
+@pytest.mark.filterwarnings("ignore")  # of the exporters
 def test_exports_are_timed_and_a_broken_anomalib_is_said(run: Run, small_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     asked = [small_run, "--output", tmp_path, "--images", 4, "--batch", 4, "--turns", 1]
@@ -261,6 +262,7 @@ def test_exports_are_timed_and_a_broken_anomalib_is_said(run: Run, small_run: Pa
     assert numbers_in(said)
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding")  # a contestant that torchvision is to lose
 def test_data_is_timed_and_its_memory_told(run: Run, mvtec_folder: Path) -> None:
     small = ["--photographs", 8, "--image-size", 64, "--encoder", "test_efficientnet", "--repeats", 1]
     code, said, errors = run("data", mvtec_folder, *small, "--images", 80, "--clock", "cpu")
@@ -315,6 +317,19 @@ def test_soak_counts_memory_and_files(run: Run, store: str) -> None:
     assert code == 0, errors
     assert re.search(r"^2 runs; memory [+-][\d.]+%, open files [+-]\d+ ", said, re.MULTILINE)
     assert numbers_in(said)
+
+
+def test_ui_tour_without_a_browser_makes_the_runs_and_names_the_pages(
+    run: Run, sets: Path, store: str, tmp_path: Path
+) -> None:
+    asked = ["--output", tmp_path, "--data", sets / "mvtec_screw", "--seeds", 1, "--epochs", 1, "--threads", 1]
+    more = settings("encoder.train_blocks=all", f"tracking.uri={store}")
+    code, said, errors = run("ui_tour", *asked, "--chromium", "", *more)
+    assert code == MISSING, errors
+    assert "left out: the pages are not looked at, which takes playwright and a Chromium\n" in errors
+    names = [line.split()[0] for line in said.splitlines() if "#" in line or line.startswith("version")]
+    assert names[0] == "runs"
+    assert {"children", "charts", "run", "curves", "artifacts", "figure", "compare", "model"} < set(names)
 
 
 def test_benchmarks_are_all_run_here() -> None:
