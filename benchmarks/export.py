@@ -7,9 +7,10 @@ All get the same made pixels in batches, already decoded, and normalise them wit
 the size of the image. They take turns; of each round the ratio to eager PyTorch is taken, of the ratios the
 median. PaDiM is fitted on the good images of the run's own data, on the run's encoder, by anomalib (see
 `beside_anomalib.py`) and written by anomalib's own export. The ONNX files of both run in the same ONNX Runtime.
-What is not installed is left out, saying so.
+What is not installed is left out, saying so; the exit code is 3 where anomalib was asked for and is not there.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from beside_anomalib import export_padim, installed
+from beside_anomalib import ABSENT, export_padim, installed
+from sets import MISSING
 from speed_parts.clock import CLOCKS, in_turns, show_ratios
 
 from anomaly_ft.data.pixels import Pixels
@@ -31,6 +33,7 @@ from anomaly_ft.run.open import open_run
 
 Work = Callable[[Pixels], object]
 EAGER = "eager PyTorch, float32"
+PADIM = "anomalib PaDiM, ONNX Runtime"
 
 
 def eager(run: LoadedRun, precision: str) -> Work:
@@ -76,13 +79,13 @@ def contestants(run: LoadedRun, root: Path, folder: Path, anomalib: str, threads
     except RunError as missing:
         click.echo(f"left out: {missing}", err=True)
     if not installed(anomalib):
-        click.echo("left out: --anomalib names no python that has anomalib 2.7", err=True)
+        click.echo(ABSENT, err=True)
         return found
     run.detector.encoder.save(folder / "encoder", resize=run.decoder.resize)
     work = folder / "padim"
     work.mkdir(exist_ok=True)
     padim = export_padim(anomalib, root, folder / "encoder", work.resolve())
-    found["anomalib PaDiM, ONNX Runtime"] = onnx_file(
+    found[PADIM] = onnx_file(
         padim, threads, lambda pixels: np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255
     )
     return found
@@ -118,6 +121,8 @@ def main(
         seconds = in_turns(rounds, turns, CLOCKS[clock])
     how = f"{images} images of {side} pixels in batches of {batch}, {threads} thread(s), {clock} seconds"
     show_ratios(how, seconds, EAGER, images)
+    if anomalib and PADIM not in forms:
+        sys.exit(MISSING)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,11 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from anomaly_ft.finetune.checkpoint import Checkpoints
-from anomaly_ft.finetune.records import Validation
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import fit
 from anomaly_ft.model.encoder.encoder import load_encoder
@@ -22,6 +19,7 @@ from anomaly_ft.system.files import append_json_line
 from anomaly_ft.tracking.tracker import make_tracker
 from speed_parts.clock import CLOCKS, in_turns, show_ratios
 from speed_parts.prepared import prepare_run
+from speed_parts.watched import Unmoved
 
 
 def step(options: argparse.Namespace) -> None:
@@ -32,12 +30,11 @@ def step(options: argparse.Namespace) -> None:
         wanted += [f"expert.schedule.epoch_steps={options.steps}"]
         setup = prepare_run(options, folder, 200, *wanted)
         size = setup.recipe.optimizer.batch_size
-        with make_tracker(enabled=True, uri=None, experiment="speed", name="speed", output=folder) as tracker:
+        uri = setup.recipe.tracking.uri
+        with make_tracker(enabled=True, uri=uri, experiment="speed", name="speed", output=folder) as tracker:
             state = loop_state(setup, fit(setup))
             checkpoints = Checkpoints(folder / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-            nothing = Validation(0.8, {}, np.zeros(10), 0.0)
-            watchdog = SimpleNamespace(sets={}, validate=lambda: nothing)
-            records = epochs(setup, state, watchdog, checkpoints.keep)
+            records = epochs(setup, state, Unmoved(10), checkpoints.keep)
             next(records)  # the pretrained encoder
 
             def whole() -> None:
