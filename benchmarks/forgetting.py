@@ -28,14 +28,14 @@ from sets import COMMON, RECIPE, grid, grid_options
 
 from anomaly_ft.evaluation.measure import measure
 from anomaly_ft.finetune.early_stopping import judge
-from anomaly_ft.finetune.watch import watchdog
-from anomaly_ft.model.gaussian.detector import SCORES, Detector
+from anomaly_ft.model.gaussian.detector import SCORES, GaussianDetector
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
-from anomaly_ft.run.training import epochs, loop_state, rule_of
+from anomaly_ft.run.train import METHODS
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, rule_of
 
 NO_STOP = {"patience": 1000, "margin": 1e6}
 
@@ -49,7 +49,7 @@ def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[
     test: list[dict[str, float | None]] = []
     raw = {"labels": np.array([record.anomalous for record in setup.data.test.records])}
 
-    def observe(detector: Detector) -> None:
+    def observe(detector: GaussianDetector) -> None:
         scores = score_images(detector, setup.data.test.pixels, setup.compute)
         location, spread = detector.location.tolist(), detector.spread.tolist()
         for i, name in enumerate(("pooled", "dense")):  # in standard deviations of held-out normal images
@@ -57,10 +57,11 @@ def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[
         np.savez(scores_to, **raw)
         test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
 
-    dog = watchdog(setup)
-    dog.observe = observe
-    state = loop_state(setup, dog.induced)
-    records = list(epochs(setup, state, dog))
+    method = METHODS["gaussian"](setup)
+    monitor = make_monitor(setup, method, method.fit())
+    monitor.observe = observe
+    state = loop_state(setup, method.objective())
+    records = list(epochs(setup, state, monitor))
     rule = rule_of(asked.schedule, state.epoch_steps)
     validations = [record.validation for record in records if record.validation]
     verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]

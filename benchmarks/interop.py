@@ -79,9 +79,9 @@ def compare(root: str, run: Path, seeds: int, peer: dict[str, Any]) -> Iterator[
 def fine_tuned(recipe: Recipe, output: Path) -> Path:
     """The folder of a run that was fine-tuned as the recipe says."""
     setup = prepare(recipe, Terminal())
-    summary = train(setup, output / "runs")
-    setup.terminal.results(summary)
-    return Path(summary["folder"])
+    finished = train(setup, output / "runs")
+    setup.terminal.results(finished)
+    return finished.folder
 
 
 def write_encoders(run: Path, work: Path) -> bool:

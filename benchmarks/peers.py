@@ -33,13 +33,13 @@ from sets import MISSING, grid, grid_options
 
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Decoder, read_mask, resize_mask
-from anomaly_ft.finetune.watch import fit
 from anomaly_ft.metrics import PixelCounts
-from anomaly_ft.model.inference import examine
+from anomaly_ft.model.inference import predict
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.train import METHODS
 
 FEW = 200  # images up to which anomalib's AUPRO, which sorts all pixels at once, is asked
 
@@ -90,10 +90,10 @@ def ours(recipe: Recipe, work: Path) -> Found:
     """Scores and maps of the test images by our detector; leaves its encoder in `work`."""
     started = time.process_time()
     setup = prepare(recipe, Terminal())
-    found = examine(fit(setup), setup.data.test.pixels, setup.compute)
+    found = predict(METHODS["gaussian"](setup).fit(), setup.data.test.pixels, setup.compute)
     seconds = time.process_time() - started
     setup.encoder.save(work / "encoder")
-    return Found(found.scores[recipe.gaussian.score], found.dense, seconds)
+    return Found(found.score, found.localises, seconds)
 
 
 def counted_by_both(records: Any, maps: Any, python: str, work: Path) -> dict[str, float]:

@@ -22,17 +22,17 @@ from scipy.stats import betabinom
 from sets import COMMON, grid, grid_options
 
 from anomaly_ft.evaluation.working_points import conformal, observed
-from anomaly_ft.finetune.watch import fit
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.train import METHODS
 
 
 def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:
     """Promise and truth of one split."""
     setup = prepare(recipe, terminal)
-    detector, score = fit(setup), recipe.gaussian.score
+    detector, score = METHODS["gaussian"](setup).fit(), recipe.gaussian.score
     held_out = score_images(detector, setup.data.normals("calibrate").pixels, setup.compute)[score]
     point = conformal(held_out, recipe.evaluation.false_positive_rate)
     normal = np.array([not record.anomalous for record in setup.data.test.records])

@@ -40,7 +40,7 @@ SETTINGS = {
     "too-fast": {"optimizer.lr": 1e-3, "expert.gaussian.final": "induced", "expert.gaussian.score": "pooled"},
 }
 RECIPE = """
-data: {{root: "{root}", manifest: "{manifest}", image_size: 64, watch_share: 0.3}}
+data: {{root: "{root}", manifest: "{manifest}", image_size: 64}}
 encoder: {{name: tf_efficientnet_lite0, weights: package}}
 validation: {{augmentations: [cutmix, cutpaste, scar]}}
 schedule: {{max_epochs: {epochs}}}

@@ -17,7 +17,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.pictures import overlay, scale_of
-from anomaly_ft.model.inference import examine
+from anomaly_ft.model.inference import predict
 from anomaly_ft.model.loading import load_run
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
@@ -69,7 +69,7 @@ def maps(folder: Path) -> Image.Image:
     frozen = load_run(run(folder, CELLS, normal[:60], size=224, grid=14, settings=("schedule.max_epochs=0",)))
     chosen = [normal[i] for i in SHOWN["good"]] + [wrong[i] for i in SHOWN["defective"]]
     pixels = np.stack([Decoder(224)(record.path) for record in chosen])
-    seen = examine(frozen.detector, pixels, frozen.compute).dense
+    seen = predict(frozen.detector, pixels, frozen.compute).localises
     scale = scale_of(seen, np.array([True, True, False, False]))
     tiles = []
     for image, values in zip(pixels, seen, strict=True):

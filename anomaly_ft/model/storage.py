@@ -16,30 +16,22 @@ from torch import Tensor
 
 from anomaly_ft import __version__
 from anomaly_ft.errors import RunError
-from anomaly_ft.model.encoder.encoder import Encoder
 
 FORMAT = 1
 
 
-def write_detector(
-    folder: Path, encoder: Encoder, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
-) -> None:
-    """Write the encoder, the tensors beside it, and a description for readers of either kind."""
-    encoder.save(folder / "encoder", resize=description.get("preprocessing", {}).get("resize", "stretch"))
+def write_detector(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write the tensors of a detector, and a description for readers of either kind.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
     plain = {key: value.contiguous().cpu() for key, value in tensors.items()}
     try:
         save_file(plain, folder / "detector.safetensors")
     except SafetensorError as cause:  # its name for a full disk
         raise OSError(f"{folder}: {cause}") from cause
-    described = {
-        "format": FORMAT,
-        "anomaly_ft": __version__,
-        "encoder": json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))["architecture"],
-        "image_size": encoder.image_size,
-        "levels": list(encoder.levels),
-        "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",
-        **description,
-    }
+    described = {"format": FORMAT, "anomaly_ft": __version__, **description}
     (folder / "detector.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 

@@ -41,7 +41,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool =
     Raises:
         RecipeError: everything that is wrong with it, at once.
     """
-    tree = OmegaConf.create(read_yaml(path))
+    tree: Any = OmegaConf.create(read_yaml(path))
     for override in overrides:
         tree = OmegaConf.merge(tree, _override(override, str(path)))
     settings, mistakes = _arrange(_plain(tree, str(path)))
@@ -110,7 +110,7 @@ def _scan(text: str) -> str:
             _refuse("nested too deeply", event.start_mark)
         if root == "nothing" and isinstance(event, yaml.NodeEvent):
             kinds = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
-            root = kinds.get(type(event), "a single value")
+            root = next((name for kind, name in kinds.items() if isinstance(event, kind)), "a single value")
     return root
 
 

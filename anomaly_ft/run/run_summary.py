@@ -29,6 +29,8 @@ class Part(BaseModel):
 
 
 class Skipped(Part):
+    """A file that could not be read."""
+
     path: str
     """The file."""
     why: str
@@ -67,6 +69,8 @@ class RunData(MeasuredData):
 
 
 class Baseline(Part):
+    """Vicinal validation before training."""
+
     vicinal_auroc: Number | None
     """Mean over the informative augmentations."""
     severities: dict[str, Number]
@@ -76,6 +80,8 @@ class Baseline(Part):
 
 
 class Thresholds(Part):
+    """The decision threshold."""
+
     threshold: Number
     """The score above which an image is called anomalous."""
     target_fpr: Number
@@ -87,6 +93,8 @@ class Thresholds(Part):
 
 
 class Observed(Part):
+    """How many normal images a threshold rejected."""
+
     rejected: Count
     """Normal images above the threshold."""
     images: Count
@@ -109,6 +117,8 @@ class MeasuredThreshold(Thresholds):
 
 
 class ChiSquare(Part):
+    """A threshold that would hold if features were Gaussian."""
+
     level: str
     """The level; last, under a name of the detector's, the mean over all."""
     dimensions: Count
@@ -140,6 +150,8 @@ class KindRow(Part):
 
 
 class Masks(Part):
+    """What pixel metrics rest on."""
+
     regions: Count
     """Connected regions in all masks."""
     with_mask: Count
@@ -153,6 +165,8 @@ class Masks(Part):
 
 
 class AttentionRow(Part):
+    """Whether the detector looks at one type of defect."""
+
     kind: str
     """The type of defect."""
     images: Count
@@ -166,6 +180,8 @@ class AttentionRow(Part):
 
 
 class Speed(Part):
+    """How fast the run was."""
+
     train: Number | None
     """While training; `null` where nothing was trained."""
 
@@ -240,10 +256,11 @@ class RunSummary(Tested):
     level_weights: tuple[Number, ...]
     """What each level counts in the mean over levels."""
     mixed: dict[float, Number]
-    """Vicinal AUROC of each share of fine-tuned weights that `expert.schedule.interpolate` tried, the one kept last;
-    empty where none was tried."""
+    """Vicinal AUROC of each share of fine-tuned weights that `expert.schedule.interpolate` tried, the one kept
+    last; empty where none was tried."""
     seconds: dict[str, Number]
-    """Of each phase, by name; `expert.validation.max_share` is what `validate` may be of `train` and `validate`."""
+    """Of each phase, by name; `expert.validation.max_share` is what `validate` may be of `train` and `validate`
+    together."""
     images_per_second: Speed
     """How fast it was."""
     git_commit: str

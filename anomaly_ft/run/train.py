@@ -26,6 +26,7 @@ from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.resume import remember_run, remembered_run, write_start
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
+from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
 from anomaly_ft.system.signals import finishing_the_step
@@ -110,7 +111,7 @@ def train(
             mixed = mix(setup, monitor, pretrained, records)
 
         # finish: thresholds, test numbers, files
-        known = bookkeeping.summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed}
+        known = summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed}
         with setup.phase("finish"):
             summary = finish(setup, partial, method, (known, records, frozen))
         finished = finish_folder(partial)
@@ -140,7 +141,7 @@ def _start(setup: Setup, partial: Path, tracker: Tracker, tags: Mapping[str, str
     """Write down what the run is, before anything takes time."""
     write_start(partial, setup)
     split = pd.DataFrame(setup.data.manifest())
-    log_start(setup.recipe, split, tracker, bookkeeping.git_commit())
+    log_start(setup.recipe, split, tracker, git_commit())
     tracker.tags(tags)
     remember_run(partial, tracker.run_id)
 

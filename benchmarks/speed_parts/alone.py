@@ -42,8 +42,8 @@ def read_and_fit(clock: str, root: str) -> list[float]:
     from anomaly_ft.data.dataset import Options, load_dataset
     from anomaly_ft.model.compute import make_compute
     from anomaly_ft.model.encoder.encoder import load_encoder
-    from anomaly_ft.model.gaussian.detector import DetectorSettings
     from anomaly_ft.model.gaussian.fitting import fit_detector
+    from speed_parts.settings import few_settings
 
     now = CLOCKS[clock]
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -60,7 +60,7 @@ def read_and_fit(clock: str, root: str) -> list[float]:
     )
     read = now()
     pixels, held_out = data.normals("fit").pixels, data.normals("watch").pixels
-    fit_detector(encoder, pixels, held_out, compute, DetectorSettings(grid=4, map_grid=4))
+    fit_detector(encoder, pixels, held_out, compute, few_settings(grid=4, map_grid=4))
     return [read - started, now() - read, peak_mib()]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from anomaly_ft.model.gaussian.fitting import fit_detector, sums_of
-from anomaly_ft.model.inference import examine
+from anomaly_ft.model.inference import predict
 from speed_parts.clock import CLOCKS, in_turns, show, show_ratios
 from speed_parts.prepared import prepare_run
 
@@ -22,7 +22,7 @@ def fit(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         count = options.images
         setup = prepare_run(options, Path(name), 4 * count // 2)
-        pixels, held_out = setup.normals("fit")[:count], setup.normals("watch")[: count // 4]
+        pixels, held_out = setup.inputs("fit")[:count], setup.inputs("watch")[: count // 4]
         encoder, compute, settings = setup.encoder, setup.compute, setup.detector_settings()
         size = compute.batch_size
         tensors = [(compute.batch(pixels[:size]).float() - encoder.mean) / encoder.std]
@@ -36,7 +36,7 @@ def fit(options: argparse.Namespace) -> None:
         contestants = {
             "bare forward": bare,
             "statistics pass": lambda: sums_of(encoder, pixels, compute, settings),
-            "all scores and maps": lambda: examine(detector, pixels, compute),
+            "all scores and maps": lambda: predict(detector, pixels, compute),
         }
         seconds = in_turns(contestants, options.repeats, CLOCKS[options.clock])
     how = f"{setup.recipe.data.image_size} px, {setup.recipe.encoder.name}, {setup.recipe.runtime.precision}"

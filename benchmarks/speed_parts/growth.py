@@ -13,13 +13,13 @@ import torch
 
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.gaussian.detector import DetectorSettings
 from anomaly_ft.model.gaussian.fitting import sums_of
 from anomaly_ft.model.gaussian.statistics import accumulate
 from anomaly_ft.model.gaussian.statistics import fit as fit_gaussian
 from speed_parts.alone import SIDE
 from speed_parts.clock import CLOCKS, show
 from speed_parts.prepared import generate
+from speed_parts.settings import few_settings
 
 HERE = Path(__file__).parents[1]
 
@@ -90,7 +90,7 @@ def by_size(options: argparse.Namespace) -> dict[str, Points]:
         rounds = []
         for _ in range(options.repeats):
             started = now()
-            sums_of(encoder, pixels, compute, DetectorSettings(grid=12))
+            sums_of(encoder, pixels, compute, few_settings(grid=12))
             rounds.append((now() - started) / len(pixels))
         points[size] = min(rounds)
     return {"size: seconds an image": points}

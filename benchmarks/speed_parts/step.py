@@ -10,10 +10,10 @@ from torch import Tensor
 
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.watch import fit
 from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summary import epoch_metrics, history_line
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state
 from anomaly_ft.system.files import append_json_line
 from anomaly_ft.tracking.tracker import make_tracker
@@ -32,7 +32,9 @@ def step(options: argparse.Namespace) -> None:
         size = setup.recipe.optimizer.batch_size
         uri = setup.recipe.tracking.uri
         with make_tracker(enabled=True, uri=uri, experiment="speed", name="speed", output=folder) as tracker:
-            state = loop_state(setup, fit(setup))
+            method = METHODS["gaussian"](setup)
+            method.fit()
+            state = loop_state(setup, method.objective())
             checkpoints = Checkpoints(folder / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
             records = epochs(setup, state, Unmoved(10), checkpoints.keep)
             next(records)  # the pretrained encoder
@@ -42,7 +44,7 @@ def step(options: argparse.Namespace) -> None:
                 append_json_line(folder / "history.jsonl", history_line(record))
                 tracker.metrics(epoch_metrics(record), record.epoch)
 
-            images = torch.from_numpy(setup.normals("fit")[:size]).permute(0, 3, 1, 2)
+            images = torch.from_numpy(setup.inputs("fit")[:size]).permute(0, 3, 1, 2)
             bare, loss = bare_step(setup, images), loss_step(setup, state, images)
             contestants = {
                 "bare loop": lambda: repeat(bare, options.steps),

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from anomaly_ft.run.run_summary import RunSummary
 from speed_parts.clock import CLOCKS, Account, show
 
 
@@ -30,7 +31,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def _show(
-    options: argparse.Namespace, seconds: dict[str, float], summary: dict[str, Any], encoder: tuple[str, ...]
+    options: argparse.Namespace, seconds: dict[str, float], summary: RunSummary, encoder: tuple[str, ...]
 ) -> None:
     total = sum(seconds.values())
     rows = [

@@ -4,7 +4,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from anomaly_ft.finetune.watch import watchdog
+from anomaly_ft.run.train import METHODS
+from anomaly_ft.run.training import make_monitor
 from speed_parts.clock import CLOCKS, Account, show
 from speed_parts.prepared import prepare_run
 from speed_parts.watched import PSEUDO, watch_making, watch_validation
@@ -16,14 +17,15 @@ def watch(options: argparse.Namespace) -> None:
         setup = prepare_run(options, Path(name), 120)
         with Account(CLOCKS[options.clock], "everything else") as account:
             watch_making(account)
-            dog = watchdog(setup)
+            method = METHODS["gaussian"](setup)
+            monitor = make_monitor(setup, method, method.fit())
             before = account.close()
         with Account(CLOCKS[options.clock], "everything else") as account:
             watch_validation(account)
-            dog.validate()
+            monitor.validate()
             seconds = account.close()
         seen = {name: len(setup.data.normals(name)) for name in ("fit", "watch")}
-    sets = [name for name, pseudo in dog.sets.items() if pseudo.informative]
+    sets = [name for name, pseudo in monitor.sets.items() if pseudo.informative]
     total = sum(seconds.values())
     rows = [(name, f"{spent:.2f}", f"{spent / total:.1%}") for name, spent in sorted(seconds.items())]
     title = f"one validation, {options.clock} seconds: {seen}, pseudo-anomalies of {', '.join(sets)}"

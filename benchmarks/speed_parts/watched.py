@@ -9,7 +9,7 @@ from anomaly_ft.finetune.records import Validation
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.gaussian import detector, fitting
 from anomaly_ft.model.gaussian.statistics import Moments
-from anomaly_ft.run import setup, training
+from anomaly_ft.run import finish, setup, training
 from anomaly_ft.run import train as run
 from anomaly_ft.tracking.tracker import MlflowTracker
 from speed_parts.clock import Account
@@ -28,9 +28,11 @@ class Unmoved:
     def validate(self) -> Validation:
         return self._found
 
-    def validate_as(self, kind: str) -> Validation:
-        del kind
+    def validate_pretrained(self) -> Validation:
         return self._found
+
+    def passes(self) -> int:
+        return 0
 
 
 def watch_making(account: Account) -> None:
@@ -44,7 +46,8 @@ def watch_validation(account: Account) -> None:
     account.watch(Moments, "absorb", "fit: sums")
     account.watch(fitting, "on_grid pool", "fit: features")
     account.watch(fitting, "fit", "fit: Gaussians")
-    account.watch(detector.Detector, "score contribution_map level_distances", "scores and maps")
+    names = "scores dense_map contribution_map level_distances"
+    account.watch(detector.GaussianDetector, names, "scores and maps")
 
 
 def watch_training(account: Account) -> None:
@@ -61,4 +64,4 @@ def watch_training(account: Account) -> None:
     account.watch(run, "replace_folder", "checkpoints")
     account.watch(MlflowTracker, "__init__ __enter__ __exit__ params tags metrics dataset image", "log")
     account.watch(MlflowTracker, "artifacts model", "log")
-    account.watch(run, "_draw _compare assess measure write_report", "test numbers and report")
+    account.watch(finish, "_draw _compare assess measure write_report", "test numbers and report")

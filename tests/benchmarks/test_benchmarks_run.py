@@ -16,10 +16,10 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = [
-    "encoder.name=test_efficientnet", "encoder.weights=random", "data.image_size=64", "data.watch_share=0.25",
-    "gaussian.grid=4", "gaussian.map_grid=4", "validation.augmentations=[scar]", "validation.severity=0.5",
+    "encoder.name=test_efficientnet", "encoder.weights=random", "data.image_size=64", "expert.data.val_share=0.25",
+    "expert.gaussian.grid=4", "validation.augmentations=[scar]", "expert.validation.severity=0.5",
     "schedule.max_epochs=1", "schedule.max_steps=2", "optimizer.batch_size=4", "runtime.device=cpu",
-    "runtime.precision=fp32", "runtime.threads=1", "runtime.cache=memory",
+    "runtime.precision=fp32", "expert.runtime.threads=1", "runtime.cache=memory",
 ]  # fmt: skip
 MISSING = 3
 Run = Callable[..., tuple[int, str, str]]
@@ -146,7 +146,7 @@ def test_no_set_at_all_is_an_error(run: Run, tmp_path: Path) -> None:
 
 def test_a_setting_that_does_not_exist_is_named(run: Run, sets: Path, tmp_path: Path) -> None:
     code, _, errors = run(
-        "promise", "--output", tmp_path, "--data", sets, "--sets", "screw", "-s", "optimizer.lrr=1"
+        "promise", "--output", tmp_path, "--data", sets, "--sets", "screw", "-s", "expert.optimizer.lrr=1"
     )
     assert code == 1
     assert "lrr" in errors
@@ -161,7 +161,7 @@ def test_forgetting_goes_on_where_it_was(run: Run, sets: Path, tmp_path: Path) -
         sets,
         "--seeds",
         1,
-        *settings("schedule.epoch_steps=1"),
+        *settings("expert.schedule.epoch_steps=1"),
     ]
     code, _, errors = run(*asked, "--sets", "screw")
     assert code == 0, errors

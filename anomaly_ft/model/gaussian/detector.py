@@ -15,6 +15,7 @@ A grid of g x g positions with d channels, at most `dense_dimensions`, takes 4 g
 while it is fitted, whatever the number and the size of images.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -267,15 +268,22 @@ class GaussianDetector(nn.Module):
             name: [self.encoder.levels[i] for i in levels]
             for name, levels in (("dense_levels", self.dense_levels), ("map_levels", self.map_levels))
         }  # by name: `auto` may mean others one day
+        encoder = self.encoder
+        encoder.save(folder / "encoder", resize=about.get("preprocessing", {}).get("resize", "stretch"))
+        config = json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))
         description = {
             "kind": "gaussian",
+            "encoder": config["architecture"],
+            "image_size": encoder.image_size,
+            "levels": list(encoder.levels),
+            "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",
             "units": "Mahalanobis distances (fused: a sum of two standard scores), higher = more anomalous",
             "settings": asdict(self.settings) | names,
             "threshold": asdict(point) if point else None,
             **about,
         }
         tensors = {key: value for key, value in self.state_dict().items() if not key.startswith("encoder.")}
-        write_detector(folder, self.encoder, tensors, description)
+        write_detector(folder, tensors, description)
 
     def map_threshold(self) -> float | None:
         """The value of the dense map above which a place is suspicious, one for all images, so that outlines
