@@ -26,7 +26,8 @@ def step(options: argparse.Namespace) -> None:
     """Epochs whose validation counts nothing: loader, augmentation, loss, optimiser, log."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wanted = [f"schedule.{key}=1000000" for key in ("max_epochs", "max_steps", "patience", "margin")]
+        wanted = [f"schedule.{key}=1000000" for key in ("max_epochs", "max_steps")]
+        wanted += [f"expert.schedule.{key}=1000000" for key in ("patience", "margin")]
         wanted += [f"expert.schedule.epoch_steps={options.steps}"]
         setup = prepare_run(options, folder, 200, *wanted)
         size = setup.recipe.optimizer.batch_size
