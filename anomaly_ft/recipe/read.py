@@ -41,7 +41,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool =
     Raises:
         RecipeError: everything that is wrong with it, at once.
     """
-    tree = OmegaConf.create(read_yaml(path))
+    tree: Any = OmegaConf.create(read_yaml(path))
     for override in overrides:
         tree = OmegaConf.merge(tree, _override(override, str(path)))
     settings, mistakes = _arrange(_plain(tree, str(path)))
@@ -109,7 +109,7 @@ def _scan(text: str) -> str:
         if depth > DEEPEST:  # the time of YAML's scanner grows with the square of it
             _refuse("nested too deeply", event.start_mark)
         if root == "nothing" and isinstance(event, yaml.NodeEvent):
-            kinds = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
+            kinds: dict[type, str] = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
             root = kinds.get(type(event), "a single value")
     return root
 
