@@ -109,8 +109,8 @@ def _scan(text: str) -> str:
         if depth > DEEPEST:  # the time of YAML's scanner grows with the square of it
             _refuse("nested too deeply", event.start_mark)
         if root == "nothing" and isinstance(event, yaml.NodeEvent):
-            kinds = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
-            root = next((name for kind, name in kinds.items() if isinstance(event, kind)), "a single value")
+            kinds: dict[type, str] = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
+            root = kinds.get(type(event), "a single value")
     return root
 
 

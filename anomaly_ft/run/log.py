@@ -9,7 +9,7 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.summary import final_metrics
 from anomaly_ft.run.summary_text import run_note, verdict_of
-from anomaly_ft.tracking.tracker import Tracker
+from anomaly_ft.tracking.interface import Tracker
 
 
 def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str) -> None:

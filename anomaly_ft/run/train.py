@@ -20,10 +20,10 @@ from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
 from anomaly_ft.run import summary as bookkeeping
+from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, predict_test
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start
-from anomaly_ft.run.resume import remember_run, remembered_run, write_start
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summarise import git_commit, summarise
@@ -31,7 +31,8 @@ from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
-from anomaly_ft.tracking.tracker import Tracker, make_tracker
+from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.interface import Tracker
 
 
 def _gaussian(setup: Setup) -> GaussianMethod:

@@ -158,7 +158,7 @@ def test_a_changed_recipe_is_refused_with_what_changed(place: Place, whole: Plac
     assert place.train(death={"step": 6}) == lives.KILLED
     before = sorted(place.partial.rglob("*"))
     assert place.train("--resume", "-s", "optimizer.lr=5e-4", "-s", "expert.gaussian.grid=5") == 2
-    assert "  optimizer.lr: 0.0003 -> 0.0005\n  expert.gaussian.grid: 4 -> 5\n" in place.said()
+    assert "  expert.gaussian.grid: 4 -> 5\n  optimizer.lr: 0.0003 -> 0.0005\n" in place.said()
     assert (
         "only schedule.max_epochs, tracking, runtime may change, the last two under expert too" in place.said()
     )

@@ -13,7 +13,8 @@ from mlflow.tracking import MlflowClient
 
 from anomaly_ft.system.signals import ended_by_signals
 from anomaly_ft.tracking.store import store_of
-from anomaly_ft.tracking.tracker import MlflowTracker, NullTracker, make_tracker
+from anomaly_ft.tracking.tracker import MlflowTracker, make_tracker
+from anomaly_ft.tracking.interface import NullTracker
 
 
 @pytest.fixture(autouse=True)
