@@ -19,9 +19,9 @@ from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.summary import DIGITS, difference
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
+from anomaly_ft.tracking.interface import Tracker
 from anomaly_ft.tracking.store import choose_store
 from anomaly_ft.tracking.tracker import make_tracker
-from anomaly_ft.tracking.interface import Tracker
 
 # columns of a run in `results.csv` that a run which failed does not have
 RESULTS = (

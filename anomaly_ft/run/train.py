@@ -31,8 +31,8 @@ from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
-from anomaly_ft.tracking.tracker import make_tracker
 from anomaly_ft.tracking.interface import Tracker
+from anomaly_ft.tracking.tracker import make_tracker
 
 
 def _gaussian(setup: Setup) -> GaussianMethod:

@@ -1,22 +1,12 @@
 """What a run tells a tracker, and the tracker that tells nobody."""
 
-import json
-import math
-import os
-import time
-import warnings
-from collections.abc import Mapping, Set
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from anomaly_ft.system.signals import ending
-from anomaly_ft.tracking.retry_queue import Outbox
-from anomaly_ft.tracking.store import choose_store, quieten_mlflow
 
 
 class Tracker(Protocol):

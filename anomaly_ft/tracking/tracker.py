@@ -5,8 +5,6 @@ the tracking server is reported once and never ends training: what did not arriv
 run folder holds everything anyway.
 """
 
-from anomaly_ft.tracking.interface import NullTracker, Tracker
-
 import json
 import math
 import os
@@ -17,19 +15,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ft.system.signals import ending
+from anomaly_ft.tracking.interface import NullTracker, Tracker
 from anomaly_ft.tracking.retry_queue import Outbox
 from anomaly_ft.tracking.store import choose_store, quieten_mlflow
-
-
-
-
 
 
 class MlflowTracker:

@@ -12,9 +12,9 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from anomaly_ft.system.signals import ended_by_signals
+from anomaly_ft.tracking.interface import NullTracker
 from anomaly_ft.tracking.store import store_of
 from anomaly_ft.tracking.tracker import MlflowTracker, make_tracker
-from anomaly_ft.tracking.interface import NullTracker
 
 
 @pytest.fixture(autouse=True)
