@@ -85,6 +85,7 @@ def make_runs(options: Any) -> None:
     """A sweep for each data set and setting, whose runs differ in their seed alone; what is there is not made
     again."""
     folder = options.output
+    changed = SETTINGS | {"late": {"encoder.train_blocks": options.late.split(",")}}
     for dataset in ("elpv-mono", "elpv-poly"):
         root = options.data.format(dataset)
         recipe = folder / f"{dataset}.yaml"
@@ -95,7 +96,7 @@ def make_runs(options: Any) -> None:
             )
         )  # fmt: skip
         recipe.write_text(read_recipe(recipe, options.set).to_yaml())
-        for setting, changes in SETTINGS.items():
+        for setting, changes in changed.items():
             file = folder / "sweep.yaml"
             about = {"name": f"{dataset}-{setting}", "recipe": recipe.name, "seeds": list(range(options.seeds))}
             file.write_text(json.dumps(about | {"settings": {f"{dataset[5:]}-{setting}": changes}}))
@@ -185,6 +186,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("tour"))
     parser.add_argument("--data", default="demo:{}", help="data roots, {} for elpv-mono and elpv-poly")
+    late = ",".join(SETTINGS["late"]["encoder.train_blocks"])
+    parser.add_argument("--late", default=late, help="blocks that the setting late trains")
     parser.add_argument("-s", dest="set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)

@@ -265,7 +265,7 @@ def test_exports_are_timed_and_a_broken_anomalib_is_said(run: Run, small_run: Pa
 @pytest.mark.filterwarnings("ignore:The image decoding")  # a contestant that torchvision is to lose
 def test_data_is_timed_and_its_memory_told(run: Run, mvtec_folder: Path) -> None:
     small = ["--photographs", 8, "--image-size", 64, "--encoder", "test_efficientnet", "--repeats", 1]
-    code, said, errors = run("data", mvtec_folder, *small, "--images", 80, "--clock", "cpu")
+    code, said, errors = run("data", mvtec_folder, *small, "--images", 400, "--clock", "cpu")
     assert code == 0, errors
     assert len(re.findall(r"[\d.]+ img/s", said)) == 3 + 4 + 4
     assert said.count(" MiB") == 4
@@ -323,8 +323,8 @@ def test_ui_tour_without_a_browser_makes_the_runs_and_names_the_pages(
     run: Run, sets: Path, store: str, tmp_path: Path
 ) -> None:
     asked = ["--output", tmp_path, "--data", sets / "mvtec_screw", "--seeds", 1, "--epochs", 1, "--threads", 1]
-    more = settings("encoder.train_blocks=all", f"tracking.uri={store}")
-    code, said, errors = run("ui_tour", *asked, "--chromium", "", *more)
+    more = settings(f"tracking.uri={store}")
+    code, said, errors = run("ui_tour", *asked, "--late", "blocks.4,bn2", "--chromium", "", *more)
     assert code == MISSING, errors
     assert "left out: the pages are not looked at, which takes playwright and a Chromium\n" in errors
     names = [line.split()[0] for line in said.splitlines() if "#" in line or line.startswith("version")]
