@@ -65,17 +65,22 @@ def openvino_file(path: Path, threads: int) -> Work:
     return openvino.Core().compile_model(path, "CPU", settings)
 
 
-def contestants(run: LoadedRun, root: Path, folder: Path, anomalib: str, threads: int) -> dict[str, Work]:
-    """Every form that can be had here, by name."""
+def contestants(
+    run: LoadedRun, root: Path, folder: Path, anomalib: str, *, forms: str, threads: int
+) -> dict[str, Work]:
+    """Every one of the forms that can be had here, by name."""
     found = {EAGER: eager(run, "fp32"), "eager PyTorch, bfloat16": eager(run, "bf16")}
-    found["torch.export"] = write_pt2(run, folder, True)
     try:
-        refuse_if_missing("onnx")
-        write_onnx(run, folder, True)
-        found["ONNX Runtime"] = onnx_file(folder / "detector.onnx", threads, lambda pixels: pixels)
-        refuse_if_missing("openvino")
-        write_openvino(run, folder, True)
-        found["OpenVINO"] = openvino_file(folder / "detector.xml", threads)
+        if "pt2" in forms:
+            found["torch.export"] = write_pt2(run, folder, True)
+        if "onnx" in forms:
+            refuse_if_missing("onnx")
+            write_onnx(run, folder, True)
+            found["ONNX Runtime"] = onnx_file(folder / "detector.onnx", threads, lambda pixels: pixels)
+        if "openvino" in forms:
+            refuse_if_missing("openvino")
+            write_openvino(run, folder, True)
+            found["OpenVINO"] = openvino_file(folder / "detector.xml", threads)
     except RunError as missing:
         click.echo(f"left out: {missing}", err=True)
     if not installed(anomalib):
@@ -100,26 +105,28 @@ def through(work: Work, batches: Sequence[Pixels]) -> None:
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the exports.")
 @click.option("--anomalib", default="", help="python of the environment that has anomalib")
+@click.option("--forms", default="pt2,onnx,openvino", show_default=True, help="Beside eager PyTorch.")
 @click.option("--images", default=64, show_default=True, help="In a round.")
 @click.option("--batch", default=32, show_default=True)
 @click.option("--turns", default=5, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--clock", default="wall", show_default=True, type=click.Choice(list(CLOCKS)))
-def main(
-    folder: Path, output: Path, anomalib: str, images: int, batch: int, turns: int, threads: int, clock: str
-) -> None:
+def main(folder: Path, output: Path, anomalib: str, **options: Any) -> None:
     """Write the exports of RUN and time them in turn."""
+    images, batch, threads = (options[name] for name in ("images", "batch", "threads"))
     torch.set_num_threads(threads)
     output.mkdir(parents=True, exist_ok=True)
     recipe, run = open_run(folder)
-    forms = contestants(run, Path(recipe.data.root), output, anomalib, threads)
+    root = Path(recipe.data.root)
+    forms = contestants(run, root, output, anomalib, forms=options["forms"], threads=threads)
     side = run.detector.encoder.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), dtype=np.uint8)
     batches = [pixels[start : start + batch] for start in range(0, images, batch)]
     rounds = {name: partial(through, work, batches) for name, work in forms.items()}
     with run.detector.encoder.folded():  # for the eager ones, as `predict` does
-        seconds = in_turns(rounds, turns, CLOCKS[clock])
-    how = f"{images} images of {side} pixels in batches of {batch}, {threads} thread(s), {clock} seconds"
+        seconds = in_turns(rounds, options["turns"], CLOCKS[options["clock"]])
+    how = f"{images} images of {side} pixels in batches of {batch}, {threads} thread(s)"
+    how += f", {options['clock']} seconds"
     show_ratios(how, seconds, EAGER, images)
     if anomalib and PADIM not in forms:
         sys.exit(MISSING)

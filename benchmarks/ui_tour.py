@@ -81,12 +81,12 @@ def subset(root: str, path: Path) -> Path:
     return path
 
 
-def make_runs(options: Any) -> None:
+def make_runs(options: Any, store: str) -> None:
     """A sweep for each data set and setting, whose runs differ in their seed alone; what is there is not made
     again."""
     folder = options.output
     changed = SETTINGS | {"late": {"encoder.train_blocks": options.late.split(",")}}
-    for dataset in ("elpv-mono", "elpv-poly"):
+    for dataset in options.sets.split(","):
         root = options.data.format(dataset)
         recipe = folder / f"{dataset}.yaml"
         recipe.write_text(
@@ -103,7 +103,6 @@ def make_runs(options: Any) -> None:
             done = run_sweep(read_sweep(file), folder / "runs", Terminal())
             if done["failed"]:
                 sys.exit(f"{done['failed']} runs failed, see {done['folder']}/results/errors")
-    store = store_of(folder / "runs")
     if MlflowClient(store).search_registered_models(f"name = '{MODEL}'"):
         return
     chosen = folder / "runs" / "elpv-mono-default" / "mono-default-seed0-001" / "summary.json"
@@ -185,7 +184,9 @@ def look(address: str, tour: Iterator[Page], folder: Path, chromium: str) -> lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("tour"))
-    parser.add_argument("--data", default="demo:{}", help="data roots, {} for elpv-mono and elpv-poly")
+    parser.add_argument("--data", default="demo:{}", help="data root of a set, whose name stands for {}")
+    parser.add_argument("--sets", default="elpv-mono,elpv-poly", help="elpv-mono among them")
+    parser.add_argument("--store", default="", help="MLflow database (default: in the output folder)")
     late = ",".join(SETTINGS["late"]["encoder.train_blocks"])
     parser.add_argument("--late", default=late, help="blocks that the setting late trains")
     parser.add_argument("-s", dest="set", action="append", default=[], metavar="KEY=VALUE")
@@ -196,11 +197,12 @@ def main() -> None:
     parser.add_argument("--chromium", default=found, help="Path of the browser.")
     options: Any = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    store = store_of(options.output / "runs")
+    store = options.store or store_of(options.output / "runs")
+    options.set.append(f"tracking.uri={store}")
     browser = options.chromium if find_spec("playwright") else None
     if not browser:
         print("left out: the pages are not looked at, which takes playwright and a Chromium", file=sys.stderr)
-    make_runs(options)
+    make_runs(options, store)
     if not browser:
         for page in pages(store):
             print(page.name, page.address)
