@@ -69,7 +69,7 @@ def numbers(records: Any, scores: Any, maps: Any) -> dict[str, float]:
     from anomaly_ft.evaluation.localisation import localise
     from anomaly_ft.metrics import image_auroc
 
-    found = localise(records, maps, maps, Decoder(SIZE)).numbers
+    found = localise(records, {"anomaly": maps}, Decoder(SIZE)).numbers
     pixels = {name: float(found[name] or np.nan) for name in ("pixel_auroc", "pixel_aupro")}
     return {"image_auroc": image_auroc([record.anomalous for record in records], scores), **pixels}
 

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from anomaly_ft.metrics import image_auroc
-from anomaly_ft.model.gaussian.detector import SCORES
+from anomaly_ft.model.gaussian.settings import SCORES
 
 RUN = ["set", "settings", "seed"]  # what tells one run of the table from another
 LONGEST = 150  # characters of settings in a file's name

@@ -28,7 +28,8 @@ from sets import COMMON, RECIPE, grid, grid_options
 
 from anomaly_ft.evaluation.measure import measure
 from anomaly_ft.finetune.early_stopping import judge
-from anomaly_ft.model.gaussian.detector import SCORES, GaussianDetector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe

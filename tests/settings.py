@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 
 USUAL: dict[str, Any] = {
     "score": "fused",

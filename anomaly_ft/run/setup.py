@@ -17,7 +17,7 @@ from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
-from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.recipe.schema import Data, Recipe
 from anomaly_ft.run.setup import detector_settings
 

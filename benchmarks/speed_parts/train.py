@@ -25,7 +25,7 @@ def train(options: argparse.Namespace) -> None:
         watch_training(account)
         prepared = prepare_run(options, Path(folder), 120)
         prepared = replace(prepared, augment=account.timed(prepared.augment, "augment"))
-        summary = run.train(prepared, Path(folder) / "runs")
+        summary = run.train(prepared, Path(folder) / "runs").summary
         seconds = account.close()
     _show(options, seconds, summary, (TRAINING, FORWARD))
 

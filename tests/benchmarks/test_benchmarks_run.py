@@ -16,7 +16,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = [
-    "encoder.name=test_efficientnet", "encoder.weights=random", "data.image_size=64", "expert.data.val_share=0.25",
+    "encoder.name=test_efficientnet", "encoder.weights=random", "data.image_size=64",
+    "expert.data.val_share=0.25",
     "expert.gaussian.grid=4", "validation.augmentations=[scar]", "expert.validation.severity=0.5",
     "schedule.max_epochs=1", "schedule.max_steps=2", "optimizer.batch_size=4", "runtime.device=cpu",
     "runtime.precision=fp32", "expert.runtime.threads=1", "runtime.cache=memory",

@@ -15,8 +15,9 @@ from anomaly_ft.data.pixels import Resize
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder, pool
-from anomaly_ft.model.gaussian.detector import SCORES, GaussianDetector, ScoreName
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
+from anomaly_ft.model.gaussian.settings import SCORES, ScoreName
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.maps import split_distance, upsample
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint

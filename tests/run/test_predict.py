@@ -17,7 +17,7 @@ from PIL import Image
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.errors import DataError, RunError
-from anomaly_ft.model.gaussian.detector import SCORES
+from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.run.open import open_run

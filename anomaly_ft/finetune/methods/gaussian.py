@@ -15,8 +15,9 @@ from anomaly_ft.finetune.objective import Distance, InducedDistance, Target
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.gaussian.detector import DetectorSettings, GaussianDetector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.inference import level_distances, pooled_features, score_images, scores_and_features
 from anomaly_ft.model.interface import Detector
 

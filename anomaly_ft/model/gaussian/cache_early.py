@@ -15,8 +15,8 @@ from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.early_activations import Halfway
 from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.gaussian.detector import DetectorSettings
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.maps import resize_to_grid
 
 

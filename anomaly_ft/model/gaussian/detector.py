@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,37 +28,12 @@ from torch import Tensor, nn
 
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian import levels as choice
-from anomaly_ft.model.gaussian.statistics import Gaussian, Shrinkage, squared_distance
+from anomaly_ft.model.gaussian.settings import LEVEL_MEAN, SCORES, DetectorSettings
+from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
 from anomaly_ft.model.outputs import Detection, Outputs
 from anomaly_ft.model.storage import write_detector
 from anomaly_ft.model.threshold import Thresholds
-
-ScoreName = Literal["pooled", "dense", "fused"]
-SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
-LEVEL_MEAN = "pooled"  # what the weighted mean of the levels' distances is called
-# how the dense map is made: no setting, since no set gained by another
-MAP_LEVELS: Literal["auto"] = "auto"
-MAP_GRID = 14
-MAP_SMOOTHING = 0.0
-
-
-@dataclass(frozen=True)
-class DetectorSettings:
-    """How a detector is fitted and which score decides. The recipe has the defaults, this has none."""
-
-    score: ScoreName
-    shrinkage: Shrinkage
-    dense_levels: Sequence[str | int] | Literal["auto"]
-    grid: int
-    smoothing: float
-    variance_floor: float
-    dense_dimensions: int
-    dense_weight: float
-    level_weights: Sequence[float]  # of each level in the pooled score; none: all alike
-    map_levels: Sequence[str | int] | Literal["auto"] = MAP_LEVELS
-    map_grid: int = MAP_GRID
-    map_smoothing: float = MAP_SMOOTHING
 
 
 @dataclass(frozen=True)

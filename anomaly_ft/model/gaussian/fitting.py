@@ -10,8 +10,9 @@ from torch import Tensor
 
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder, pool
-from anomaly_ft.model.gaussian.detector import DetectorSettings, GaussianDetector, Statistics
+from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Moments, accumulate, fit
 from anomaly_ft.model.inference import FirstFeatures, score_images
 from anomaly_ft.model.maps import on_grid

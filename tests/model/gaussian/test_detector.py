@@ -12,9 +12,10 @@ from sklearn.covariance import LedoitWolf
 from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
-from anomaly_ft.model.gaussian.detector import GaussianDetector, ScoreName
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
+from anomaly_ft.model.gaussian.settings import ScoreName
 from anomaly_ft.model.inference import pooled_features, predict, score_images
 from anomaly_ft.model.maps import on_grid
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
