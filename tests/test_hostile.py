@@ -33,7 +33,7 @@ from anomaly_ft.errors import AnomalyFtError, RecipeError
 from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.recipe.read import LARGEST, read_recipe
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.predict import header
+from anomaly_ft.run.prediction_rows import header
 from anomaly_ft.tracking.tracker import NullTracker
 
 LONGEST = 20_000  # characters of a message
