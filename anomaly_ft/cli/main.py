@@ -27,6 +27,7 @@ from anomaly_ft.cli.sync import sync
 from anomaly_ft.cli.train import train
 from anomaly_ft.cli.ui import ui
 from anomaly_ft.errors import AnomalyFtError, ParityError
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.offline import no_network, silence_libraries
 from anomaly_ft.system.signals import ended_by_signals
 
@@ -44,7 +45,7 @@ class _Group(click.Group):
             with ended_by_signals():
                 return super().invoke(ctx)
         except AnomalyFtError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(without_password(f"Error: {error}"), err=True)
             ctx.exit(DISAGREES if isinstance(error, ParityError) else 2)
         except OSError as error:
             if error.errno is None or isinstance(error, BrokenPipeError):  # of a library; of a reader that left

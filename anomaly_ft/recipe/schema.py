@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.functional_serializers import PlainSerializer
+
+from anomaly_ft.system.addresses import without_password
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal[
@@ -219,7 +222,7 @@ with warnings.catch_warnings():
     class Tracking(Section):
         mlflow: bool = True
         """Log to MLflow."""
-        uri: str | None = None
+        uri: Annotated[str, PlainSerializer(without_password)] | None = None
         """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
         experiment: str = Field(default="anomaly_ft", min_length=1)
         """MLflow experiment."""

@@ -14,6 +14,7 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.summary import read_summary
 from anomaly_ft.run.summary_text import run_note
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.retry_queue import NotSent
@@ -63,7 +64,7 @@ def sync(folder: Path, store: str | None = None) -> str:
         raise RunError(f"{folder}: {trouble}; what arrived is kept, the same command sends the rest")
     if tracker.run_id != run_id:
         write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})
-    return f"{folder.name} is complete as run {tracker.run_id} in {uri}"
+    return f"{folder.name} is complete as run {tracker.run_id} in {without_password(uri)}"
 
 
 def _read(

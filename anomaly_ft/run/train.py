@@ -34,6 +34,7 @@ from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.resume import remember_run, remembered_run, write_start
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.training import epochs, loop_state, mix
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
@@ -113,7 +114,7 @@ def train(
     if tracker.run_id != summary["mlflow_run_id"]:  # a store that was down at first
         summary["mlflow_run_id"] = tracker.run_id
         write_json(finished / "summary.json", summary)
-    return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
+    return {**summary, "folder": str(finished), "mlflow_uri": without_password(tracker.uri or "")}
 
 
 def _train(setup: Setup, partial: Path, dog: Watchdog, tracker: Tracker) -> list[EpochRecord]:
