@@ -24,7 +24,7 @@ def test_the_same_levels_are_chosen_at_every_image_size(size: int) -> None:
 @pytest.mark.parametrize("size", [224, 299, 300])
 def test_strides_are_the_reductions_that_timm_knows(size: int) -> None:
     encoder = load_encoder("resnet18", "random", image_size=size)
-    assert list(encoder.strides) == timm.create_model("resnet18").feature_info.reduction()
+    assert list(encoder.strides) == [stage["reduction"] for stage in timm.create_model("resnet18").feature_info]
 
 
 def test_patches_that_divide_their_image_keep_their_size() -> None:
