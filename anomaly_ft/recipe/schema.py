@@ -238,7 +238,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the encoder runs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the encoder; `auto`: bf16 where it is fast. Statistics and distances stay float32 or better."""
+    """Of training; `auto`: bf16 where it is fast. Statistics and scores are float32, as in exports."""
     channels_last: bool = True
     """Memory format of convolutions; faster on most processors."""
     batch_size: int = Field(default=32, ge=1)

@@ -148,9 +148,10 @@ def test_the_map_has_a_limit_of_its_own_and_the_pooled_score_has_none(
     assert detector.map_threshold() == expected
 
 
-def test_bf16_reaches_the_encoder_and_not_the_distances(detector: Detector, pixels: np.ndarray) -> None:
-    half = make_compute(device="cpu", precision="bf16", batch_size=5)
-    found = examine(detector, pixels, half)
-    for values in (found.dense, found.contribution, found.distances):
-        rounded = torch.from_numpy(np.asarray(values, np.float32)).bfloat16().float().numpy()
-        assert np.mean(rounded != values.astype(np.float32)) > 0.9
+def test_training_precision_changes_no_score(detector: Detector, pixels: np.ndarray) -> None:
+    half, full = (make_compute(device="cpu", precision=name, batch_size=5) for name in ("bf16", "fp32"))
+    ours, theirs = examine(detector, pixels, half), examine(detector, pixels, full)
+    for name, values in ours.scores.items():
+        np.testing.assert_array_equal(values, theirs.scores[name])
+    np.testing.assert_array_equal(ours.dense, theirs.dense)
+    np.testing.assert_array_equal(ours.contribution, theirs.contribution)
