@@ -58,7 +58,7 @@ def command_lines() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["recipe.md", "cli.md", "metrics.md"])
+@pytest.mark.parametrize("name", ["recipe.md", "cli.md", "metrics.md", "files.md"])
 def test_reference_pages_are_what_the_code_says(name: str) -> None:
     generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generate"]
     assert TEXTS[f"docs/{name}"] == generate(name), "run: python docs/generate.py"

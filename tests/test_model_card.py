@@ -26,7 +26,7 @@ def test_a_model_card_has_the_head_that_a_hub_reads(small_run: Path, tmp_path: P
     assert head["license"] == "other"  # random weights have none
     assert "weights: random" in text
     assert "24 normal images" in " ".join(text.split())
-    for name in ("image AUROC", "average precision", "largest F1", "pixel AUROC", "AUPRO"):
+    for name in ("image AUROC", "image average precision", "image F1, best threshold", "pixel AUROC"):
         assert re.search(rf"\n\| {name} \| \d\.\d{{4}} \| \d\.\d{{4}} \|\n", text), name
     page = (Path(__file__).parents[1] / "docs" / "files.md").read_text().split("### parity.json")[1]
     keys = json.loads((export / "parity.json").read_text()).keys()

@@ -22,14 +22,19 @@ from anomaly_ft.model.gaussian.statistics import accumulate, fit
 
 RECIPE = """
 name: tiny
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 optimizer: {{batch_size: 5}}
-schedule: {{max_epochs: {epochs}, patience: 1000, margin: 1000}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+schedule: {{max_epochs: {epochs}}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: {mlflow}, uri: "{store}", experiment: processes}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  schedule: {{patience: 1000, margin: 1000}}
+  runtime: {{threads: 1}}
 """
 
 

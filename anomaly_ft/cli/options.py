@@ -41,7 +41,7 @@ def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") ->
         root,
         layout=layout,
         group_by=group_by,
-        watch=shares.watch_share,
+        watch=shares.val_share,
         calibrate=shares.calibration_share,
         threads=os.cpu_count() or 1,
         progress=terminal.track,

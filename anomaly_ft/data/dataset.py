@@ -30,7 +30,7 @@ class Options:
     layout: str = "auto"
     manifest: str = ""
     group_by: str = ""
-    resize: Resize = "squash"
+    resize: Resize = "stretch"
     value_range: tuple[float, float] | None = None
     on_error: Literal["skip", "fail"] = "skip"
     max_bad_share: float = 0.01
@@ -109,7 +109,7 @@ def read_records(
     if shared:
         raise DataError(
             f"data.group_by: {len(shared)} groups stand in train and in test as {root} splits them: "
-            f"{', '.join(shared[:SHOWN])}; split by groups, or set data.allow_leak to true"
+            f"{', '.join(shared[:SHOWN])}; split by groups, or set expert.data.allow_leak to true"
         )
     return replace(reading, records=tuple(placed))
 
@@ -182,7 +182,7 @@ def refuse_leaks(records: Sequence[Record]) -> None:
         raise DataError(
             f"data: {len(found)} images are in train and in test alike, so test numbers would flatter:\n  "
             + "\n  ".join(_some(lines))
-            + "\nremove one of each, or set data.allow_leak to true"
+            + "\nremove one of each, or set expert.data.allow_leak to true"
         )
 
 
@@ -194,7 +194,7 @@ def refuse_bad(skipped: Sequence[tuple[Record, str]], total: int, on_error: str,
     allowed = 0.0 if on_error == "fail" else max_bad_share
     if len(skipped) > max(allowed * total, 1 if on_error == "skip" else 0):
         lines = [f"{record.path}: {why}" for record, why in skipped]
-        advice = "set data.on_error to skip" if on_error == "fail" else "raise data.max_bad_share"
+        advice = "set expert.data.on_error to skip" if on_error == "fail" else "raise expert.data.max_bad_share"
         raise DataError(
             f"data: {len(skipped)} of {total} images cannot be read, more than the {allowed:.1%} allowed:\n  "
             + "\n  ".join(_some(lines))

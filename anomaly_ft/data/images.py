@@ -49,7 +49,7 @@ class Decoder:
     """From a file to pixels `(size, size, 3)`: everything that decides what they are."""
 
     size: int
-    resize: Resize = "squash"
+    resize: Resize = "stretch"
     value_range: tuple[float, float] | None = None
 
     def __call__(self, path: Path) -> Pixels:
@@ -110,17 +110,17 @@ def deep_values(path: Path) -> NDArray[np.generic] | None:
 
 
 def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool = False) -> Image.Image:
-    """A square image: squashed, its middle (shortest side fits), or all of it on black (longest side fits)."""
+    """A square image: stretched, its middle (shortest side fits), or all of it on black (longest side fits)."""
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
-    if policy == "squash":
+    if policy == "stretch":
         return image.resize((size, size), method)
     width, height = image.size
-    scale = size / (min(width, height) if policy == "shortest-crop" else max(width, height))
+    scale = size / (min(width, height) if policy == "center-crop" else max(width, height))
     wide, tall = max(1, round(scale * width)), max(1, round(scale * height))
     if wide * tall > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels are too long a strip for resize: {policy}")
     resized = image.resize((wide, tall), method)
-    if policy == "shortest-crop":
+    if policy == "center-crop":
         left, top = (wide - size) // 2, (tall - size) // 2
         return resized.crop((left, top, left + size, top + size))
     square = Image.new(image.mode, (size, size))
@@ -180,7 +180,7 @@ def load_images(
     records: Sequence[Record],
     size: int,
     *,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     value_range: tuple[float, float] | None = None,
     threads: int = 1,
     progress: Iterable[Record] | None = None,

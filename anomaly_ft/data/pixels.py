@@ -7,11 +7,6 @@ from numpy.typing import NDArray
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
-
 Pixels = NDArray[np.uint8]
-
-
-Resize = Literal["squash", "shortest-crop", "letterbox"]
-
-
+Resize = Literal["stretch", "center-crop", "letterbox"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)

@@ -182,7 +182,7 @@ def _save_onnx(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph, 
     if size > PROTOBUF_LIMIT:
         raise RunError(
             f"--format: {size / 2**30:.1f} GiB of weights do not fit into one ONNX file (2 GiB); use pt2, or "
-            "train with a smaller gaussian.grid"
+            "train with a smaller expert.gaussian.grid"
         )
     traced = _traced(graph)
     with _named_failure(graph, "ONNX"):

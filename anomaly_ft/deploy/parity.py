@@ -20,7 +20,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.formats import Computes
 from anomaly_ft.deploy.graph import DetectorGraph
-from anomaly_ft.model.inference import examine_batch
+from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import upsample
 
@@ -49,11 +49,13 @@ class Parity:
 
     @property
     def passed(self) -> bool:
+        """Whether score, map and levels agree within the tolerance, and every decision outside the band."""
         parts = [self.score, self.map, *([self.levels] if self.levels else [])]
         close = all(part.max_relative <= self.tolerance for part in parts)  # not if it is not a number
         return close and self.decisions_changed_outside_band == 0
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to plain values, with whether it passed first."""
         return {"passed": self.passed, **asdict(self)}
 
     def __str__(self) -> str:
@@ -106,12 +108,10 @@ def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> It
 
 def reference(run: LoadedRun, pixels: Pixels) -> list[Tensor]:
     """Score, map and decision as `predict` comes by them."""
-    pooled = run.score == "pooled"
-    found = examine_batch(run.detector, run.compute.batch(pixels), run.compute, explain=pooled)
-    score, small = found.scores[run.score], found.contribution if pooled else found.dense
-    squashed = Decoder(run.decoder.size)
-    large = np.stack([upsample(one, squashed.size, squashed.size, squashed) for one in small])
-    return [torch.from_numpy(values) for values in (score, large, score > run.point.threshold)]
+    outputs = predict_batch(run.detector, run.compute.batch(pixels), run.compute, explain=False)
+    square = Decoder(run.decoder.size)
+    large = np.stack([upsample(one, square.size, square.size, square) for one in outputs.map])
+    return [torch.from_numpy(values) for values in (outputs.score, large, outputs.score > run.point.threshold)]
 
 
 def judge(run: LoadedRun, levels: Sequence[Tensor]) -> list[Tensor]:

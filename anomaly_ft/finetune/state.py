@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from anomaly_ft.finetune.brakes.weight_average import WeightAverage
 from anomaly_ft.finetune.records import EpochRecord, Validation, Verdict
-from anomaly_ft.finetune.weight_average import WeightAverage
 
 
 @dataclass

@@ -88,6 +88,7 @@ class Compute:
         return images if self.channels_last else images.contiguous()
 
     def batches(self, pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
+        """Batches of uint8 images `(n, h, w, 3)` on the device, as `batch` gives them."""
         for start in range(0, len(pixels), self.batch_size):
             yield self.batch(pixels[start : start + self.batch_size])
 

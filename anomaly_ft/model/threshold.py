@@ -1,5 +1,6 @@
-"""A decision threshold and what it promises."""
+"""Decision thresholds and what they promise."""
 
+import math
 from dataclasses import dataclass
 
 from scipy.stats import beta
@@ -31,3 +32,18 @@ class WorkingPoint:
                 f" (the least that {self.images} held-out normals can promise; wanted {self.wanted_fpr:.2%})"
             )
         return said
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of a detector.
+
+    Attributes:
+        point: on the score that decides.
+        parametric: on the distance of each level and on their mean, if features were Gaussian; may be empty.
+        map_limit: the value that no place of an unsuspicious map exceeds.
+    """
+
+    point: WorkingPoint
+    parametric: tuple[float, ...] = ()
+    map_limit: float = math.inf

@@ -24,7 +24,7 @@ from anomaly_ft.data.images import why_unreadable
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
 from anomaly_ft.errors import DataError, DivergedError, RunError
 from anomaly_ft.evaluation.map_files import colour_scale, write_maps
-from anomaly_ft.model.inference import examine_batch
+from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
 from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, render
@@ -109,6 +109,7 @@ def stream(
     predictions: Iterable[Prediction],
     out: TextIO,
     form: Format,
+    scores: Iterable[str],
     draw: Draw = lambda prediction, number: "",
 ) -> Tally:
     """Write a row for each prediction as soon as it is there; what was written is always complete rows.
@@ -117,10 +118,11 @@ def stream(
         predictions: as `predict` gives them.
         out: where rows go.
         form: of the rows.
+        scores: names of the detector's scores.
         draw: is shown each prediction and its number, from 0.
     """
     tally = Tally()
-    out.write(header(form))
+    out.write(header(form, scores))
     for prediction in predictions:
         out.write(render(prediction.row(draw(prediction, tally.images)), form))
         out.flush()
@@ -155,7 +157,7 @@ def predict_to(
     predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if output is None:
-        return stream(seen, sys.stdout, form)
+        return stream(seen, sys.stdout, form, run.detector.score_names)
     scale = colour_scale(run)
     folder = _make(output / "maps" if maps else output)
 
@@ -164,14 +166,16 @@ def predict_to(
             return ""
         return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-    return _stream_to(output / f"predictions.{form}", seen, form, draw)
+    return _stream_to(output / f"predictions.{form}", seen, form, draw, run.detector.score_names)
 
 
-def _stream_to(path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw) -> Tally:
+def _stream_to(
+    path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw, scores: Iterable[str]
+) -> Tally:
     """`stream` into a file; where the disk is full, complete rows are left."""
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            return stream(predictions, file, form, draw)
+            return stream(predictions, file, form, scores, draw)
     except OSError as cause:
         if path.is_file():  # and no device
             cut_to_rows(path)
@@ -192,11 +196,11 @@ def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: b
     for path, pixels in decoded:
         outcome = pixels if isinstance(pixels, str) else next(scored)
         if isinstance(outcome, str):
-            yield Prediction(str(path), {}, error=outcome)
+            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=outcome)
             continue
         scores, own_map = outcome
-        score = scores[run.score]
-        yield Prediction(str(path), scores, score, score > run.point.threshold, own_map)
+        score = scores[run.detector.decides]
+        yield Prediction(str(path), dict(scores), score, score > run.point.threshold, own_map)
 
 
 def _scored(
@@ -205,16 +209,14 @@ def _scored(
     """Scores by name and the map, if asked for, of each image; or why it has none."""
     if not pixels:
         return []
-    explain = maps and run.score == "pooled"
     try:
-        found = examine_batch(run.detector, run.compute.batch(np.stack(pixels)), run.compute, explain=explain)
+        outputs = predict_batch(run.detector, run.compute.batch(np.stack(pixels)), run.compute, explain=False)
     except DivergedError as cause:
         if len(pixels) == 1:
             return [str(cause)]
         return [outcome for image in pixels for outcome in _scored(run, [image], maps)]
-    shown = found.contribution if explain else found.dense
     return [
-        ({name: float(values[i]) for name, values in found.scores.items()}, shown[i] if maps else None)
+        ({name: float(values[i]) for name, values in outputs.scores.items()}, outputs.map[i] if maps else None)
         for i in range(len(pixels))
     ]
 

@@ -3,26 +3,25 @@
 import csv
 import io
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly_ft.model.gaussian.detector import SCORES
 from anomaly_ft.model.maps import Map
 
 Format = Literal["csv", "jsonl"]
-COLUMNS = ("path", "score", "decision", *(f"{name}_score" for name in SCORES), "map", "error")
 LONGEST_ROW = 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` of the score that
-    decides, if maps were asked for; or the reason why there are none."""
+    decides, if maps were asked for; or the reason why they are None."""
 
     path: str
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     score: float | None = None
     anomalous: bool | None = None
     map: Map | None = None
@@ -31,7 +30,7 @@ class Prediction:
     def row(self, map_name: str = "") -> dict[str, str | float | None]:
         """The columns that are written; None where there is nothing to say."""
         decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
-        by_name = {f"{name}_score": self.scores.get(name) for name in SCORES}
+        by_name = {f"{name}_score": score for name, score in self.scores.items()}
         return {
             "path": self.path,
             "score": self.score,
@@ -42,19 +41,24 @@ class Prediction:
         }
 
 
+def columns(scores: Iterable[str]) -> tuple[str, ...]:
+    """Name the columns that are written of a detector with these scores."""
+    return ("path", "score", "decision", *(f"{name}_score" for name in scores), "map", "error")
+
+
 def render(row: dict[str, str | float | None], form: Format) -> str:
     """One complete line, its end included; floats as short as they can be without loss."""
     if form == "jsonl":
         return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
     buffer = io.StringIO()
-    values = ["" if row[name] is None else row[name] for name in COLUMNS]
+    values = ["" if value is None else value for value in row.values()]
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue()
 
 
-def header(form: Format) -> str:
+def header(form: Format, scores: Iterable[str]) -> str:
     """What stands before the first row."""
-    return ",".join(COLUMNS) + "\n" if form == "csv" else ""
+    return ",".join(columns(scores)) + "\n" if form == "csv" else ""
 
 
 def cut_to_rows(path: Path) -> None:

@@ -18,12 +18,12 @@ from anomaly_ft.recipe.schema import Data, Recipe
 
 WIDTH = 100
 BITS = (10, 12, 14, 16)  # of cameras
-ELONGATED = 1.3  # from this ratio of the sides on, squashing changes what a part looks like
+ELONGATED = 1.3  # from this ratio of the sides on, stretching into a square changes what a part looks like
 FEW = 60  # normal images below which more of them are held back
 FEW_SHARE = 0.25
 LARGE = 2.0  # times the image size from which on detail is lost that may matter
 MORE = (
-    "encoder.name", "encoder.weights", "gaussian.score", "optimizer.lr", "optimizer.batch_size",
+    "encoder.name", "encoder.weights", "optimizer.lr", "optimizer.batch_size",
     "schedule.max_epochs", "evaluation.false_positive_rate", "tracking.uri", "runtime.device",
 )  # fmt: skip
 
@@ -48,6 +48,7 @@ def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto"
     lines += [f"name: {valid_name(name)}", "data:", f"  root: {json.dumps(root)}"]
     lines += [f"  layout: {layout}"] if layout != "auto" else []
     lines += [f"  {line}" for line in _data(report)]
+    lines += _expert(report)
     lines += ["", "# What you may want to change next, with its default:"]
     section = ""
     for key in MORE:
@@ -102,17 +103,22 @@ def _data(report: Report) -> Iterator[str]:
         yield f"# defects smaller than that vanish. With {2 * size} a run takes about four times as long."
     yield f"image_size: {size}"
     if max(width, height) / shorter >= ELONGATED:
-        yield f"# Most images are {width} x {height}: put whole on black, not squashed into a square."
+        yield f"# Most images are {width} x {height}: put whole on black, not stretched into a square."
         yield "resize: letterbox"
     yield from _range(report.records)
-    if _normals(report) < FEW:
-        held_out = report.split.get("calibrate", 0)
-        yield f"# With so few normal images more of them are held back: {held_out} set the threshold, so it"
-        yield f"# can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
-        yield f"watch_share: {FEW_SHARE}"
-        yield f"calibration_share: {FEW_SHARE}"
     yield "# Several photographs of one part? Keep them together, by a (group) in the file name:"
     yield r"# group_by: 'part(\d+)_'"
+
+
+def _expert(report: Report) -> Iterator[str]:
+    if _normals(report) < FEW:
+        held_out = report.split.get("calibrate", 0)
+        yield "expert:"
+        yield "  data:"
+        yield f"    # With so few normal images more of them are held back: {held_out} set the threshold, so it"
+        yield f"    # can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
+        yield f"    val_share: {FEW_SHARE}"
+        yield f"    calibration_share: {FEW_SHARE}"
 
 
 def _range(records: Sequence[Record]) -> Iterator[str]:

@@ -15,48 +15,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ft.system.signals import ending
+from anomaly_ft.tracking.interface import NullTracker, Tracker
 from anomaly_ft.tracking.retry_queue import Outbox
 from anomaly_ft.tracking.store import choose_store, quieten_mlflow
-
-
-class Tracker(Protocol):
-    """What `run` tells a tracker. `run_id` and `uri` are None where nothing is tracked; `complete`: whether
-    everything arrived, known at the end."""
-
-    run_id: str | None
-    uri: str | None
-    complete: bool
-
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def tags(self, tags: Mapping[str, str]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
-    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
-    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
-    def artifacts(self, folder: Path) -> None: ...
-    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
-
-
-class NullTracker:
-    """Logs nothing."""
-
-    run_id: str | None = None
-    uri: str | None = None
-    complete: bool = True
-
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def tags(self, tags: Mapping[str, str]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
-    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
-    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
-    def artifacts(self, folder: Path) -> None: ...
-    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
 
 
 class MlflowTracker:
@@ -111,6 +79,7 @@ class MlflowTracker:
             self.complete = self._outbox.empty(lambda: self.run_id is not None)
 
     def params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; those that are there already stay as they are."""
         from mlflow.entities import Param
 
         entities = [Param(key, str(value)) for key, value in params.items()]
@@ -122,6 +91,7 @@ class MlflowTracker:
         self._outbox.put(log)
 
     def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, value) for key, value in tags.items()]
@@ -164,6 +134,7 @@ class MlflowTracker:
         self._outbox.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
     def artifacts(self, folder: Path) -> None:
+        """Log all files of a folder."""
         self._outbox.put(lambda: self._client.log_artifacts(self._id, str(folder)))
 
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:

@@ -315,7 +315,7 @@ def half_red(width, height):
 
 
 def test_squash_keeps_all_of_the_picture_in_another_shape():
-    pixels = np.asarray(resize_image(half_red(80, 40), 8, "squash"))
+    pixels = np.asarray(resize_image(half_red(80, 40), 8, "stretch"))
     assert pixels[4, 1].tolist() == [255, 0, 0]
     assert pixels[4, 6].tolist() == [0, 0, 255]
 
@@ -324,8 +324,8 @@ def test_squash_keeps_all_of_the_picture_in_another_shape():
 def test_shortest_crop_keeps_the_middle(width, height):
     mask = np.zeros((height, width), bool)
     mask[height // 2 - 4 : height // 2 + 4, width // 2 - 4 : width // 2 + 4] = True
-    assert resize_image(half_red(width, height), 20, "shortest-crop").size == (20, 20)
-    found = np.argwhere(resize_mask(mask, 20, "shortest-crop"))
+    assert resize_image(half_red(width, height), 20, "center-crop").size == (20, 20)
+    found = np.argwhere(resize_mask(mask, 20, "center-crop"))
     assert np.abs(found.mean(0) - 9.5).max() <= 1
     assert len(found) == pytest.approx(16, abs=9)
 
@@ -337,7 +337,7 @@ def test_letterbox_keeps_the_shape_on_black():
     assert pixels[4, 1].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("policy", ["squash", "shortest-crop", "letterbox"])
+@pytest.mark.parametrize("policy", ["stretch", "center-crop", "letterbox"])
 def test_a_very_long_picture_is_resized_all_the_same(policy):
     assert resize_image(half_red(1000, 1), 16, policy).size == (16, 16)
 
@@ -355,7 +355,7 @@ def test_any_value_but_zero_is_part_of_a_mask(tmp_path):
 def test_masks_stay_yes_or_no_when_resized():
     mask = np.zeros((40, 40), bool)
     mask[:, :20] = True
-    small = resize_mask(mask, 8, "squash")
+    small = resize_mask(mask, 8, "stretch")
     assert small.dtype == bool
     assert small[:, :4].all()
     assert not small[:, 4:].any()

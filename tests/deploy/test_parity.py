@@ -13,18 +13,16 @@ from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.parity import Parity, compare, in_batches, reference
 from anomaly_ft.model.loading import LoadedRun, load_run
 
-STORED = Path(__file__).parents[1] / "fixtures" / "format-1"
-
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> LoadedRun:
-    return load_run(STORED, device="cpu", precision="fp32", channels_last=False)
+def run(small_run: Path) -> LoadedRun:
+    return load_run(small_run, device="cpu", precision="fp32", channels_last=False)
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Pixels]:
     rng = np.random.default_rng(0)
-    return list(rng.integers(0, 255, (13, 32, 32, 3), dtype=np.uint8))
+    return list(rng.integers(0, 255, (13, 64, 64, 3), dtype=np.uint8))
 
 
 def changed(
@@ -95,8 +93,10 @@ def test_a_decision_that_changes_away_from_the_threshold_does_not_pass(
     assert "13 decisions changed, 13 of them away from the threshold" in str(parity)
 
 
-def test_a_decision_may_change_where_the_score_is_at_the_threshold(images: list[Pixels]) -> None:
-    run = load_run(STORED, device="cpu", precision="fp32", channels_last=False)
+def test_a_decision_may_change_where_the_score_is_at_the_threshold(
+    images: list[Pixels], small_run: Path
+) -> None:
+    run = load_run(small_run, device="cpu", precision="fp32", channels_last=False)
     at = float(reference(run, np.stack(images[:1]))[0][0])
     run = LoadedRun(run.folder, run.detector, type(run.point)(at, 0.01, 0.2, 4), run.compute, run.decoder)
     parity = changed(run, images[:1], what=2, flip=True)
@@ -120,8 +120,8 @@ def test_a_bare_encoder_is_judged_by_its_levels(
     assert parity.passed is passes
 
 
-def test_the_reference_is_what_predict_says(run: LoadedRun, images: list[Pixels]) -> None:
-    own = load_run(STORED, device="cpu", precision="bf16")
+def test_the_reference_is_what_predict_says(run: LoadedRun, images: list[Pixels], small_run: Path) -> None:
+    own = load_run(small_run, device="cpu", precision="bf16")
     parity = compare(
         run,
         lambda pixels: reference(run, pixels),

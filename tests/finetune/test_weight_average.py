@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from anomaly_ft.finetune.brakes.interpolation import interpolate
+from anomaly_ft.finetune.brakes.weight_average import WeightAverage, put_weights, trained_weights
 from anomaly_ft.finetune.early_stopping import Rule
-from anomaly_ft.finetune.interpolation import interpolate
 from anomaly_ft.finetune.records import Validation
-from anomaly_ft.finetune.weight_average import WeightAverage, put_weights, trained_weights
 
 
 def module(value: float) -> nn.Linear:

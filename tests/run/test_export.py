@@ -195,7 +195,7 @@ def test_a_timm_folder_loads_as_model_and_as_stages_and_has_the_runs_preprocessi
     stages = timm.create_model(where, pretrained=True, features_only=True).eval()
     config = timm.data.resolve_model_data_config(stages)
     assert config["input_size"] == (3, 64, 64)
-    assert (config["crop_mode"], config["crop_pct"], config["interpolation"]) == ("squash", 1.0, "bicubic")
+    assert (config["crop_mode"], config["crop_pct"], config["interpolation"]) == ("stretch", 1.0, "bicubic")
     pixels = timm.data.create_transform(**config)(Image.open(image).convert("RGB"))[None]
     with torch.inference_mode():
         own = run.detector.encoder(run.compute.batch(np.stack([run.decoder(image)])))
@@ -277,7 +277,7 @@ def test_the_command_offers_every_format() -> None:
     assert list(option.type.choices) == list(WRITERS)
 
 
-@pytest.mark.parametrize("policy", ["squash", "shortest-crop", "letterbox"])
+@pytest.mark.parametrize("policy", ["stretch", "center-crop", "letterbox"])
 def test_programs_resize_as_the_run_does(policy: str, run: LoadedRun, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 131, 3), np.uint8)).save(
         tmp_path / "wide.png"

@@ -19,13 +19,15 @@ from PIL import Image
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.errors import DataError, DivergedError, RunError
-from anomaly_ft.model.gaussian.detector import Detector
-from anomaly_ft.model.inference import Examined, examine_batch
+from anomaly_ft.model.gaussian.detector import SCORES
+from anomaly_ft.model.inference import predict_batch
+from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.model.maps import upsample
+from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.run.open import open_run
 from anomaly_ft.run.predict import Tally, expand, predict, stream
-from anomaly_ft.run.prediction_rows import COLUMNS, Prediction, render
+from anomaly_ft.run.prediction_rows import Prediction, columns, render
 
 
 @pytest.fixture(scope="module")
@@ -144,16 +146,16 @@ def test_rows_are_complete_whenever_writing_ends(run: LoadedRun, mvtec_folder: P
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stream(cut_short(), out, "csv")
+        stream(cut_short(), out, "csv", SCORES)
     assert out.getvalue().endswith("\n")
     assert len(rows(out.getvalue())) == 4
 
 
 def test_paths_with_commas_and_quotes_survive_in_both_formats() -> None:
-    row = Prediction('odd, "name".png', {}, error="why, so").row()
+    row = Prediction('odd, "name".png', dict.fromkeys(SCORES), error="why, so").row()
     assert next(csv.reader([render(row, "csv")])) == ['odd, "name".png', "", "", "", "", "", "", "why, so"]
     assert json.loads(render(row, "jsonl"))["path"] == 'odd, "name".png'
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == columns(SCORES)
 
 
 def test_an_anomaly_fails_the_command_only_when_asked_to(small_run: Path, mvtec_folder: Path) -> None:
@@ -198,12 +200,12 @@ def test_a_score_that_is_not_finite_is_a_row_and_fails_a_gate(
     right = rows(call(small_run, *paths).stdout)
     spoilt = torch.from_numpy(load_run(small_run).decoder(paths[2]).copy()).permute(2, 0, 1)
 
-    def spoil(detector: Detector, images: torch.Tensor, *rest: Any, **options: Any) -> Examined:
+    def spoil(detector: Detector, images: torch.Tensor, *rest: Any, **options: Any) -> Predictions:
         if any(torch.equal(image, spoilt) for image in images):
             raise DivergedError(f"1 of {len(images)} fused scores are not finite")
-        return examine_batch(detector, images, *rest, **options)
+        return predict_batch(detector, images, *rest, **options)
 
-    monkeypatch.setattr("anomaly_ft.run.predict.examine_batch", spoil)
+    monkeypatch.setattr("anomaly_ft.run.predict.predict_batch", spoil)
     result = call(small_run, *paths, "--fail-on-anomaly")
     assert result.exit_code == 7
     found = rows(result.stdout)
@@ -243,14 +245,14 @@ def test_a_folder_that_cannot_be_listed_fails_a_gate(
     assert [bool(row["error"]) for row in rows(result.stdout)] == [False, True]
 
 
-@pytest.mark.parametrize("resize", ["squash", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 def test_maps_lie_beside_the_predictions_at_the_images_own_size(
     resize: str, small_run: Path, mvtec_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
     description = (folder / "detector.json").read_text()
-    (folder / "detector.json").write_text(description.replace('"resize": "squash"', f'"resize": "{resize}"'))
+    (folder / "detector.json").write_text(description.replace('"resize": "stretch"', f'"resize": "{resize}"'))
     wide = Image.open(mvtec_folder / "test" / "hole" / "000.png").resize((90, 50))
     wide.save(tmp_path / "wide.png")
     result = call(folder, tmp_path / "wide.png", "no.png", "--output", tmp_path / "out", "--maps")
@@ -307,10 +309,10 @@ def test_what_the_user_can_mend_ends_with_two(arguments: list[str], message: str
         ({"threshold": None}, "has no threshold"),
         ({"preprocessing": 3}, "no usable preprocessing"),
         (
-            {"preprocessing": {"resize": "stretch", "range": None}},
-            "resize is 'stretch', expected one of squash",
+            {"preprocessing": {"resize": "squash", "range": None}},
+            "resize is 'squash', expected one of stretch",
         ),
-        ({"preprocessing": {"resize": "squash", "range": [1]}}, "no usable preprocessing"),
+        ({"preprocessing": {"resize": "stretch", "range": [1]}}, "no usable preprocessing"),
     ],
 )
 def test_a_description_that_leaves_out_how_to_decide_or_to_read_is_refused(

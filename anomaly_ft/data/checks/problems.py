@@ -32,6 +32,8 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Header:
+    """What the header of an image file says."""
+
     size: tuple[int, int]  # width, height, upright
     mode: str
     deep: bool  # more than 8 bits a value

@@ -28,10 +28,12 @@ class Halfway:
         return Halfway(_take(self.activation, chosen), [_take(level, chosen) for level in self.levels])
 
     def to(self, device: torch.device) -> "Halfway":
+        """Copy to a device."""
         return Halfway(self.activation.to(device), [level.to(device) for level in self.levels])
 
     @property
     def nbytes(self) -> int:
+        """Bytes that all tensors take."""
         return sum(tensor.nbytes for tensor in (self.activation, *self.levels))
 
 

@@ -27,7 +27,7 @@ from anomaly_ft.model.encoder.level_maps import refuse_scrambled, refuse_unnamed
 from anomaly_ft.model.encoder.module_chain import find_chain, input_of, run_chain
 from anomaly_ft.model.encoder.weights import load_pretrained
 
-CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
+CROP_MODES = {"stretch": "stretch", "center-crop": "center", "letterbox": "border"}  # timm's words for it
 
 
 class Encoder(nn.Module):
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
         for name in self._chain:
             self.model.get_submodule(name).compile(backend=backend)
 
-    def save(self, folder: Path, *, resize: str = "squash") -> None:
+    def save(self, folder: Path, *, resize: str = "stretch") -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
 
         `resize` is how images are made square; timm's transforms are told to do the same.

@@ -5,6 +5,9 @@ the dense grid where it belongs to the dense levels. What explains a pooled scor
 needs whole maps and so images.
 """
 
+from dataclasses import dataclass, field
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,34 @@ from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.gaussian.detector import DetectorSettings
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels
 from anomaly_ft.model.maps import resize_to_grid
+
+
+@dataclass
+class EarlyCache:
+    """Gives in place of images what the frozen early blocks made of them, computed once while there is room.
+
+    Attributes:
+        encoder: with an early part that is frozen, see `Encoder.train_only`.
+        compute: device, precision, batch size.
+        settings: which levels make the dense score and the map, and their grids.
+        room: bytes that all of it may take.
+    """
+
+    encoder: Encoder
+    compute: Compute
+    settings: DetectorSettings
+    room: int
+    _made: dict[str, Halfway] = field(default_factory=dict)
+
+    def __call__(self, name: str, pixels: Pixels) -> Pixels:
+        """What the encoder is given of the images known by `name`: their early activations, else `pixels`."""
+        if name not in self._made:
+            room = self.room - sum(made.nbytes for made in self._made.values())
+            made = run_halfway(self.encoder, pixels, self.compute, self.settings, room)
+            if made is None:
+                return pixels
+            self._made[name] = made
+        return cast(Pixels, self._made[name])  # indexed like images, and batched by `Compute.batch`
 
 
 def run_halfway(

@@ -215,7 +215,7 @@ def test_a_contact_sheet_that_cannot_be_written_is_an_error(root, name):
 
 def test_the_command_loads_no_torch(root):
     code = (
-        "import sys; from click.testing import CliRunner; from anomaly_ft.cli import main\n"
+        "import sys; from click.testing import CliRunner; from anomaly_ft.cli.main import main\n"
         f"assert CliRunner().invoke(main, ['data', {str(root)!r}]).exit_code == 0\n"
         "assert not {'torch', 'albumentations', 'mlflow'} & set(sys.modules)"
     )

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from settings import detector_settings
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError
@@ -12,7 +13,6 @@ from anomaly_ft.model.encoder.early_activations import Halfway
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.module_chain import find_chain
 from anomaly_ft.model.gaussian.cache_early import run_halfway
-from anomaly_ft.model.gaussian.detector import DetectorSettings
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import score_images
 
@@ -115,7 +115,7 @@ def test_a_module_that_runs_twice_ends_the_chain() -> None:
 def test_scores_from_halfway_are_the_scores_of_the_images(
     encoder: Encoder, compute: Compute, make_textures: Textures, grid: int
 ) -> None:
-    pixels, held_out, settings = make_textures(12, 64, 1), make_textures(4, 64, 2), DetectorSettings(grid=grid)
+    pixels, held_out, settings = make_textures(12, 64, 1), make_textures(4, 64, 2), detector_settings(grid=grid)
     detector = fit_detector(encoder, pixels, held_out, compute, settings)
     kept = run_halfway(encoder, held_out, compute, settings, ROOM)
     assert kept is not None
@@ -128,7 +128,7 @@ def test_scores_from_halfway_are_the_scores_of_the_images(
 def test_training_from_halfway_has_the_gradients_of_training_from_images(
     encoder: Encoder, compute: Compute, make_textures: Textures
 ) -> None:
-    pixels, settings = make_textures(12, 64, 1), DetectorSettings(grid=4)
+    pixels, settings = make_textures(12, 64, 1), detector_settings(grid=4)
     objective = InducedDistance(fit_detector(encoder, pixels, pixels[:4], compute, settings))
     kept = run_halfway(encoder, pixels, compute, settings, ROOM)
     assert kept is not None
@@ -147,7 +147,7 @@ def test_training_from_halfway_has_the_gradients_of_training_from_images(
 def test_what_is_kept_is_no_more_than_there_is_room_for(
     encoder: Encoder, compute: Compute, make_textures: Textures
 ) -> None:
-    pixels, settings = make_textures(6, 64, 1), DetectorSettings(grid=4)
+    pixels, settings = make_textures(6, 64, 1), detector_settings(grid=4)
     kept = run_halfway(encoder, pixels, compute, settings, ROOM)
     assert kept is not None
     assert run_halfway(encoder, pixels, compute, settings, kept.nbytes) is not None
@@ -172,7 +172,7 @@ def test_nothing_is_kept_of_an_encoder_that_trains_from_the_start(
     encoder: Encoder, compute: Compute, make_textures: Textures
 ) -> None:
     encoder.train_only("all")
-    assert run_halfway(encoder, make_textures(3, 64, 1), compute, DetectorSettings(grid=4), ROOM) is None
+    assert run_halfway(encoder, make_textures(3, 64, 1), compute, detector_settings(grid=4), ROOM) is None
 
 
 def test_fabric_hands_halfway_on_untouched(compute: Compute) -> None:

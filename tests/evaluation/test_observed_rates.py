@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import chi2
 
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.evaluation.working_points import chi_square, conformal, realised
+from anomaly_ft.evaluation.working_points import chi_square, conformal, observed
 from anomaly_ft.model.threshold import WorkingPoint
 
 
@@ -40,25 +40,25 @@ def test_a_threshold_needs_finite_scores_and_a_rate_that_is_one() -> None:
             chi_square(["a"], [3], rate)
 
 
-def test_the_realised_rate_counts_scores_above_the_threshold_only() -> None:
-    found = realised(2.0, [1.0, 2.0, 3.0, 4.0])
+def test_the_observed_rate_counts_scores_above_the_threshold_only() -> None:
+    found = observed(2.0, [1.0, 2.0, 3.0, 4.0])
     assert found is not None
     assert (found.rejected, found.images, found.rate) == (2, 4, 0.5)
     assert found.low < 0.5 < found.high
     assert str(found) == "2 of 4 (50.0%; 95 % interval 15.0% to 85.0%)"
-    assert realised(2.0, []) is None
+    assert observed(2.0, []) is None
 
 
 def test_chi_square_thresholds_hold_for_features_that_are_gaussian() -> None:
     rng = np.random.default_rng(0)
     dimensions = [3, 40]
     distances = np.stack([np.sqrt(rng.normal(size=(20000, d)) ** 2 @ np.ones(d)) for d in dimensions], 1)
-    first, second, pooled = chi_square(["low", "high"], dimensions, 0.05, held_out=distances)
+    first, second, pooled = chi_square(["low", "high"], dimensions, 0.05, held_out=distances, total="pooled")
     for point, d in ((first, 3), (second, 40)):
         assert chi2.cdf(point.threshold**2, d) == pytest.approx(0.95)
         assert point.held_out is not None
         assert point.held_out.low < 0.05 < point.held_out.high
-    assert pooled.level == "pooled"
+    assert pooled.level == "mean"
     assert pooled.dimensions == 43
     assert pooled.held_out is not None
     assert pooled.held_out.rate < 0.05  # independent levels: cautious, as the docstring says

@@ -32,6 +32,7 @@ class WeightAverage:
         self.count = 1
 
     def update(self) -> None:
+        """Add the weights as they are now to the mean."""
         self.count += 1
         for name, value in trained_weights(self.module).items():
             self.mean[name].lerp_(value, 1 / self.count)

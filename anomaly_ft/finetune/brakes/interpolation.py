@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from anomaly_ft.finetune.brakes.weight_average import put_weights, trained_weights
 from anomaly_ft.finetune.early_stopping import Rule, judge
 from anomaly_ft.finetune.records import Validation
-from anomaly_ft.finetune.weight_average import put_weights, trained_weights
 
 
 def interpolate(
