@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from anomaly_ft.cli.main import main
+from anomaly_ft.cli.options import EXIT_CODES
 from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS, Metric
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.section import EXPERT, places, sections
@@ -93,8 +94,12 @@ def cli_page() -> Iterator[str]:
     yield ""
     yield MADE
     yield ""
-    yield "Exit codes: 0 done, 1 a bug, 2 something you can mend, 3 an anomaly was found (`predict --fail-on-anomaly`),"
-    yield "4 training diverged, 130 interrupted. Results go to stdout, progress and messages to stderr."
+    yield "Results go to stdout, progress and messages to stderr."
+    yield ""
+    yield "| exit code | meaning |"
+    yield "|---|---|"
+    for code, meaning in EXIT_CODES.items():
+        yield f"| {code} | {meaning} |"
     yield ""
     yield from _help(main, "anomaly-ft")
     for name, command in main.commands.items():

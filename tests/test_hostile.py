@@ -35,7 +35,7 @@ from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.recipe.read import LARGEST, read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.section import EXPERT, places
-from anomaly_ft.run.predict import header
+from anomaly_ft.run.prediction_rows import header
 from anomaly_ft.tracking.interface import NullTracker
 
 LONGEST = 20_000  # characters of a message

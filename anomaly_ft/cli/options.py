@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from anomaly_ft.data.checks.report import Report
     from anomaly_ft.run.console import Terminal
 
-# exit codes beside 0 done, 1 a bug, 2 something the user can mend
-ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES = 3, 4, 5, 6
+ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES, UNDECIDED, INTERRUPTED = 3, 4, 5, 6, 7, 130
+EXIT_CODES = {  # documentation is made from this
+    0: "done",
+    1: "a bug",
+    2: "something you can mend",
+    ANOMALY: "an anomaly was found (`predict --fail-on-anomaly`)",
+    DIVERGED: "training diverged",
+    FAILED_RUNS: "runs of a sweep failed",
+    DISAGREES: "an export does not agree with its detector",
+    UNDECIDED: "not every image got a decision (`predict --fail-on-anomaly`), whatever the others got",
+    INTERRUPTED: "interrupted",
+}
 
 
 def echo_json(path: Path) -> None:

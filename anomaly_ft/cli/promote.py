@@ -28,6 +28,7 @@ def promote(run: Path, name: str, alias: str, uri: str | None) -> None:
       mlflow models serve -m models:/bottle@champion --env-manager local
     """
     from anomaly_ft.run.open import open_summary
+    from anomaly_ft.system.addresses import without_password
     from anomaly_ft.tracking.store import choose_store, existing
 
     run_id = open_summary(run).mlflow_run_id
@@ -42,4 +43,5 @@ def promote(run: Path, name: str, alias: str, uri: str | None) -> None:
     from anomaly_ft.tracking.model_registry import promote_detector
 
     version = promote_detector(store, run_id, name=name, alias=alias)
-    click.echo(f"models:/{name}@{alias} is version {version}, the detector of {run.resolve().name}, in {store}")
+    shown = without_password(store)
+    click.echo(f"models:/{name}@{alias} is version {version}, the detector of {run.resolve().name}, in {shown}")

@@ -1,12 +1,12 @@
 """Where and how precisely the encoder runs: device, precision, memory format, batches.
 
-Lightning Fabric does the placing and the autocasting; statistics and distances never see less than
-float32, see `gaussian`.
+Lightning Fabric does the placing, and the autocasting of training. Every other pass is float32: statistics,
+thresholds and scores have to be those that an export gives, which computes in float32.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
@@ -100,7 +100,7 @@ def make_compute(
 
     Args:
         device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the device computes it fast.
+        precision: of training: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the device computes it fast.
         batch_size: images at a time wherever nothing is trained.
         channels_last: memory format of convolutions.
 
@@ -113,6 +113,9 @@ def make_compute(
     if precision == "fp16" and not (present["cuda"] or present["mps"]):
         raise DeviceError("runtime.precision: processors do not train in fp16; use auto, bf16 or fp32")
     fabric = _launch(device, PRECISIONS[resolve_precision(device, precision)])
+    # the objective that fabric.setup wraps trains in the precision all the same; only passes that ask are meant
+    fabric.autocast = nullcontext  # type: ignore[method-assign]
+    torch.backends.cudnn.allow_tf32 = False  # its convolutions have 10 bits of mantissa; exports have 23
     return Compute(fabric, batch_size, channels_last)
 
 

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic.functional_serializers import PlainSerializer
 
 from anomaly_ft.recipe.section import EXPERT, Section, places
+from anomaly_ft.system.addresses import without_password
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal[
@@ -212,7 +214,7 @@ with warnings.catch_warnings():
     class Tracking(Section):
         mlflow: bool = True
         """Log to MLflow."""
-        uri: str | None = None
+        uri: Annotated[str, PlainSerializer(without_password)] | None = None
         """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
         experiment: str = Field(default="anomaly_ft", min_length=1)
         """MLflow experiment."""
@@ -230,7 +232,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the encoder runs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the encoder; `auto`: bf16 where it is fast. Statistics and distances stay float32 or better."""
+    """Of training; `auto`: bf16 where it is fast. Statistics and scores are float32, as in exports."""
     channels_last: bool = True
     """Memory format of convolutions; faster on most processors."""
     batch_size: int = Field(default=32, ge=1)
@@ -251,7 +253,6 @@ class Runtime(Section):
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
     cache_disk_gib: float = Field(default=50.0, ge=0)
     """Space that all caches on disk may take together; those used longest ago make room for a new one."""
-
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between checkpoints within an epoch; there is one after each epoch anyway. 0: after each step."""
 

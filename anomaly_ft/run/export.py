@@ -12,7 +12,6 @@ from anomaly_ft.deploy.formats import GIVES_LEVELS, WRITERS, refuse_if_missing
 from anomaly_ft.deploy.parity import Parity, compare, in_batches
 from anomaly_ft.errors import DataError, ParityError, RunError
 from anomaly_ft.evaluation.metric_names import on_test
-from anomaly_ft.model.compute import resolve_precision
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
@@ -68,7 +67,7 @@ def export(
             in_batches(_decoded(run, terminal.track(paths, "comparing", len(paths)))),
             gives_levels=form in GIVES_LEVELS,
             tolerance=tolerance,
-            predicting=_predicting(recipe, own),
+            predicting=own,
         )
         _refuse_unless_passed(form, parity)
         write_json(partial / "parity.json", {"format": form, "precision": "fp32", **parity.to_json()})
@@ -90,12 +89,6 @@ def _refuse_unless_passed(form: str, parity: Parity) -> None:
             f"--format {form}: the export does not agree with the detector and was deleted: {parity}; "
             f"allowed are {parity.tolerance:g} relative and no decision changed away from the threshold"
         )
-
-
-def _predicting(recipe: Recipe, own: LoadedRun) -> tuple[str, LoadedRun] | None:
-    """The precision that the run predicts in, and the run computing so; None for float32."""
-    precision = resolve_precision(recipe.runtime.device, recipe.runtime.precision)
-    return None if precision == "fp32" else (precision, own)
 
 
 def _start(output: Path) -> Path:

@@ -1,66 +1,37 @@
 """Scores for images as they come: paths in, rows out, in the order of the paths, a batch at a time.
 
 Decoding runs ahead of the encoder by a few batches; memory does not grow with the number of images.
-An image that cannot be read becomes a row that says why.
+An image that cannot be read, or whose score is not finite, becomes a row that says why. No file that may be an
+image is passed over in silence: a gate that missed one would let it through.
 """
 
-import csv
 import glob
-import io
-import json
+import mimetypes
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.images import why_unreadable
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
-from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.errors import DataError, DivergedError, RunError
 from anomaly_ft.evaluation.map_files import colour_scale, write_maps
 from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
+from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, render
 
-Format = Literal["csv", "jsonl"]
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
 WILDCARDS = frozenset("*?[")
-LONGEST_ROW = 2**20  # bytes
 AHEAD = 2  # batches decoded while one is scored
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` of the score that
-    decides, if maps were asked for; or the reason why they are None."""
-
-    path: str
-    scores: dict[str, float | None]
-    score: float | None = None
-    anomalous: bool | None = None
-    map: Map | None = None
-    error: str = ""
-
-    def row(self, map_name: str = "") -> dict[str, str | float | None]:
-        """The columns that are written; None where there is nothing to say."""
-        decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
-        by_name = {f"{name}_score": score for name, score in self.scores.items()}
-        return {
-            "path": self.path,
-            "score": self.score,
-            "decision": decision,
-            **by_name,
-            "map": map_name or None,
-            "error": self.error or None,
-        }
 
 
 Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the name for its column `map`
@@ -69,8 +40,8 @@ Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the n
 def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
     """Paths of images: files, folders with everything below, patterns, and `-` for the lines of `stdin`.
 
-    Lazy: lines are read as they are asked for. A file that does not exist is passed on, and becomes a
-    row with an error.
+    Lazy: lines are read as they are asked for. What cannot be read is passed on, and becomes a row with an
+    error: a file that does not exist, a linked folder, a folder that cannot be listed.
 
     Raises:
         DataError: a folder without images, or a pattern that matches nothing.
@@ -101,9 +72,6 @@ def predict(
         paths: drawn from no further ahead than is decoded ahead.
         threads: so many files are decoded at a time.
         maps: whether predictions carry a map.
-
-    Raises:
-        DivergedError: a score that is not finite.
     """
     Image.init()  # not safe to leave to several threads
     remaining = iter(paths)
@@ -121,7 +89,7 @@ def predict(
 
 @dataclass
 class Tally:
-    """How many images were seen, called anomalous, and could not be read."""
+    """How many images were seen, called anomalous, and could not be read or scored."""
 
     images: int = 0
     anomalous: int = 0
@@ -129,12 +97,12 @@ class Tally:
 
     def __str__(self) -> str:
         said = f"{self.images} images, {self.anomalous} anomalous"
-        return said + (f", {self.errors} could not be read" if self.errors else "")
+        return said + (f", {self.errors} could not be read or scored" if self.errors else "")
 
-
-def columns(scores: Iterable[str]) -> tuple[str, ...]:
-    """Name the columns that are written of a detector with these scores."""
-    return ("path", "score", "decision", *(f"{name}_score" for name in scores), "map", "error")
+    def refuse_if_nothing_was_scored(self) -> None:
+        """Raise a DataError when not a single image got a decision."""
+        if self.errors == self.images:
+            raise DataError(f"none of {self.images} images could be read and scored")
 
 
 def stream(
@@ -179,7 +147,7 @@ def predict_to(
     With `maps` each map goes to `output/maps`, see `write_maps`.
 
     Raises:
-        DataError: nothing to score, or not a single file that can be read.
+        DataError: nothing to score.
         RunError: `output` cannot be written to.
     """
     known = "-" not in images  # else nobody knows how many are to come
@@ -189,21 +157,16 @@ def predict_to(
     predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if output is None:
-        tally = stream(seen, sys.stdout, form, run.detector.score_names)
-    else:
-        scale = colour_scale(run)
-        folder = _make(output / "maps" if maps else output)
+        return stream(seen, sys.stdout, form, run.detector.score_names)
+    scale = colour_scale(run)
+    folder = _make(output / "maps" if maps else output)
 
-        def draw(prediction: Prediction, number: int) -> str:
-            if prediction.map is None:
-                return ""
-            return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
+    def draw(prediction: Prediction, number: int) -> str:
+        if prediction.map is None:
+            return ""
+        return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-        path = output / f"predictions.{form}"
-        tally = _stream_to(path, seen, form, draw, run.detector.score_names)
-    if tally.errors == tally.images:
-        raise DataError(f"none of {tally.images} images could be read")
-    return tally
+    return _stream_to(output / f"predictions.{form}", seen, form, draw, run.detector.score_names)
 
 
 def _stream_to(
@@ -215,31 +178,8 @@ def _stream_to(
             return stream(predictions, file, form, scores, draw)
     except OSError as cause:
         if path.is_file():  # and no device
-            _cut_to_rows(path)
+            cut_to_rows(path)
         raise RunError(f"--output: {path} cannot be written ({cause}); complete rows are kept") from cause
-
-
-def _cut_to_rows(path: Path) -> None:
-    """Take away what follows the last end of a line."""
-    with suppress(OSError), path.open("r+b") as file:
-        start = max(0, path.stat().st_size - LONGEST_ROW)
-        file.seek(start)
-        file.truncate(start + file.read().rfind(b"\n") + 1)
-
-
-def render(row: dict[str, str | float | None], form: Format) -> str:
-    """One complete line, its end included; floats as short as they can be without loss."""
-    if form == "jsonl":
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    buffer = io.StringIO()
-    values = ["" if value is None else value for value in row.values()]
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()
-
-
-def header(form: Format, scores: Iterable[str]) -> str:
-    """What stands before the first row."""
-    return ",".join(columns(scores)) + "\n" if form == "csv" else ""
 
 
 def _make(folder: Path) -> Path:
@@ -251,19 +191,34 @@ def _make(folder: Path) -> Path:
 
 
 def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: bool) -> Iterator[Prediction]:
-    good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    outputs = None
-    if good:
-        outputs = predict_batch(run.detector, run.compute.batch(np.stack(good)), run.compute, explain=False)
-    position = 0
+    """Predictions for one batch of decoded images, or of reasons why there are none, in their order."""
+    scored = iter(_scored(run, [pixels for _, pixels in decoded if not isinstance(pixels, str)], maps))
     for path, pixels in decoded:
-        if isinstance(pixels, str) or outputs is None:
-            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=str(pixels))
+        outcome = pixels if isinstance(pixels, str) else next(scored)
+        if isinstance(outcome, str):
+            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=outcome)
             continue
-        scores = {name: float(values[position]) for name, values in outputs.scores.items()}
-        score, own_map = scores[outputs.decides], outputs.map[position] if maps else None
+        scores, own_map = outcome
+        score = scores[run.detector.decides]
         yield Prediction(str(path), dict(scores), score, score > run.point.threshold, own_map)
-        position += 1
+
+
+def _scored(
+    run: LoadedRun, pixels: Sequence[Pixels], maps: bool
+) -> list[tuple[dict[str, float], Map | None] | str]:
+    """Scores by name and the map, if asked for, of each image; or why it has none."""
+    if not pixels:
+        return []
+    try:
+        outputs = predict_batch(run.detector, run.compute.batch(np.stack(pixels)), run.compute, explain=False)
+    except DivergedError as cause:
+        if len(pixels) == 1:
+            return [str(cause)]
+        return [outcome for image in pixels for outcome in _scored(run, [image], maps)]
+    return [
+        ({name: float(values[i]) for name, values in outputs.scores.items()}, outputs.map[i] if maps else None)
+        for i in range(len(pixels))
+    ]
 
 
 def _result(future: "Future[Pixels]") -> Pixels | str:
@@ -276,7 +231,21 @@ def _result(future: "Future[Pixels]") -> Pixels | str:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+    """Every file with an image's ending, and the folders into which nobody looks: linked ones, closed ones."""
+    closed: list[OSError] = []
+    found: list[Path] = []
+    for root, folders, files in os.walk(folder, onerror=closed.append):
+        found += (path for name in folders if (path := Path(root, name)).is_symlink())
+        found += (Path(root, name) for name in files if _may_be_image(name))
+    return iter(sorted([*found, *(Path(cause.filename) for cause in closed)]))
+
+
+def _may_be_image(name: str) -> bool:
+    """Whether a file's ending is one of ours, or any other that stands for images."""
+    ending = Path(name).suffix.lower()
+    form = Image.registered_extensions().get(ending, "")
+    kind = Image.MIME.get(form) or mimetypes.guess_type(f"x{ending}")[0] or ""
+    return ending in SUFFIXES or kind.startswith("image/")
 
 
 def _some(paths: Iterator[Path], otherwise: str) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from anomaly_ft.run.executors import Outcome, in_process, on_ray
 from anomaly_ft.run.open import finished_runs, open_recipe, open_summary
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.summary import DIGITS, difference
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
@@ -91,7 +92,7 @@ def run_sweep(
         "failed": failed,
         "skipped": len(before),
         "mlflow_run_id": tracker.run_id,
-        "mlflow_uri": tracker.uri,
+        "mlflow_uri": without_password(tracker.uri or ""),
     }
 
 
@@ -231,7 +232,7 @@ def _write_results(
         old.unlink()
     for outcome in outcomes:
         if outcome.error:
-            write_text(errors / f"{outcome.job.recipe.name}.txt", outcome.trace)
+            write_text(errors / f"{outcome.job.recipe.name}.txt", without_password(outcome.trace))
     write_text(folder / "results.csv", pd.DataFrame(rows).to_csv(index=False))
     write_text(folder / "results.md", markdown(table))
 

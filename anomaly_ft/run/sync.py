@@ -11,6 +11,7 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.open import Epoch, open_history, open_recipe, open_summary
 from anomaly_ft.run.run_summary import RunSummary
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.retry_queue import NotSent
@@ -61,7 +62,7 @@ def sync(folder: Path, store: str | None = None) -> str:
     if tracker.run_id != run_id:
         summary = summary.model_copy(update={"mlflow_run_id": tracker.run_id})
         write_json(folder / "summary.json", summary.plain())
-    return f"{folder.name} is complete as run {tracker.run_id} in {uri}"
+    return f"{folder.name} is complete as run {tracker.run_id} in {without_password(uri)}"
 
 
 def _read(folder: Path) -> tuple[Recipe, RunSummary, list[Epoch], pd.DataFrame]:

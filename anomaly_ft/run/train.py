@@ -28,6 +28,7 @@ from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
@@ -121,7 +122,7 @@ def train(
     if tracker.run_id != summary.mlflow_run_id:  # a store that was down at first
         summary = summary.model_copy(update={"mlflow_run_id": tracker.run_id})
         write_json(finished / "summary.json", summary.plain())
-    return FinishedRun(finished, summary, tracker.uri)
+    return FinishedRun(finished, summary, tracker.uri and without_password(tracker.uri))
 
 
 def _tracker(setup: Setup, output: Path, partial: Path) -> Any:

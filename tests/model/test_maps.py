@@ -159,9 +159,13 @@ def test_the_map_has_a_limit_of_its_own_and_the_pooled_score_has_none(
     )
 
 
-def test_bf16_reaches_the_encoder_and_not_the_distances(detector: GaussianDetector, pixels: np.ndarray) -> None:
-    half = make_compute(device="cpu", precision="bf16", batch_size=5)
-    found = predict(detector, pixels, half)
-    for values in (found.maps["dense"], found.maps["contribution"], found.distances):
-        rounded = torch.from_numpy(np.asarray(values, np.float32)).bfloat16().float().numpy()
-        assert np.mean(rounded != values.astype(np.float32)) > 0.9
+def test_training_precision_changes_no_score(detector: GaussianDetector, pixels: np.ndarray) -> None:
+    half, full = (make_compute(device="cpu", precision=name, batch_size=5) for name in ("bf16", "fp32"))
+    ours, theirs = predict(detector, pixels, half), predict(detector, pixels, full)
+    assert [*ours.scores, *ours.maps] == [*theirs.scores, *theirs.maps]
+    for values, expected in zip(
+        (*ours.scores.values(), *ours.maps.values()),
+        (*theirs.scores.values(), *theirs.maps.values()),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(values, expected)

@@ -101,7 +101,6 @@ def test_every_format_agrees_with_the_detector_on_the_runs_own_test_images(
     assert parity["map"]["max_relative"] <= 1e-3
     assert parity["decisions_changed_outside_band"] == 0
     assert (parity["levels"] is None) == (form in DETECTORS)
-    assert parity["predicted"] is None  # the run predicts in float32 as well
     assert sorted(exports[form].parent.glob(".*")) == []
 
 
@@ -289,3 +288,24 @@ def test_programs_resize_as_the_run_does(policy: str, run: LoadedRun, tmp_path: 
     names: dict[str, Any] = {"path": tmp_path / "wide.png"}
     exec(until, names)
     assert np.array_equal(names["pixels"][0], decoder(tmp_path / "wide.png"))
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2", "encoder-onnx", "encoder-pt2"])
+def test_an_encoder_that_cannot_be_converted_is_named_in_one_line(
+    form: str, small_run: Path, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("step 2/3 failed\nread the report") from ValueError(
+            "Cannot view a tensor\nso and so"
+        )
+
+    onnx_only = "onnx" in form
+    monkeypatch.setattr(torch.onnx if onnx_only else torch.export, "export", fail)
+    result = call(small_run, form, tmp_path / "export", "--images", image)
+    assert result.exit_code == 2
+    target, others = ("ONNX", "pt2, encoder-pt2 or timm") if onnx_only else ("torch.export", "timm")
+    assert (
+        f"EfficientNet cannot be converted to {target} (Cannot view a tensor); use {others}\n" in result.stderr
+    )
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []

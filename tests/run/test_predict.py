@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +18,16 @@ from PIL import Image
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder
-from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.errors import DataError, DivergedError, RunError
 from anomaly_ft.model.gaussian.settings import SCORES
+from anomaly_ft.model.inference import predict_batch
+from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.model.maps import upsample
+from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.run.open import open_run
-from anomaly_ft.run.predict import Prediction, Tally, columns, expand, predict, render, stream
+from anomaly_ft.run.predict import Tally, expand, predict, stream
+from anomaly_ft.run.prediction_rows import Prediction, columns, render
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +167,84 @@ def test_an_anomaly_fails_the_command_only_when_asked_to(small_run: Path, mvtec_
     assert call(small_run, calm, "--fail-on-anomaly").exit_code == 0
 
 
+def a_calm_image(run: Path, folder: Path) -> str:
+    """The path of an image that the run calls normal."""
+    written = pd.DataFrame(rows(call(run, folder / "train" / "good").stdout))
+    return str(written[written["decision"] == "normal"]["path"].iloc[0])
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("bad", ["missing.png", "broken.png", "empty.heic"])
+def test_a_gate_fails_when_an_image_got_no_decision(
+    bad: str, wrong: bool, small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    (tmp_path / "empty.heic").touch()
+    other = mvtec_folder / "test" / "hole" / "000.png" if wrong else a_calm_image(small_run, mvtec_folder)
+    assert call(small_run, other, tmp_path / bad).exit_code == 0, "rows say it; nobody asked for a gate"
+    result = call(small_run, other, tmp_path / bad, "--fail-on-anomaly")
+    assert result.exit_code == 7
+    assert "1 could not be read or scored" in result.stderr
+    assert call(small_run, tmp_path / bad, "--fail-on-anomaly").exit_code == 7, "not a single one could be read"
+
+
+def test_a_gate_that_sees_nothing_fails(small_run: Path, tmp_path: Path) -> None:
+    assert call(small_run, "-", "--fail-on-anomaly", given="").exit_code == 2
+    assert call(small_run, tmp_path, "--fail-on-anomaly").exit_code == 2
+
+
+def test_a_score_that_is_not_finite_is_a_row_and_fails_a_gate(
+    small_run: Path, mvtec_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [mvtec_folder / "test" / "good" / f"{i:03d}.png" for i in range(6)]
+    right = rows(call(small_run, *paths).stdout)
+    spoilt = torch.from_numpy(load_run(small_run).decoder(paths[2]).copy()).permute(2, 0, 1)
+
+    def spoil(detector: Detector, images: torch.Tensor, *rest: Any, **options: Any) -> Predictions:
+        if any(torch.equal(image, spoilt) for image in images):
+            raise DivergedError(f"1 of {len(images)} fused scores are not finite")
+        return predict_batch(detector, images, *rest, **options)
+
+    monkeypatch.setattr("anomaly_ft.run.predict.predict_batch", spoil)
+    result = call(small_run, *paths, "--fail-on-anomaly")
+    assert result.exit_code == 7
+    found = rows(result.stdout)
+    assert "not finite" in found[2]["error"]
+    assert not found[2]["score"]
+    assert not found[2]["decision"]
+    for i in (0, 1, 3, 4, 5):
+        assert found[i]["decision"] == right[i]["decision"]
+        assert float(found[i]["score"]) == pytest.approx(float(right[i]["score"]), rel=1e-4)
+
+
+def test_no_file_that_may_be_an_image_is_passed_over(tmp_path: Path) -> None:
+    for name in ("a.png", "b.HEIC", "c.gif", "d.jfif", "notes.txt", "table.csv", "e.pdf"):
+        (tmp_path / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "f.JPG").touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    names = ["a.png", "b.HEIC", "c.gif", "d.jfif", "elsewhere/f.JPG", "linked"]
+    assert list(expand([str(tmp_path)])) == [tmp_path / name for name in names]
+
+
+def test_a_folder_that_cannot_be_listed_fails_a_gate(
+    small_run: Path, mvtec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(a_calm_image(small_run, mvtec_folder), tmp_path / "calm.png")
+    (tmp_path / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = call(small_run, tmp_path, "--fail-on-anomaly")
+    assert result.exit_code == 7
+    assert [bool(row["error"]) for row in rows(result.stdout)] == [False, True]
+
+
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 def test_maps_lie_beside_the_predictions_at_the_images_own_size(
     resize: str, small_run: Path, mvtec_folder: Path, tmp_path: Path
@@ -207,7 +291,7 @@ def test_maps_of_a_pooled_score_are_contributions(small_run: Path, mvtec_folder:
     ("arguments", "message"),
     [
         (["{run}", "nothing/*.png"], "nothing matches"),
-        (["{run}", "no.png"], "none of 1 images could be read"),
+        (["{run}", "no.png"], "none of 1 images could be read and scored"),
         (["{run}/encoder", "no.png"], "is not a finished run: there is no recipe.yaml"),
         (["{run}", "no.png", "--maps"], "--maps needs a folder to write to"),
         (["{run}", "no.png", "--output", "{run}/recipe.yaml"], "cannot write to"),
@@ -256,4 +340,6 @@ def test_images_are_read_as_the_run_read_them(small_run: Path, tmp_path: Path) -
 
 def test_a_tally_says_what_could_not_be_read() -> None:
     assert str(Tally(5, 2, 0)) == "5 images, 2 anomalous"
-    assert str(Tally(5, 2, 1)) == "5 images, 2 anomalous, 1 could not be read"
+    assert str(Tally(5, 2, 1)) == "5 images, 2 anomalous, 1 could not be read or scored"
+    with pytest.raises(DataError, match="none of 5 images could be read and scored"):
+        Tally(5, 0, 5).refuse_if_nothing_was_scored()
