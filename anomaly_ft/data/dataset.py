@@ -51,6 +51,7 @@ class Dataset:
     split: Split
     why: str = ""  # it was taken for this layout
     cache: Kind = "memory"
+    notices: tuple[str, ...] = ()  # what is not used and why, and what else somebody should know of the files
 
     def normals(self, part: Part) -> Images:
         """The normal training images that serve one purpose; their pixels are fetched when asked for."""
@@ -152,7 +153,8 @@ def load_dataset(
     train, test = load("train"), load("test")
     refuse_bad(train.skipped + test.skipped, len(reading.records), how.on_error, how.max_bad_share)
     split = split_normals(train.records, watch=watch, calibrate=calibrate, seed=seed)
-    return Dataset(reading.layout, train, test, split, reading.why, kind)
+    notices = (*reading.notes, *map(str, reading.unused))
+    return Dataset(reading.layout, train, test, split, reading.why, kind, notices)
 
 
 def place(decoder: Decoder, count: int, how: Options) -> tuple[Kind, Disk]:

@@ -128,24 +128,6 @@ def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool
     return square
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Where a mask is anything but zero, `(height, width)`, upright; see-through or not does not matter."""
-    with Image.open(path) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-    if len(upright.getbands()) > 1 or upright.mode == "P":
-        upright = upright.convert("RGB")
-    values: NDArray[np.bool_] = np.asarray(upright) != 0
-    return np.any(values, axis=2) if values.ndim == 3 else values
-
-
-def resize_mask(mask: NDArray[np.bool_], size: int, policy: Resize) -> NDArray[np.bool_]:
-    """The mask as the image's resizing moves it, `(size, size)`, by nearest neighbour."""
-    image = Image.fromarray(mask.astype(np.uint8))
-    resized: NDArray[np.bool_] = np.asarray(resize_image(image, size, policy, nearest=True)) != 0
-    return resized
-
-
 def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1) -> Iterator[Pixels | str]:
     """For each record in order its pixels, or in words why there are none. A few are decoded ahead."""
 

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.images import why_unreadable
+from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.map_files import colour_scale, write_maps
@@ -81,7 +82,8 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
             yield from (Path(line) for line in (raw.rstrip("\r\n") for raw in stdin) if line)
         elif path.is_dir():
             yield from _some(
-                _below(path), f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}"
+                iter(images_below(path)),
+                f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}",
             )
         elif WILDCARDS & set(argument) and not path.exists():
             found = glob.glob(argument, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute ones
@@ -273,10 +275,6 @@ def _result(future: "Future[Pixels]") -> Pixels | str:
         return "file does not exist"
     except Exception as cause:  # decoders raise nearly anything on damaged files
         return why_unreadable(cause)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _some(paths: Iterator[Path], otherwise: str) -> Iterator[Path]:

@@ -104,6 +104,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         progress=terminal.track,
         options=data_options(recipe),
     )
+    for notice in data.notices:
+        terminal.say(notice)
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:

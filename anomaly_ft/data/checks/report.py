@@ -17,6 +17,7 @@ from anomaly_ft.data.checks.problems import Header, Scan, Trouble, find_troubles
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.duplicates import thumbnail
 from anomaly_ft.data.images import is_deep, view_image
+from anomaly_ft.data.layouts.unused import EXPECTED
 from anomaly_ft.data.records import PARTS, Record, counts
 from anomaly_ft.data.splits import split_normals
 from anomaly_ft.errors import DataError
@@ -48,6 +49,7 @@ class Report:
     split: dict[str, int]  # images for each purpose; empty where it cannot be split
     split_trouble: str
     troubles: tuple[Trouble, ...]
+    notes: tuple[str, ...]  # what nobody has to do anything about
     records: tuple[Record, ...] = field(repr=False)
     readable: tuple[Record, ...] = field(repr=False)
 
@@ -73,6 +75,7 @@ class Report:
         yield "split     " + (
             ", ".join(f"{n} to {part}" for part, n in self.split.items()) or self.split_trouble
         )
+        yield from (f"note      {note}" for note in self.notes)
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
         for trouble in self.troubles:
@@ -114,6 +117,7 @@ def inspect(
         split={},
         split_trouble="",
         troubles=tuple(find_troubles(reading, scan, threads)),
+        notes=(*reading.notes, *(str(unused) for unused in reading.unused if unused.why in EXPECTED)),
         records=reading.records,
         readable=tuple(record for record in reading.records if record.name not in scan.unreadable),
     )

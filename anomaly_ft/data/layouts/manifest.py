@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from pyarrow.parquet import ParquetFile
 
+from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, PARTS, Record
 from anomaly_ft.errors import DataError, did_you_mean
 
@@ -27,28 +28,22 @@ MAX_ROWS = 2_000_000
 MAX_BYTES = 2**30
 
 
-def recognise(root: Path) -> str:
+def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    if root.is_file():
-        return f"{root.name} is a file"
-    found = [name for name in NAMES if (root / name).is_file()]
+    if tree.root.is_file():
+        return f"{tree.root.name} is a file"
+    found = [name for name in NAMES if (tree.root / name).is_file()]
     return f"there is {' and '.join(found)}" if found else ""
 
 
-def read(root: Path) -> list[Record]:
+def read(tree: Tree) -> list[Record]:
     """The images that a manifest, or the manifest in a folder, lists."""
-    if root.is_file():
-        return read_manifest(root, root.parent)
-    found = [root / name for name in NAMES if (root / name).is_file()]
+    if tree.root.is_file():
+        return read_manifest(tree.root, tree.root.parent)
+    found = [tree.root / name for name in NAMES if (tree.root / name).is_file()]
     if len(found) != 1:
-        raise DataError(f"data.root: expected one of {' and '.join(NAMES)} in {root}, found {len(found)}")
-    return read_manifest(found[0], root)
-
-
-def masks(root: Path) -> list[Path]:
-    """A manifest names all its masks; others are none of its business."""
-    del root
-    return []
+        raise DataError(f"data.root: expected one of {' and '.join(NAMES)} in {tree.root}, found {len(found)}")
+    return read_manifest(found[0], tree.root)
 
 
 def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Record]:

@@ -1,0 +1,141 @@
+"""What each image file is: a photograph, a mask, or depth beside photographs; and which mask is whose.
+
+Names alone decide, but for a PNG beside a JPEG of the same name: a few of those are looked at.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from anomaly_ft.data.layouts.files import (
+    DEPTH_FOLDERS,
+    IMAGE_FOLDERS,
+    LABEL_FOLDERS,
+    MASK_FOLDERS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    stem_of,
+    without_tail,
+)
+from anomaly_ft.data.layouts.tree import Tree
+
+SPLITS = TRAIN | VALIDATION | TEST
+PHOTOGRAPHS = re.compile(r"\.(jpe?g|jfif|bmp|tiff?)$", re.IGNORECASE)
+LOOKED_AT = 3  # pairs of a photograph and a PNG of the same name
+FEW_COLOURS = 16
+
+
+@dataclass(frozen=True)
+class Roles:
+    """All names of a tree, each in one place."""
+
+    images: list[str]
+    masks: list[str]
+    depths: list[str]
+
+
+def sort_out(tree: Tree) -> Roles:
+    """Tell photographs, masks and depth images apart; worked out once for a tree."""
+    if "roles" not in tree.memo:
+        tree.memo["roles"] = _sort_out(tree)
+    found: Roles = tree.memo["roles"]
+    return found
+
+
+def _sort_out(tree: Tree) -> Roles:
+    in_masks = {folder for folder in tree.folders if folder and _holds(folder, tree, masks=True)}
+    in_depths = {folder for folder in tree.folders if folder and _holds(folder, tree, masks=False)}
+    found = Roles([], [], [])
+    stems = Counter(stem_of(name).lower() for name in tree.names)
+    pairs = _pairs(tree, stems)
+    for name in tree.names:
+        folder, _, stem = stem_of(name).rpartition("/")
+        image = without_tail(stem)
+        beside = image != stem and f"{folder}/{image}".lstrip("/").lower() in stems
+        labelled = image != stem and folder.rpartition("/")[2].lower() in LABEL_FOLDERS
+        if folder in in_masks or beside or labelled or name in pairs:
+            found.masks.append(name)
+        elif folder in in_depths:
+            found.depths.append(name)
+        else:
+            found.images.append(name)
+    return found
+
+
+def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
+    """The mask of each image that has one: a file, or a folder of masks that count together.
+
+    Names match without regard to upper and lower case, to words for masks and for images among the
+    folders, and to the folder `test` where masks know none. Masks of one folder, not sorted by types of
+    defects, match an image whose name is the only one of its kind.
+    """
+    by_key: dict[str, str] = {}
+    for mask in sorted(masks, key=lambda name: (without_tail(stem_of(name)) == stem_of(name), name)):
+        for key in (_key(mask), _key(mask, tail=True)):
+            by_key.setdefault(key, mask)
+    by_folder: dict[str, list[str]] = {}
+    for mask in masks:
+        by_folder.setdefault(_key(mask).rpartition("/")[0], []).append(mask)
+    own = {image: _key(image, tail=True) for image in images}
+    stems = Counter(key.rpartition("/")[2] for key in own.values())
+    found = {}
+    for image, key in own.items():
+        head, _, rest = key.partition("/")
+        stem = key.rpartition("/")[2]
+        keys = [key, *([rest] if head in SPLITS else []), *([stem] if stems[stem] == 1 else [])]
+        several = next((by_folder[k] for k in keys if k in by_folder and k), [])
+        single = next((by_key[k] for k in keys if k in by_key), "")
+        if single or several:
+            together = several[0].rpartition("/")[0] if len(several) > 1 else several[0] if several else ""
+            found[image] = single or together
+    return found
+
+
+def _holds(folder: str, tree: Tree, *, masks: bool) -> bool:
+    """Whether a folder, or one on the way to it, is for masks; or for depth images."""
+    parts = folder.split("/")
+    for i, part in enumerate(parts):
+        siblings = {name.lower() for name in tree.inside("/".join(parts[:i]))}
+        if masks and (
+            part.lower() in MASK_FOLDERS or (part.lower() in LABEL_FOLDERS and siblings & IMAGE_FOLDERS)
+        ):
+            return True
+        if not masks and part.lower() in DEPTH_FOLDERS and "rgb" in siblings:
+            return True
+    return False
+
+
+def _pairs(tree: Tree, stems: "Counter[str]") -> set[str]:
+    """PNGs that are the mask of a photograph of the same name beside them."""
+    photographs = {
+        stem_of(n).lower() for n in tree.names if stems[stem_of(n).lower()] == 2 and PHOTOGRAPHS.search(n)
+    }
+    found = [n for n in tree.names if n.lower().endswith(".png") and stem_of(n).lower() in photographs]
+    if all(_looks_like_mask(tree.root / name) for name in _spread(found, LOOKED_AT)):
+        return set(found)
+    return set()
+
+
+def _spread(names: list[str], count: int) -> Iterable[str]:
+    step = max(1, len(names) // count)
+    return names[::step][:count]
+
+
+def _looks_like_mask(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.getcolors(FEW_COLOURS) is not None
+    except Exception:  # decoders raise nearly anything on damaged files
+        return True
+
+
+def _key(name: str, *, tail: bool = False) -> str:
+    """What a mask and its image have in common."""
+    path = PurePosixPath(name.lower())
+    inner = [part for part in path.parts[:-1] if part not in MASK_FOLDERS | LABEL_FOLDERS | IMAGE_FOLDERS]
+    return "/".join([*inner, path.stem if tail else without_tail(path.stem)])
