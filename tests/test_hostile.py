@@ -26,7 +26,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.data.images import MAX_PIXELS, Decoder, decode_all
+from anomaly_ft.data.decode import MAX_PIXELS
+from anomaly_ft.data.images import Decoder, decode_all
 from anomaly_ft.data.layouts import manifest
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import AnomalyFtError, RecipeError

@@ -1,7 +1,4 @@
-"""Image files to arrays: `(height, width, 3)` uint8 RGB, whatever the file holds; masks to booleans.
-
-Left out on purpose: colour management (ICC profiles are ignored) and all frames but the first.
-"""
+"""Decoded images of one size: how they are resized, and many files at a time. See `decode` for a single one."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,11 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from anomaly_ft.data.decode import MAX_PIXELS, read_image, why_unreadable
 from anomaly_ft.data.pixels import Pixels, Resize
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
@@ -21,15 +17,13 @@ from anomaly_ft.errors import DataError
 # On damaged files decoders raise nearly anything, from OSError to struct.error; one bad file must
 # never end the reading of ten thousand
 UNREADABLE = Exception
-ORIENTATION = 0x0112  # of EXIF
-DEEP_MAX = 65535  # of 16-bit images; 32-bit integers are taken for 16-bit ones unless they are larger
-
+PAGES_SAY = "several pages or frames, of which the first is used"
+LOST_SAYS = "values that are no numbers (NaN, infinite), which are read as black"
 DARK = 64  # of 255: with all images below, two of 16 bits or more are unused
 DARK_SAYS = (
     "use little of their range and will look nearly black; set data.range, such as [0, 4095] for 12 bits "
     "(anomaly-ft init does)"
 )
-MAX_PIXELS = 2 * 89_478_485  # of an image; Pillow refuses more before it takes any memory
 
 
 @dataclass(frozen=True)
@@ -55,58 +49,6 @@ class Decoder:
     def __call__(self, path: Path) -> Pixels:
         """Raises whatever `read_image` raises."""
         return np.asarray(resize_image(read_image(path, self.value_range), self.size, self.resize))
-
-
-def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Image.Image:
-    """The image as 8-bit RGB, upright, see-through parts on white.
-
-    More than 8 bits are scaled, never clipped: from 0..65535, or from `value_range` where a camera uses
-    less of it. Opacity of 16 bits is scaled from 0..65535 always.
-
-    Raises:
-        ValueError: values outside of the range, floating-point values without a range, an empty file.
-        OSError, SyntaxError, Image.DecompressionBombError and more: the decoder, for a damaged file.
-    """
-    if path.stat().st_size == 0:
-        raise ValueError("the file is empty")
-    with Image.open(path) as image:
-        upright: Image.Image = image
-        if len(image.getbands()) > 1 and is_deep(image):
-            upright = _deep_colour(path, image, value_range)
-        else:
-            image.load()
-        ImageOps.exif_transpose(upright, in_place=True)
-    if upright.mode == "F" or upright.mode.startswith("I"):  # I;16 and its like, 32-bit I
-        return Image.fromarray(_scale(np.asarray(upright), upright.mode, value_range)).convert("RGB")
-    if upright.has_transparency_data:
-        seen = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
-    return upright.convert("RGB")
-
-
-def view_image(path: Path) -> Image.Image:
-    """As `read_image`; where values need a range that only a recipe knows, stretched to fit."""
-    try:
-        return read_image(path)
-    except ValueError as cause:
-        if "data.range" not in str(cause):
-            raise
-    values = np.asarray(deep_values(path), np.float64)
-    span = float(np.ptp(values)) or 1.0
-    return Image.fromarray(((values - values.min()) * (255 / span)).astype(np.uint8)).convert("RGB")
-
-
-def is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether an image that is opened, not loaded yet, has more than 8 bits a value."""
-    return image.mode.startswith("I") or (len(image.getbands()) > 1 and ";16" in str(image.tile))
-
-
-def deep_values(path: Path) -> NDArray[np.generic] | None:
-    """The values of an image with more than 8 bits a value as they are in the file; nothing for others."""
-    with Image.open(path) as image:
-        if len(image.getbands()) == 1:
-            return np.asarray(ImageOps.exif_transpose(image)) if is_deep(image) or image.mode == "F" else None
-        return _all_bits(path)[..., :3] if is_deep(image) and image.mode != "CMYK" else None
 
 
 def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool = False) -> Image.Image:
@@ -149,13 +91,6 @@ def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1)
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def why_unreadable(cause: BaseException) -> str:
-    """One line for people about a file that could not be decoded."""
-    if isinstance(cause, UnidentifiedImageError):
-        return "not an image, or of a kind that cannot be read"
-    return (f"{type(cause).__name__}: {cause}".splitlines() or [""])[0]
 
 
 def load_images(
@@ -202,44 +137,3 @@ def refuse_if_none(
         raise DataError(
             f"none of {len(records)} images could be read; first: {skipped[0][0].path}: {skipped[0][1]}"
         )
-
-
-def _deep_colour(
-    path: Path, header: ImageFile.ImageFile, value_range: tuple[float, float] | None
-) -> Image.Image:
-    """Colour of 16 bits by OpenCV, all bits scaled to 8: Pillow keeps the upper 8 and throws the rest away."""
-    if header.mode == "CMYK":  # which OpenCV takes for RGBA
-        if value_range:
-            raise ValueError("16-bit CMYK together with data.range: only its upper 8 bits can be read")
-        header.load()
-        return header
-    orientation = header.getexif().get(ORIENTATION, 1)
-    values = _all_bits(path)
-    if path.suffix.lower() in (".tif", ".tiff"):  # whose decoder has turned them already
-        orientation = 1
-    scaled = _scale(values[..., 2::-1], "RGB", value_range)
-    if values.shape[2] == 4:
-        scaled = np.dstack([scaled, _scale(values[..., 3], "A", None)])
-    image = Image.fromarray(scaled)
-    image.getexif()[ORIENTATION] = orientation
-    return image
-
-
-def _all_bits(path: Path) -> NDArray[np.generic]:
-    """Values `(height, width, 3 or 4)` of 16-bit colour, blue first."""
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
-        raise ValueError("16-bit colour that cannot be decoded")
-    return values
-
-
-def _scale(values: NDArray[np.generic], mode: str, value_range: tuple[float, float] | None) -> Pixels:
-    """More than 8 bits to 0..255, refusing values outside of the range instead of clipping them."""
-    low, high = float(values.min()), float(values.max())
-    if value_range is None and mode == "F":
-        raise ValueError(f"floating-point values {low:g} to {high:g}: which is white? set data.range")
-    bottom, top = value_range or (0, DEEP_MAX)
-    if not (bottom <= low and high <= top):
-        raise ValueError(f"values {low:g} to {high:g} reach beyond {bottom:g} to {top:g}; set data.range")
-    scaled: Pixels = np.rint((values.astype(np.float64) - bottom) * (255 / (top - bottom))).astype(np.uint8)
-    return scaled

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomaly_ft.data.decode import why_unreadable
+from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
-from anomaly_ft.data.images import DARK, DARK_SAYS, UNREADABLE, why_unreadable
+from anomaly_ft.data.images import DARK, DARK_SAYS, LOST_SAYS, PAGES_SAY, UNREADABLE
 from anomaly_ft.data.layouts.detect import Reading
 from anomaly_ft.data.layouts.unused import EXPECTED, NO_IMAGE
 from anomaly_ft.data.masks import read_mask
@@ -39,6 +41,7 @@ class Header:
     size: tuple[int, int]  # width, height, upright
     mode: str
     deep: bool  # more than 8 bits a value
+    pages: bool  # more of them, or frames, than the first
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Scan:
     headers: dict[str, Header]
     unreadable: dict[str, str]
     thumbnails: dict[str, NDArray[np.uint8]]
+    limits: dict[str, Limits]  # of values of more than 8 bits
 
 
 def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Trouble]:
@@ -58,6 +62,7 @@ def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troubl
         files = tuple(f"{name}: {why}" for name, why in scan.unreadable.items())
         yield Trouble("unreadable", f"{len(files)} of {len(records)} images cannot be read", files)
     yield from _dark(records, scan)
+    yield from _odd_files(scan)
     yield from _copies(same)
     yield from _mask_troubles(reading, scan, threads)
     yield from _not_used(reading)
@@ -75,6 +80,17 @@ def _dark(records: Sequence[Record], scan: Scan) -> Iterator[Trouble]:
     deep = [r.name for r in records if r.name in scan.thumbnails and scan.headers[r.name].deep]
     if deep and max(int(scan.thumbnails[name].max()) for name in deep) < DARK:
         yield Trouble("dark", f"{len(deep)} images of more than 8 bits {DARK_SAYS}", tuple(deep))
+
+
+def _odd_files(scan: Scan) -> Iterator[Trouble]:
+    """Files of which not all is used."""
+    pages = tuple(name for name, header in scan.headers.items() if header.pages)
+    if pages:
+        yield Trouble("pages", f"{len(pages)} files hold {PAGES_SAY}", pages)
+    lost = {name: limits.lost for name, limits in scan.limits.items() if limits.lost}
+    if lost:
+        files = tuple(f"{name}: {count} values" for name, count in lost.items())
+        yield Trouble("not a number", f"{len(files)} images hold {LOST_SAYS}", files)
 
 
 def _copies(same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
