@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from anomaly_ft.data.layouts import annotated, dagm, folders, kolektor, manifest, mtd, mvtec, names, plain, visa
 from anomaly_ft.data.layouts.elpv import DEMO, elpv_folder, read_elpv
+from anomaly_ft.data.layouts.tables import is_column
 from anomaly_ft.data.layouts.tree import Tree, list_tree
 from anomaly_ft.data.layouts.unused import Unused, find_unused, notes_on, tree_of_listed
 from anomaly_ft.data.pixels import SUFFIXES
@@ -184,7 +185,7 @@ def _checked(reading: Reading) -> Reading:
 
 
 def _column(path: Path, group_by: str) -> str:
-    return group_by if group_by and manifest.is_column(path, group_by) else ""
+    return group_by if group_by and is_column(path, group_by) else ""
 
 
 def _some(names: list[str]) -> str:
