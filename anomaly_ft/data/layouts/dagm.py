@@ -13,7 +13,8 @@ SKETCH = "Train/<name>.PNG, Test/<name>.PNG and masks of the defective ones in T
 
 def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    masks = [name for name in tree.names if _is_mask(name)]
+    labels = [f"{a}/{b}" for a in tree.inside() for b in tree.inside(a) if b.lower() in LABEL_FOLDERS]
+    masks = [name for folder in labels for name in tree.below(folder) if _is_mask(name)]
     return f"there are {len(masks)} masks such as {masks[0]}" if masks else ""
 
 

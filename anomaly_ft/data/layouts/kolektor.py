@@ -25,7 +25,7 @@ GIVEN: dict[str, Split] = {"train": "train", "test": "test"}
 def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
     found = _masks(tree)
-    paired = sum(stem_of(name) in found for name in tree.names)
+    paired = bool(found) and sum(stem_of(name) in found for name in tree.names)
     if not found or 2 * paired < len(tree.names) - len(found):
         return ""
     return f"there are {len(found)} masks such as {next(iter(found.values()))}"
@@ -63,7 +63,7 @@ def _masks(tree: Tree) -> dict[str, str]:
     own = MASK_FOLDERS | LABEL_FOLDERS
     found = {}
     for name in tree.names:
-        match = TAIL.fullmatch(stem_of(name))
+        match = TAIL.fullmatch(stem_of(name)) if "_label" in name or "_GT" in name else None
         if match and not own & set(name.lower().split("/")[:-1]):
             found[match[1] + (match[3] or "")] = name
     return found

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ from anomaly_ft.data.layouts.tree import Tree
 
 SPLITS = TRAIN | VALIDATION | TEST
 PHOTOGRAPHS = re.compile(r"\.(jpe?g|jfif|bmp|tiff?)$", re.IGNORECASE)
+NO_KIND = MASK_FOLDERS | LABEL_FOLDERS | IMAGE_FOLDERS  # folders that say nothing about what is in an image
 LOOKED_AT = 3  # pairs of a photograph and a PNG of the same name
 FEW_COLOURS = 16
 
@@ -51,16 +52,18 @@ def _sort_out(tree: Tree) -> Roles:
     in_masks = {folder for folder in tree.folders if folder and _holds(folder, tree, masks=True)}
     in_depths = {folder for folder in tree.folders if folder and _holds(folder, tree, masks=False)}
     found = Roles([], [], [])
-    stems = Counter(stem_of(name).lower() for name in tree.names)
-    pairs = _pairs(tree, stems)
-    for name in tree.names:
-        folder, _, stem = stem_of(name).rpartition("/")
+    stems = [stem_of(name).lower() for name in tree.names]
+    times = Counter(stems)
+    pairs = _pairs(tree, [(n, stem) for n, stem in zip(tree.names, stems, strict=True) if times[stem] == 2])
+    for name, path in zip(tree.names, stems, strict=True):
+        folder, _, stem = path.rpartition("/")
         image = without_tail(stem)
-        beside = image != stem and f"{folder}/{image}".lstrip("/").lower() in stems
-        labelled = image != stem and folder.rpartition("/")[2].lower() in LABEL_FOLDERS
-        if folder in in_masks or beside or labelled or name in pairs:
+        beside = image != stem and f"{folder}/{image}".lstrip("/") in times
+        labelled = image != stem and folder.rpartition("/")[2] in LABEL_FOLDERS
+        place = name.rpartition("/")[0]
+        if place in in_masks or beside or labelled or name in pairs:
             found.masks.append(name)
-        elif folder in in_depths:
+        elif place in in_depths:
             found.depths.append(name)
         else:
             found.images.append(name)
@@ -110,15 +113,11 @@ def _holds(folder: str, tree: Tree, *, masks: bool) -> bool:
     return False
 
 
-def _pairs(tree: Tree, stems: "Counter[str]") -> set[str]:
-    """PNGs that are the mask of a photograph of the same name beside them."""
-    photographs = {
-        stem_of(n).lower() for n in tree.names if stems[stem_of(n).lower()] == 2 and PHOTOGRAPHS.search(n)
-    }
-    found = [n for n in tree.names if n.lower().endswith(".png") and stem_of(n).lower() in photographs]
-    if all(_looks_like_mask(tree.root / name) for name in _spread(found, LOOKED_AT)):
-        return set(found)
-    return set()
+def _pairs(tree: Tree, twice: list[tuple[str, str]]) -> set[str]:
+    """PNGs that are the mask of a photograph beside them, of files whose name without ending is there twice."""
+    photographs = {stem for name, stem in twice if PHOTOGRAPHS.search(name)}
+    found = [name for name, stem in twice if name.lower().endswith(".png") and stem in photographs]
+    return set(found) if all(_looks_like_mask(tree.root / n) for n in _spread(found, LOOKED_AT)) else set()
 
 
 def _spread(names: list[str], count: int) -> Iterable[str]:
@@ -136,6 +135,5 @@ def _looks_like_mask(path: Path) -> bool:
 
 def _key(name: str, *, tail: bool = False) -> str:
     """What a mask and its image have in common."""
-    path = PurePosixPath(name.lower())
-    inner = [part for part in path.parts[:-1] if part not in MASK_FOLDERS | LABEL_FOLDERS | IMAGE_FOLDERS]
-    return "/".join([*inner, path.stem if tail else without_tail(path.stem)])
+    *folders, stem = stem_of(name).lower().split("/")
+    return "/".join([*(f for f in folders if f not in NO_KIND), stem if tail else without_tail(stem)])

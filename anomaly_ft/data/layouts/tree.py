@@ -106,7 +106,8 @@ class _Walk:
             tree.folders[name], tree.spans[name] = folders, (start, len(tree.names))
 
     def _file(self, entry: "os.DirEntry[str]", below: str, passing: str) -> None:
-        ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path for each of many files
+        stem, dot, tail = entry.name.rpartition(".")
+        ending = f".{tail.lower()}" if stem and dot else ""
         if ending in SUFFIXES or ending in FOREIGN:
             _refuse_foreign_text(below, self.tree.root)
             why = passing or (HIDDEN if entry.name.startswith(".") else "") or FOREIGN.get(ending, "")
@@ -155,6 +156,8 @@ def _is_image_inside(entry: "os.DirEntry[str]") -> bool:
 
 
 def _refuse_foreign_text(below: str, root: Path) -> None:
+    if below.isascii():
+        return
     try:
         below.encode()
     except UnicodeEncodeError:

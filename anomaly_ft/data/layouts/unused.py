@@ -72,7 +72,7 @@ def notes_on(records: Sequence[Record]) -> tuple[str, ...]:
     serve as test images, good ones for validation as training images."""
     moved: Counter[str] = Counter()
     for record in records:
-        folder = record.name.split("/")[0]
+        folder = record.name.partition("/")[0]
         if record.anomalous and folder.lower() in TRAIN | VALIDATION:
             moved[f"defective images of {folder}/ serve as test images"] += 1
         elif not record.anomalous and folder.lower() in VALIDATION:
