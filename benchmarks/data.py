@@ -83,19 +83,21 @@ def listing(options: argparse.Namespace) -> None:
     """5,000 files in nested folders, MVTec's layout with masks: from a root to checked records and headers."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(root / "image.png")
-        content = (root / "image.png").read_bytes()
-        (root / "image.png").unlink()
+        content = {}
+        for ending in ("jpg", "png"):
+            Image.fromarray(np.zeros((480, 640, 3), np.uint8)).save(root / f"image.{ending}")
+            content[ending] = (root / f"image.{ending}").read_bytes()
+            (root / f"image.{ending}").unlink()
         places = [f"train/good/line {i % 10}/day {i % 7}" for i in range(3400)]
         places += [
             f"{split}/type {i % 8}/line {i % 10}" for i in range(800) for split in ("test", "ground_truth")
         ]
         for i, place in enumerate(places):
-            tail = "_mask" if place.startswith("ground_truth") else ""
-            number = i - 1 if tail else i
+            tail = "_mask.png" if place.startswith("ground_truth") else ".jpg"
+            number = i - 1 if tail == "_mask.png" else i
             (root / place).mkdir(parents=True, exist_ok=True)
-            (root / place / f"{number:05}{tail}.png").write_bytes(content)
-        paths = sorted(root.rglob("*.png"))
+            (root / place / f"{number:05}{tail}").write_bytes(content[tail[-3:]])
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
 
         def headers() -> None:
             for path in paths:

@@ -25,11 +25,9 @@ def read(tree: Tree) -> list[Record]:
     """Good images of the folders for training and validation are for training; all others are test images."""
     roles = sort_out(tree)
     usable = set(roles.images)
-    train = [
-        Record(tree.root, n, "train") for n, kind in _images(tree, TRAIN | VALIDATION, usable) if kind == NORMAL
-    ]
-    tested = [(n, k) for n, k in _images(tree, TRAIN | VALIDATION | TEST, usable)]
-    tested = [(n, k) for n, k in tested if k != NORMAL or n.split("/")[0].lower() in TEST]
+    found = _images(tree, TRAIN | VALIDATION, usable)
+    train = [Record(tree.root, name, "train") for name, kind in found if kind == NORMAL]
+    tested = [(name, kind) for name, kind in found if kind != NORMAL] + _images(tree, TEST, usable)
     masks = match_masks([n for n, kind in tested if kind != NORMAL], roles.masks)
     return train + [Record(tree.root, n, "test", kind, masks.get(n, "")) for n, kind in tested]
 

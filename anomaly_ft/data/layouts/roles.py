@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -49,24 +50,42 @@ def sort_out(tree: Tree) -> Roles:
 
 
 def _sort_out(tree: Tree) -> Roles:
-    in_masks = {folder for folder in tree.folders if folder and _holds(folder, tree, masks=True)}
-    in_depths = {folder for folder in tree.folders if folder and _holds(folder, tree, masks=False)}
     found = Roles([], [], [])
+    pairs: set[str] | None = None
+    last, whole, mixed = "", None, False
+    for name in tree.names:
+        folder, _, file = name.rpartition("/")
+        if folder != last or whole is None:
+            last, whole, mixed = folder, _role(folder, tree, found), folder in tree.mixed
+        stem = file.rpartition(".")[0]
+        if whole is not found.images:
+            whole.append(name)
+        elif stem[-1:].isdigit() and not mixed:  # most names, and soon said
+            found.images.append(name)
+        else:
+            pairs = _beside(tree) if pairs is None else pairs
+            (found.masks if name in pairs else found.images).append(name)
+    return found
+
+
+def _role(folder: str, tree: Tree, found: Roles) -> list[str]:
+    """What all files of a folder are, unless a name says otherwise."""
+    masks, depths = (_holds(folder, tree, masks=masks) for masks in (True, False))
+    return found.masks if masks else found.depths if depths else found.images
+
+
+def _beside(tree: Tree) -> set[str]:
+    """Masks in the folders of their images, known by their names."""
     stems = [stem_of(name).lower() for name in tree.names]
     times = Counter(stems)
-    pairs = _pairs(tree, [(n, stem) for n, stem in zip(tree.names, stems, strict=True) if times[stem] == 2])
+    found = _pairs(tree, [(n, stem) for n, stem in zip(tree.names, stems, strict=True) if times[stem] == 2])
     for name, path in zip(tree.names, stems, strict=True):
         folder, _, stem = path.rpartition("/")
         image = without_tail(stem)
-        beside = image != stem and f"{folder}/{image}".lstrip("/") in times
-        labelled = image != stem and folder.rpartition("/")[2] in LABEL_FOLDERS
-        place = name.rpartition("/")[0]
-        if place in in_masks or beside or labelled or name in pairs:
-            found.masks.append(name)
-        elif place in in_depths:
-            found.depths.append(name)
-        else:
-            found.images.append(name)
+        if image == stem:
+            continue
+        if f"{folder}/{image}".lstrip("/") in times or folder.rpartition("/")[2] in LABEL_FOLDERS:
+            found.add(name)
     return found
 
 
@@ -101,7 +120,7 @@ def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
 
 def _holds(folder: str, tree: Tree, *, masks: bool) -> bool:
     """Whether a folder, or one on the way to it, is for masks; or for depth images."""
-    parts = folder.split("/")
+    parts = folder.split("/") if folder else []
     for i, part in enumerate(parts):
         siblings = {name.lower() for name in tree.inside("/".join(parts[:i]))}
         if masks and (
@@ -135,5 +154,12 @@ def _looks_like_mask(path: Path) -> bool:
 
 def _key(name: str, *, tail: bool = False) -> str:
     """What a mask and its image have in common."""
-    *folders, stem = stem_of(name).lower().split("/")
-    return "/".join([*(f for f in folders if f not in NO_KIND), stem if tail else without_tail(stem)])
+    folder, _, file = name.rpartition("/")
+    stem = file.rpartition(".")[0].lower()
+    return _place(folder) + (stem if tail else without_tail(stem))
+
+
+@lru_cache(maxsize=4096)
+def _place(folder: str) -> str:
+    """The folders that say what kind an image is of, with a slash at the end."""
+    return "".join(f"{part}/" for part in folder.lower().split("/") if part and part not in NO_KIND)

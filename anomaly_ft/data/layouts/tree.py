@@ -34,6 +34,7 @@ class Tree:
     notes: list[str] = field(default_factory=list)  # other files, which may hold labels
     folders: dict[str, list[str]] = field(default_factory=dict)  # names of the folders in each folder
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)  # where in `names` each folder's stand
+    mixed: set[str] = field(default_factory=set)  # folders with images of several endings in them
     memo: dict[str, Any] = field(default_factory=dict, repr=False)  # what was found out about it already
 
     def below(self, folder: str) -> list[str]:
@@ -60,6 +61,7 @@ class Tree:
             [name[cut:] for name in self.notes if name.startswith(f"{folder}/")],
             {new: self.folders[key] for key, new in inner.items()},
             {new: (self.spans[key][0] - start, self.spans[key][1] - start) for key, new in inner.items()},
+            {new for key, new in inner.items() if key in self.mixed},
         )
 
 
@@ -88,7 +90,7 @@ class _Walk:
     def folder(self, name: str, through: tuple[str, ...], passing: str) -> None:
         """List a folder; `through` holds the targets of links on the way, `passing` why all in it is passed."""
         tree, start = self.tree, len(self.tree.names)
-        folders = []
+        folders, endings = [], {""}
         for entry in _entries(tree.root / name if name else tree.root):
             below = f"{name}/{entry.name}" if name else entry.name
             if entry.is_dir():
@@ -101,11 +103,13 @@ class _Walk:
                     folders.append(entry.name)
                 self.folder(below, targets, why)
             else:
-                self._file(entry, below, passing)
+                endings.add(self._file(entry, below, passing))
         if not passing:
             tree.folders[name], tree.spans[name] = folders, (start, len(tree.names))
+            tree.mixed |= {name} if len(endings) > 2 else set()
 
-    def _file(self, entry: "os.DirEntry[str]", below: str, passing: str) -> None:
+    def _file(self, entry: "os.DirEntry[str]", below: str, passing: str) -> str:
+        """Enter a file; returns the ending of what is an image, else nothing."""
         stem, dot, tail = entry.name.rpartition(".")
         ending = f".{tail.lower()}" if stem and dot else ""
         if ending in SUFFIXES or ending in FOREIGN:
@@ -116,10 +120,12 @@ class _Walk:
                 self.tree.passed.setdefault(why, []).append(below)
             else:
                 self.tree.names.append(below)
+                return ending
         elif ending in NOTES and not passing:
             self.tree.notes.append(below)
         elif not ending and not passing and not entry.name.startswith(".") and _is_image_inside(entry):
             self.tree.passed.setdefault(NO_ENDING, []).append(below)
+        return ""
 
     def _targets(self, entry: "os.DirEntry[str]", through: tuple[str, ...]) -> tuple[str, ...] | None:
         """The targets of links up to here and with this one; nothing: it leads back into what is listed."""

@@ -89,5 +89,6 @@ def tree_of_listed(base: Path, records: Sequence[Record]) -> Tree:
         tree.names += [f"{top}/{name}" for name in inner.names]
         for why, names in inner.passed.items():
             tree.passed.setdefault(why, []).extend(f"{top}/{name}" for name in names)
+        tree.mixed |= {f"{top}/{key}".rstrip("/") for key in inner.mixed}
         tree.folders |= {f"{top}/{key}".rstrip("/"): value for key, value in inner.folders.items()}
     return tree
