@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from anomaly_ft.data.pixels import Pixels
-
 ORIENTATION = 0x0112  # of EXIF
 BITS, COMPRESSION, PHOTOMETRIC, STRIPS, STRIP_BYTES, PLANAR, TILE_WIDTH, EXTRA = (
     258,
@@ -130,7 +128,7 @@ def only_eight_bits(image: ImageFile.ImageFile) -> bool:
     return image.mode == "CMYK" or (planes and packed)
 
 
-def scaled(deep: Deep, value_range: tuple[float, float] | None) -> Pixels:
+def scaled(deep: Deep, value_range: tuple[float, float] | None) -> NDArray[np.uint8]:
     """Values to 0..255, `(height, width)` or with 3 channels; those that are no numbers become black.
 
     Raises:
@@ -149,7 +147,7 @@ def scaled(deep: Deep, value_range: tuple[float, float] | None) -> Pixels:
     values = deep.values.astype(np.float64)
     if found.lost:
         values = np.where(np.isfinite(values), values, top if deep.inverted else bottom)
-    out: Pixels = np.rint((values - bottom) * (255 / (top - bottom))).astype(np.uint8)
+    out: NDArray[np.uint8] = np.rint((values - bottom) * (255 / (top - bottom))).astype(np.uint8)
     return 255 - out if deep.inverted else out
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_ft.data.decode import MAX_PIXELS, read_image, why_unreadable
@@ -68,6 +69,13 @@ def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool
     square = Image.new(image.mode, (size, size))
     square.paste(resized, ((size - wide) // 2, (size - tall) // 2))
     return square
+
+
+def resize_mask(mask: NDArray[np.bool_], size: int, policy: Resize) -> NDArray[np.bool_]:
+    """The mask as the image's resizing moves it, `(size, size)`, by nearest neighbour."""
+    image = Image.fromarray(mask.astype(np.uint8))
+    resized: NDArray[np.bool_] = np.asarray(resize_image(image, size, policy, nearest=True)) != 0
+    return resized
 
 
 def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1) -> Iterator[Pixels | str]:

@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from anomaly_ft.data.images import resize_image
-from anomaly_ft.data.layouts.tree import images_below
-from anomaly_ft.data.pixels import Resize
+from anomaly_ft.data.pixels import SUFFIXES
 
 Mask = NDArray[np.bool_]
 LOSSY = frozenset({"JPEG", "MPO"})  # in which black is not quite black
@@ -31,7 +29,8 @@ def read_mask(path: Path) -> Mask:
         OSError and more: the decoder, for a damaged file.
     """
     if path.is_dir():
-        return _together([read_mask(each) for each in images_below(path)], path)
+        names = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+        return _together([read_mask(each) for each in names if not each.name.startswith(".")], path)
     if path.suffix == ".json":
         return _outlines(json.loads(path.read_text(encoding="utf-8")))
     with Image.open(path) as image:
@@ -90,10 +89,3 @@ def _outlines(drawn: dict[str, Any]) -> Mask:
             raise ValueError(f"a shape of type {kind} marks no area; expected polygon, rectangle or circle")
     found: Mask = np.asarray(mask)
     return found
-
-
-def resize_mask(mask: Mask, size: int, policy: Resize) -> Mask:
-    """The mask as the image's resizing moves it, `(size, size)`, by nearest neighbour."""
-    image = Image.fromarray(mask.astype(np.uint8))
-    resized: Mask = np.asarray(resize_image(image, size, policy, nearest=True)) != 0
-    return resized

@@ -253,7 +253,6 @@ class Runtime(Section):
     """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
     cache_disk_gib: float = Field(default=50.0, ge=0)
     """Space that all caches on disk may take together; those used longest ago make room for a new one."""
-
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between checkpoints within an epoch; there is one after each epoch anyway. 0: after each step."""
 

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from anomaly_ft.data.decode import view_image
-from anomaly_ft.data.images import UNREADABLE, resize_image
-from anomaly_ft.data.masks import read_mask, resize_mask
+from anomaly_ft.data.images import UNREADABLE, resize_image, resize_mask
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 
 CELL = 128  # pixels along each side of a picture

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anomaly_ft.data.layouts.files import IMAGE_FOLDERS, TEST, TRAIN, VALIDATION, means_normal, stem_of
-from anomaly_ft.data.layouts.roles import sort_out
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 from anomaly_ft.errors import DataError
@@ -49,7 +48,7 @@ def read(tree: Tree) -> list[Record]:
             "them as COCO, or set data.layout to plain if all images are good"
         )
     records = []
-    for name in sort_out(tree).images:
+    for name in tree.images:
         kind, mask = kinds.get(name, (NORMAL, ""))
         folders = {part.lower() for part in name.split("/")[:-1]}
         given = "test" if folders & TEST else "train" if folders & (TRAIN | VALIDATION) else "undecided"

@@ -4,7 +4,7 @@ Defective images in `Train` are not used: only normal ones are trained with.
 """
 
 from anomaly_ft.data.layouts.files import LABEL_FOLDERS, TEST, TRAIN, without_tail
-from anomaly_ft.data.layouts.roles import match_masks, sort_out
+from anomaly_ft.data.layouts.matching import match_masks
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 
@@ -20,9 +20,8 @@ def recognise(tree: Tree) -> str:
 
 def read(tree: Tree) -> list[Record]:
     """An image with a mask is defective, all others are normal."""
-    roles = sort_out(tree)
-    images = [n for n in roles.images if n.count("/") == 1 and n.split("/")[0].lower() in TRAIN | TEST]
-    masks = match_masks(images, roles.masks)
+    images = [n for n in tree.images if n.count("/") == 1 and n.split("/")[0].lower() in TRAIN | TEST]
+    masks = match_masks(images, tree.masks)
     return [
         Record(
             tree.root,

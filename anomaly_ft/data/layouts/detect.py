@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from anomaly_ft.data.layouts import annotated, dagm, folders, kolektor, manifest, mtd, mvtec, names, plain, visa
 from anomaly_ft.data.layouts.elpv import DEMO, elpv_folder, read_elpv
+from anomaly_ft.data.layouts.roles import sort_out
 from anomaly_ft.data.layouts.tables import is_column
 from anomaly_ft.data.layouts.tree import Tree, list_tree
 from anomaly_ft.data.layouts.unused import Unused, find_unused, notes_on, tree_of_listed
@@ -86,7 +87,7 @@ def read_root(root: str, *, layout: str = "auto", manifest_path: str = "", group
         return Reading("elpv", "it is the demo source", elpv_folder(), tuple(read_elpv(root)))
     if layout not in ("auto", *READERS):
         raise DataError(f"data.layout: no layout {layout!r}{did_you_mean(layout, READERS)}; {known_layouts()}")
-    tree = list_tree(folder)
+    tree = sort_out(list_tree(folder))
     name, why = detect(tree) if layout == "auto" else (layout, "data.layout says so")
     if folder.is_file() and name == "manifest":
         return _listed(folder, folder.parent, why, group_by)
@@ -160,7 +161,7 @@ def _unknown(tree: Tree) -> str:
 def _listed(path: Path, base: Path, why: str, group_by: str) -> Reading:
     """What a manifest lists, and which images beside those it does not."""
     records = tuple(manifest.read_manifest(path, base, group_column=_column(path, group_by)))
-    unused = find_unused(tree_of_listed(base, records), records, "not listed in the manifest")
+    unused = find_unused(sort_out(tree_of_listed(base, records)), records, "not listed in the manifest")
     return _checked(Reading("manifest", why, base, records, unused))
 
 

@@ -9,7 +9,7 @@ from anomaly_ft.data.layouts.files import (
     means_normal,
     words,
 )
-from anomaly_ft.data.layouts.roles import match_masks, sort_out
+from anomaly_ft.data.layouts.matching import match_masks
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import Record
 
@@ -24,12 +24,11 @@ def recognise(tree: Tree) -> str:
 
 def read(tree: Tree) -> list[Record]:
     """Images below `good` (or `ok`, `normal`) are undecided, all others are anomalous test images."""
-    roles = sort_out(tree)
-    usable = set(roles.images)
+    usable = set(tree.images)
     names = [name for name in tree.below(_normal(tree)) if name in usable]
     records = [Record(tree.root, name, "undecided") for name in names]
     tested = [(n, _kind(n)) for folder in _defects(tree) for n in tree.below(folder) if n in usable]
-    masks = match_masks([name for name, _ in tested], roles.masks)
+    masks = match_masks([name for name, _ in tested], tree.masks)
     return records + [Record(tree.root, name, "test", kind, masks.get(name, "")) for name, kind in tested]
 
 

@@ -6,7 +6,7 @@ BMAD (`img` and `label` below each type), MVTec 3D-AD (`rgb`, `xyz`, `gt`), Look
 """
 
 from anomaly_ft.data.layouts.files import MASK_FOLDERS, TEST, TRAIN, VALIDATION, means_normal
-from anomaly_ft.data.layouts.roles import match_masks, sort_out
+from anomaly_ft.data.layouts.matching import match_masks
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import NORMAL, Record
 
@@ -23,12 +23,11 @@ def recognise(tree: Tree) -> str:
 
 def read(tree: Tree) -> list[Record]:
     """Good images of the folders for training and validation are for training; all others are test images."""
-    roles = sort_out(tree)
-    usable = set(roles.images)
+    usable = set(tree.images)
     found = _images(tree, TRAIN | VALIDATION, usable)
     train = [Record(tree.root, name, "train") for name, kind in found if kind == NORMAL]
     tested = [(name, kind) for name, kind in found if kind != NORMAL] + _images(tree, TEST, usable)
-    masks = match_masks([n for n, kind in tested if kind != NORMAL], roles.masks)
+    masks = match_masks([n for n, kind in tested if kind != NORMAL], tree.masks)
     return train + [Record(tree.root, n, "test", kind, masks.get(n, "")) for n, kind in tested]
 
 

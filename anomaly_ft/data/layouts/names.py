@@ -1,7 +1,7 @@
 """Labels in the names of files: `OK_01.png` beside `NG_01.png`, `cast_ok_0.jpeg` beside `cast_def_0.jpeg`."""
 
 from anomaly_ft.data.layouts.files import means_defect, means_normal, stem_of
-from anomaly_ft.data.layouts.roles import match_masks, sort_out
+from anomaly_ft.data.layouts.matching import match_masks
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 
@@ -10,7 +10,7 @@ SKETCH = "OK_<name> beside NG_<name>: every file's name says good (ok, normal) o
 
 def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does, or not every name says what it is."""
-    names = sort_out(tree).images
+    names = tree.images
     good = sum(means_normal(_file(name)) for name in names)
     bad = sum(means_defect(_file(name)) for name in names)
     if not good or not bad or good + bad < len(names):
@@ -20,14 +20,13 @@ def recognise(tree: Tree) -> str:
 
 def read(tree: Tree) -> list[Record]:
     """Good images are undecided, all others are anomalous test images."""
-    roles = sort_out(tree)
-    defective = [name for name in roles.images if not means_normal(_file(name))]
-    masks = match_masks(defective, roles.masks)
+    defective = [name for name in tree.images if not means_normal(_file(name))]
+    masks = match_masks(defective, tree.masks)
     return [
         Record(tree.root, name, "undecided", NORMAL)
         if means_normal(_file(name))
         else Record(tree.root, name, "test", ANOMALOUS, masks.get(name, ""))
-        for name in roles.images
+        for name in tree.images
     ]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from anomaly_ft.data.layouts.files import DEFECT_WORDS, MASK_FOLDERS, TEST, means_defect, stem_of
-from anomaly_ft.data.layouts.roles import sort_out
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import Record
 
@@ -23,7 +22,7 @@ def recognise(tree: Tree) -> str:
 
 def read(tree: Tree) -> list[Record]:
     """Every photograph is a normal training image."""
-    return [Record(tree.root, name, "train") for name in sort_out(tree).images]
+    return [Record(tree.root, name, "train") for name in tree.images]
 
 
 def suspicious(tree: Tree) -> list[str]:
@@ -31,7 +30,7 @@ def suspicious(tree: Tree) -> list[str]:
     folders = {part for name in tree.names for part in name.split("/")[:-1]}
     spoken = {folder for folder in folders if folder.lower() in SUSPICIOUS or means_defect(folder)}
     defects = named_for_defects(tree.names)
-    masks = [name for name in sort_out(tree).masks if not set(name.split("/")[:-1]) & spoken]
+    masks = [name for name in tree.masks if not set(name.split("/")[:-1]) & spoken]
     said = [f"{len(defects)} files named like {defects[0]}"] if len(defects) >= SEVERAL else []
     said += [f"{len(masks)} masks such as {masks[0]}"] if masks else []
     return sorted(spoken) + said

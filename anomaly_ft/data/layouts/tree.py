@@ -35,6 +35,9 @@ class Tree:
     folders: dict[str, list[str]] = field(default_factory=dict)  # names of the folders in each folder
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)  # where in `names` each folder's stand
     mixed: set[str] = field(default_factory=set)  # folders with images of several endings in them
+    images: list[str] = field(default_factory=list)  # the names once more, told apart by `sort_out`
+    masks: list[str] = field(default_factory=list)
+    depths: list[str] = field(default_factory=list)  # beside photographs
     memo: dict[str, Any] = field(default_factory=dict, repr=False)  # what was found out about it already
 
     def below(self, folder: str) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_ft.data.layouts.files import TRAIN, UNLABELLED, VALIDATION, stem_of, without_tail
-from anomaly_ft.data.layouts.roles import match_masks, sort_out
+from anomaly_ft.data.layouts.matching import match_masks
 from anomaly_ft.data.layouts.tree import HIDDEN, JUNK, Tree, list_tree
 from anomaly_ft.data.records import Record
 
@@ -54,8 +54,7 @@ def find_unused(tree: Tree, records: Iterable[Record], otherwise: str) -> tuple[
             normal.append(record.name)
     left = [name for name in tree.names if name not in used and name.rpartition("/")[0] not in folders]
     if left:
-        roles = sort_out(tree)
-        masks, depths = set(roles.masks), set(roles.depths)
+        masks, depths = set(tree.masks), set(tree.depths)
         needless = set(match_masks(normal, [name for name in left if name in masks]).values())
         for name in left:
             mask = NO_NEED if name in needless or name.rpartition("/")[0] in needless else NO_IMAGE

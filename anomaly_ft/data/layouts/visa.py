@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from anomaly_ft.data.layouts.roles import match_masks, sort_out
+from anomaly_ft.data.layouts.matching import match_masks
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 from anomaly_ft.errors import DataError
@@ -36,7 +36,7 @@ def read(tree: Tree) -> list[Record]:
         return _read_list(listed, root, root.resolve().name)
     records = [Record(root, name, "undecided") for name in tree.below("Data/Images/Normal")]
     anomalous = tree.below("Data/Images/Anomaly")
-    masks = match_masks(anomalous, sort_out(tree).masks)
+    masks = match_masks(anomalous, tree.masks)
     return records + [Record(root, name, "test", ANOMALOUS, masks.get(name, "")) for name in anomalous]
 
 
