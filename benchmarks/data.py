@@ -22,7 +22,8 @@ from PIL import Image
 from speed_parts.memory import peak_mib
 
 from anomaly_ft.data.dataset import Options, load_dataset, read_records
-from anomaly_ft.data.images import Decoder, decode_all
+from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.loaded import decode_all
 from anomaly_ft.data.records import Record
 
 BATCH = 16

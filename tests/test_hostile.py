@@ -26,9 +26,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.data.decode import MAX_PIXELS
-from anomaly_ft.data.images import Decoder, decode_all
+from anomaly_ft.data.images import MAX_PIXELS, Decoder
 from anomaly_ft.data.layouts import manifest, tables
+from anomaly_ft.data.loaded import decode_all
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import AnomalyFtError, RecipeError
 from anomaly_ft.model.encoder.encoder import load_encoder

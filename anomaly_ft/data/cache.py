@@ -24,17 +24,10 @@ import PIL
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from anomaly_ft.data.decode import why_unreadable
 from anomaly_ft.data.duplicates import digest
-from anomaly_ft.data.images import (
-    UNREADABLE,
-    Decoder,
-    Images,
-    decode_all,
-    load_images,
-    refuse_if_none,
-)
+from anomaly_ft.data.images import Decoder, why_unreadable
 from anomaly_ft.data.lazy_images import Rows, as_array
+from anomaly_ft.data.loaded import UNREADABLE, Images, decode_all, load_images, refuse_if_none
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.cache import Disk, Kind, choose_cache, default_folder, load_cached
-from anomaly_ft.data.decode import has_pages
 from anomaly_ft.data.deep_values import deep_values, is_deep
 from anomaly_ft.data.duplicates import leaks
-from anomaly_ft.data.images import DARK, LOST_SAYS, PAGES_SAY, UNREADABLE, Decoder, Images
+from anomaly_ft.data.images import Decoder, has_pages
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.lazy_images import view
+from anomaly_ft.data.loaded import DARK, LOST_SAYS, PAGES_SAY, UNREADABLE, Images
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.data.records import PARTS, Part, Record
 from anomaly_ft.data.splits import Split, group, hold_out, shared_groups, split_normals

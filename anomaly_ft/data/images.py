@@ -1,42 +1,59 @@
-"""Decoded images of one size: how they are resized, and many files at a time. See `decode` for a single one."""
+"""Image files, and images that Pillow has opened, to 8-bit RGB: one way for all.
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+Left out on purpose: colour management (ICC profiles are ignored) and all pages and frames but the first.
+"""
+
+import os
+import re
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from anomaly_ft.data.decode import MAX_PIXELS, read_image, why_unreadable
+from anomaly_ft.data.deep_values import (
+    DEEP_MAX,
+    ORIENTATION,
+    Deep,
+    Limits,
+    deep_values,
+    is_deep,
+    only_eight_bits,
+    scaled,
+)
 from anomaly_ft.data.pixels import Pixels, Resize
-from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
-# On damaged files decoders raise nearly anything, from OSError to struct.error; one bad file must
-# never end the reading of ten thousand
-UNREADABLE = Exception
-PAGES_SAY = "several pages or frames, of which the first is used"
-LOST_SAYS = "values that are no numbers (NaN, infinite), which are read as black"
-DARK = 64  # of 255: with all images below, two of 16 bits or more are unused
-DARK_SAYS = (
-    "use little of their range and will look nearly black; set data.range, such as [0, 4095] for 12 bits "
-    "(anomaly-ft init does)"
-)
+if find_spec("pillow_heif"):
+    import_module("pillow_heif").register_heif_opener()
+if find_spec("pillow_jxl"):
+    import_module("pillow_jxl")  # which registers itself
+
+MAX_VARIABLE = "ANOMALY_FT_MAX_PIXELS"
+TURNED = range(5, 9)  # EXIF orientations that swap width and height
+
+
+def _max_pixels() -> int:
+    """Pixels of an image at most; Pillow refuses more before it takes any memory."""
+    wanted = os.environ.get(MAX_VARIABLE, "")
+    if wanted and not re.fullmatch(r"[1-9]\d*", wanted):
+        raise DataError(f"{MAX_VARIABLE}: expected a number of pixels, got {wanted!r}")
+    return int(wanted or 2 * 89_478_485)
+
+
+MAX_PIXELS = _max_pixels()
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # from which on Pillow warns; it refuses twice as many
 
 
 @dataclass(frozen=True)
-class Images:
-    """Decoded images of one size, the records they came from, and what could not be read."""
+class View:
+    """An image as somebody looks at it who knows no range; the limits of its values where these are deep."""
 
-    pixels: Pixels  # (n, size, size, 3), an array or `Rows` that index like one
-    records: tuple[Record, ...]
-    skipped: tuple[tuple[Record, str], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.records)
+    image: Image.Image
+    limits: Limits | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,102 @@ class Decoder:
     def __call__(self, path: Path) -> Pixels:
         """Raises whatever `read_image` raises."""
         return np.asarray(resize_image(read_image(path, self.value_range), self.size, self.resize))
+
+
+def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Image.Image:
+    """The image as 8-bit RGB, upright, see-through parts on white; see `to_rgb`.
+
+    Raises:
+        ValueError: see `to_rgb`; also an empty file.
+        OSError, SyntaxError, Image.DecompressionBombError and more: the decoder, for a damaged file.
+    """
+    refuse_empty(path)
+    with Image.open(path) as image:
+        return to_rgb(image, value_range)
+
+
+def to_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -> Image.Image:
+    """An image that Pillow has opened as 8-bit RGB, upright, see-through parts on white.
+
+    More than 8 bits are scaled, never clipped: from 0..65535, or from `value_range` where a camera uses
+    less of it. Opacity of 16 bits is scaled from 0..65535 always; opacity that is 0 everywhere is ignored.
+
+    Raises:
+        ValueError: values outside of the range, floating-point values without a range, deep colour that
+            cannot be read with all its bits.
+    """
+    if value_range and is_deep(image) and isinstance(image, ImageFile.ImageFile) and only_eight_bits(image):
+        kind = "CMYK" if image.mode == "CMYK" else "colour in compressed planes"
+        raise ValueError(f"16-bit {kind} together with data.range: only its upper 8 bits can be read")
+    deep = deep_values(image)
+    return _eight_bits(image) if deep is None else _on_white(scaled(deep, value_range), deep)
+
+
+def view_image(path: Path) -> View:
+    """As `read_image`, and the limits; where values need a range that only a recipe knows, stretched to fit."""
+    refuse_empty(path)
+    with Image.open(path) as image:
+        deep = deep_values(image)
+        if deep is None:
+            return View(_eight_bits(image), None)
+    found = deep.limits()
+    fits = not found.floating and found.low >= 0 and found.high <= DEEP_MAX
+    span = (found.low, found.high if found.high > found.low else found.low + 1)
+    return View(_on_white(scaled(deep, None if fits else span), deep), found)
+
+
+def refuse_empty(path: Path) -> None:
+    """Raise a ValueError for a file without content."""
+    if path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+
+
+def upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height as they will be when the image is decoded, from its header."""
+    width, height = image.size
+    known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
+    turned = known and image.getexif().get(ORIENTATION) in TURNED
+    return (height, width) if turned else (width, height)
+
+
+def has_pages(image: ImageFile.ImageFile) -> bool:
+    """Whether a file holds pages or frames beside the first; a phone's second picture for depth is none."""
+    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+
+
+def why_unreadable(cause: BaseException) -> str:
+    """One line for people about a file that could not be decoded."""
+    if isinstance(cause, UnidentifiedImageError):
+        return "not an image, or of a kind that cannot be read"
+    if isinstance(cause, Image.DecompressionBombError):
+        size = re.search(r"\d+", str(cause))
+        pixels = f"{int(size[0]):,} pixels" if size else "pixels"
+        return (
+            f"{pixels} are more than the {MAX_PIXELS:,} that are read at once; cut it into tiles, or raise the "
+            f"limit with the environment variable {MAX_VARIABLE}"
+        )
+    return (f"{type(cause).__name__}: {cause}".splitlines() or [""])[0]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    image.load()
+    turned = image.getexif().get(ORIENTATION, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    seen = upright.convert("RGBA")
+    if seen.getchannel("A").getextrema()[1] == 0:  # such opacity says nothing
+        return seen.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+
+
+def _on_white(pixels: Pixels, deep: Deep) -> Image.Image:
+    image = Image.fromarray(pixels).convert("RGB")
+    if deep.opacity is None or not deep.opacity.any():
+        return image
+    opacity = np.rint(deep.opacity.astype(np.float64) * (255 / DEEP_MAX)).astype(np.uint8)
+    image.putalpha(Image.fromarray(opacity))
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool = False) -> Image.Image:
@@ -76,72 +189,3 @@ def resize_mask(mask: NDArray[np.bool_], size: int, policy: Resize) -> NDArray[n
     image = Image.fromarray(mask.astype(np.uint8))
     resized: NDArray[np.bool_] = np.asarray(resize_image(image, size, policy, nearest=True)) != 0
     return resized
-
-
-def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1) -> Iterator[Pixels | str]:
-    """For each record in order its pixels, or in words why there are none. A few are decoded ahead."""
-
-    def decode(record: Record) -> Pixels | str:
-        try:
-            return decoder(record.path)
-        except UNREADABLE as cause:
-            return why_unreadable(cause)
-
-    if threads == 1:
-        yield from map(decode, records)
-        return
-    Image.init()  # not safe to leave to several threads
-    waiting: deque[Future[Pixels | str]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for record in records:
-            waiting.append(pool.submit(decode, record))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def load_images(
-    records: Sequence[Record],
-    size: int,
-    *,
-    resize: Resize = "stretch",
-    value_range: tuple[float, float] | None = None,
-    threads: int = 1,
-    progress: Iterable[Record] | None = None,
-) -> Images:
-    """Decode all records into memory, each resized to `size` x `size`; unreadable files are set aside.
-
-    Args:
-        records: what to read.
-        size: height and width in pixels.
-        resize: what happens to images that are not square.
-        value_range: black and white of images with more than 8 bits; unset: 0 and 65535.
-        threads: so many files are decoded at a time.
-        progress: the records once more, drawn from as each one is done.
-
-    Raises:
-        DataError: not a single file could be read.
-    """
-    pixels = np.empty((len(records), size, size, 3), np.uint8)
-    good: list[Record] = []
-    skipped: list[tuple[Record, str]] = []
-    decoded = decode_all(records, Decoder(size, resize, value_range), threads=threads)
-    for record, loaded in zip(progress or records, decoded, strict=True):
-        if isinstance(loaded, str):
-            skipped.append((record, loaded))
-        else:
-            pixels[len(good)] = loaded
-            good.append(record)
-    refuse_if_none(records, good, skipped)
-    return Images(pixels[: len(good)], tuple(good), tuple(skipped))
-
-
-def refuse_if_none(
-    records: Sequence[Record], good: Sequence[Record], skipped: Sequence[tuple[Record, str]]
-) -> None:
-    """Raise a DataError when there were files and not one of them could be read."""
-    if records and not good:
-        raise DataError(
-            f"none of {len(records)} images could be read; first: {skipped[0][0].path}: {skipped[0][1]}"
-        )

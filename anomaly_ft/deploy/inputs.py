@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomaly_ft.data.decode import to_rgb, why_unreadable
-from anomaly_ft.data.images import Decoder, resize_image
+from anomaly_ft.data.images import Decoder, resize_image, to_rgb, why_unreadable
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.errors import DataError
 

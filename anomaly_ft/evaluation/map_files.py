@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomaly_ft.data.decode import read_image
+from anomaly_ft.data.images import read_image
 from anomaly_ft.errors import RunError
 from anomaly_ft.evaluation.pictures import LIMIT, ColourScale, outlined, overlay
 from anomaly_ft.model.loading import LoadedRun

@@ -22,7 +22,7 @@ from typing import Literal, TextIO
 import numpy as np
 from PIL import Image
 
-from anomaly_ft.data.decode import why_unreadable
+from anomaly_ft.data.images import why_unreadable
 from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
 from anomaly_ft.errors import DataError, RunError

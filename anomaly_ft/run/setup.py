@@ -10,7 +10,7 @@ from lightning_fabric import seed_everything
 
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
-from anomaly_ft.data.images import DARK_SAYS
+from anomaly_ft.data.loaded import DARK_SAYS
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision

@@ -13,8 +13,7 @@ from test_layout_table import rows
 
 from anomaly_ft.data.checks.report import inspect
 from anomaly_ft.data.dataset import load_dataset
-from anomaly_ft.data.decode import read_image, to_rgb, why_unreadable
-from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.images import Decoder, read_image, to_rgb, why_unreadable
 from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.deploy.inputs import to_pixels
@@ -352,10 +351,10 @@ def test_a_mask_that_marks_nothing_or_all_is_said(value: int, kind: str, tmp_pat
 def test_a_limit_of_pixels_that_is_no_number_is_refused(
     value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from anomaly_ft.data import decode
+    from anomaly_ft.data import images
 
     monkeypatch.setenv("ANOMALY_FT_MAX_PIXELS", value)
     with pytest.raises(DataError, match=said):
-        decode._max_pixels()
+        images._max_pixels()
     monkeypatch.setenv("ANOMALY_FT_MAX_PIXELS", "200000000")
-    assert decode._max_pixels() == 200_000_000
+    assert images._max_pixels() == 200_000_000

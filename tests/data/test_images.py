@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from anomaly_ft.data.dataset import Options, load_dataset
-from anomaly_ft.data.decode import read_image
-from anomaly_ft.data.images import load_images, resize_image, resize_mask
+from anomaly_ft.data.images import read_image, resize_image, resize_mask
 from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.loaded import load_images
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_ft.data.decode import why_unreadable
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
-from anomaly_ft.data.images import DARK, DARK_SAYS, LOST_SAYS, PAGES_SAY, UNREADABLE
+from anomaly_ft.data.images import why_unreadable
 from anomaly_ft.data.layouts.detect import Reading
 from anomaly_ft.data.layouts.unused import EXPECTED, NO_IMAGE
+from anomaly_ft.data.loaded import DARK, DARK_SAYS, LOST_SAYS, PAGES_SAY, UNREADABLE
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import shared_groups

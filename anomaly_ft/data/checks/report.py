@@ -16,9 +16,9 @@ from PIL import Image
 
 from anomaly_ft.data.checks.problems import Header, Scan, Trouble, find_troubles, in_parallel
 from anomaly_ft.data.dataset import read_records
-from anomaly_ft.data.decode import has_pages, refuse_empty, upright_size, view_image
 from anomaly_ft.data.deep_values import Limits, is_deep
 from anomaly_ft.data.duplicates import thumbnail
+from anomaly_ft.data.images import has_pages, refuse_empty, upright_size, view_image
 from anomaly_ft.data.layouts.unused import EXPECTED
 from anomaly_ft.data.records import PARTS, Record, counts
 from anomaly_ft.data.splits import split_normals

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from anomaly_ft.data.decode import view_image
-from anomaly_ft.data.images import UNREADABLE, resize_image, resize_mask
+from anomaly_ft.data.images import resize_image, resize_mask, view_image
+from anomaly_ft.data.loaded import UNREADABLE
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 

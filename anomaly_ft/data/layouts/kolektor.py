@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from anomaly_ft.data.images import UNREADABLE
 from anomaly_ft.data.layouts.files import LABEL_FOLDERS, MASK_FOLDERS, stem_of
 from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.masks import read_mask
@@ -72,7 +71,7 @@ def _masks(tree: Tree) -> dict[str, str]:
 def _any_defect(tree: Tree, mask: str) -> bool:
     try:
         return bool(np.any(read_mask(tree.root / mask)))
-    except UNREADABLE as cause:
+    except Exception as cause:  # decoders raise nearly anything on damaged files
         raise DataError(
             f"data.root: a mask that cannot be read leaves its image without label: {tree.root / mask}: {cause}"
         ) from cause
