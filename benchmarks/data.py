@@ -1,6 +1,7 @@
-"""What the data side costs: decoding against bare loops, epochs against tensors in memory, peak memory.
+"""What the data side costs: listing and checking names against reading headers, decoding against bare loops,
+epochs against tensors in memory, peak memory.
 
-    python benchmarks/data.py [ROOT] [--images 20000] [--threads 1] [--clock cpu]
+    python benchmarks/data.py [ROOT] [--images 20000] [--threads 1] [--clock cpu] [--only listing]
 
 ROOT: a data root with photographs (default: generated ones). Takes about 3 minutes. Nothing is kept. On a
 machine with other work to do, count processor time (`--clock cpu`): with one thread it is what the wall clock
@@ -21,7 +22,8 @@ from PIL import Image
 from speed_parts.memory import peak_mib
 
 from anomaly_ft.data.dataset import Options, load_dataset, read_records
-from anomaly_ft.data.images import Decoder, decode_all
+from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.loaded import decode_all
 from anomaly_ft.data.records import Record
 
 BATCH = 16
@@ -41,9 +43,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--peak", nargs=2, metavar=("ROOT", "TORCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=["listing"], help="measure nothing else")
     options = parser.parse_args()
     if options.peak:
         print(json.dumps(peak(options.peak[0], with_torch=options.peak[1] == "torch")))
+        return
+    listing(options)
+    if options.only:
         return
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "photographs"
@@ -72,6 +78,46 @@ def best(contestants: dict[str, Callable[[], object]], options: argparse.Namespa
             work()
             seconds[name].append(clock() - started)
     return {name: min(values) for name, values in seconds.items()}
+
+
+def listing(options: argparse.Namespace) -> None:
+    """5,000 files in nested folders, MVTec's layout with masks: from a root to checked records and headers."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        content = {}
+        for ending in ("jpg", "png"):
+            Image.fromarray(np.zeros((480, 640, 3), np.uint8)).save(root / f"image.{ending}")
+            content[ending] = (root / f"image.{ending}").read_bytes()
+            (root / f"image.{ending}").unlink()
+        places = [f"train/good/line {i % 10}/day {i % 7}" for i in range(3400)]
+        places += [
+            f"{split}/type {i % 8}/line {i % 10}" for i in range(800) for split in ("test", "ground_truth")
+        ]
+        for i, place in enumerate(places):
+            tail = "_mask.png" if place.startswith("ground_truth") else ".jpg"
+            number = i - 1 if tail == "_mask.png" else i
+            (root / place).mkdir(parents=True, exist_ok=True)
+            (root / place / f"{number:05}{tail}").write_bytes(content[tail[-3:]])
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+
+        def headers() -> None:
+            for path in paths:
+                with Image.open(path) as image:
+                    assert image.size
+
+        def scan() -> None:
+            reading = read_records(str(root))
+            assert sum(bool(record.mask_name) for record in reading.records) == 800
+            assert not reading.unused
+
+        def both() -> None:
+            scan()
+            headers()
+
+        found = best({"headers alone": headers, "listed and checked": scan, "both": both}, options)
+        print(f"{len(paths)} files in nested folders")
+        for title, seconds in found.items():
+            print(f"  {title:<18} {seconds:7.3f} s  {seconds / found['headers alone']:.2f} x headers")
 
 
 def decoding(root: str, options: argparse.Namespace) -> None:

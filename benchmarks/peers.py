@@ -32,7 +32,8 @@ from beside_anomalib import ABSENT, LAYERS, SIZE, Found, call, installed, number
 from sets import MISSING, grid, grid_options
 
 from anomaly_ft.data.dataset import read_records
-from anomaly_ft.data.images import Decoder, read_mask, resize_mask
+from anomaly_ft.data.images import Decoder, resize_mask
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.metrics import PixelCounts
 from anomaly_ft.model.inference import predict
 from anomaly_ft.model.maps import upsample

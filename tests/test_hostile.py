@@ -26,8 +26,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.data.images import MAX_PIXELS, Decoder, decode_all
-from anomaly_ft.data.layouts import manifest
+from anomaly_ft.data.images import MAX_PIXELS, Decoder
+from anomaly_ft.data.layouts import manifest, tables
+from anomaly_ft.data.loaded import decode_all
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import AnomalyFtError, RecipeError
 from anomaly_ft.model.encoder.encoder import load_encoder
@@ -395,7 +396,7 @@ def test_ones_own_manifest_may_use_ones_own_links(part: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_manifest_has_a_limit_of_rows(kind: str, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "MAX_ROWS", 5)
+    monkeypatch.setattr(tables, "MAX_ROWS", 5)
     table = pd.DataFrame({"image_path": ["good/0.png"] * 6, "label_index": ["0"] * 6})
     path = part / f"manifest.{kind}"
     table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
@@ -818,8 +819,8 @@ def test_an_output_that_cannot_be_a_folder_is_one_message(
 def test_the_limits_that_are_stated_are_those_that_are_kept(page: str) -> None:
     text = Path(__file__).parents[1].joinpath(page).read_text(encoding="utf-8")
     assert f"{MAX_PIXELS:,} pixels" in text
-    assert f"{manifest.MAX_ROWS:,} rows" in text
-    assert f"{manifest.MAX_BYTES // 2**30} GiB" in text
+    assert f"{tables.MAX_ROWS:,} rows" in text
+    assert f"{tables.MAX_BYTES // 2**30} GiB" in text
     assert f"{LARGEST // 1024} KiB" in text
     assert Image.MAX_IMAGE_PIXELS
     assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS, "Pillow refuses what is larger"

@@ -36,7 +36,7 @@ def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") ->
     from anomaly_ft.data.checks.report import inspect
     from anomaly_ft.recipe.schema import Data
 
-    shares = Data(root=root)
+    shares = Data(root=".")  # of the recipe's defaults; whether there is a folder, `inspect` says better
     return inspect(
         root,
         layout=layout,

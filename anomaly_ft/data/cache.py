@@ -25,22 +25,15 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from anomaly_ft.data.duplicates import digest
-from anomaly_ft.data.images import (
-    UNREADABLE,
-    Decoder,
-    Images,
-    decode_all,
-    load_images,
-    refuse_if_none,
-    why_unreadable,
-)
+from anomaly_ft.data.images import Decoder, why_unreadable
 from anomaly_ft.data.lazy_images import Rows, as_array
+from anomaly_ft.data.loaded import UNREADABLE, Images, decode_all, load_images, refuse_if_none
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
 Kind = Literal["memory", "disk", "none"]
-FORMAT = 1  # of the files; a new number makes old files useless
+FORMAT = 2  # of the files; a new number makes old files useless
 ABANDONED = 24 * 3600  # seconds after which a half written file is nobody's
 SPARE = 1.1  # times the space needed that has to be free on the disk
 

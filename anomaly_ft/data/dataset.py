@@ -1,6 +1,7 @@
 """A data root, read, decoded and split: what a run works on."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.cache import Disk, Kind, choose_cache, default_folder, load_cached
+from anomaly_ft.data.deep_values import deep_values, is_deep
 from anomaly_ft.data.duplicates import leaks
-from anomaly_ft.data.images import DARK, Decoder, Images, is_deep
+from anomaly_ft.data.images import Decoder, has_pages
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.lazy_images import view
+from anomaly_ft.data.loaded import DARK, LOST_SAYS, PAGES_SAY, UNREADABLE, Images
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.data.records import PARTS, Part, Record
 from anomaly_ft.data.splits import Split, group, hold_out, shared_groups, split_normals
@@ -51,6 +54,7 @@ class Dataset:
     split: Split
     why: str = ""  # it was taken for this layout
     cache: Kind = "memory"
+    notices: tuple[str, ...] = ()  # what is not used and why, and what else somebody should know of the files
 
     def normals(self, part: Part) -> Images:
         """The normal training images that serve one purpose; their pixels are fetched when asked for."""
@@ -152,7 +156,8 @@ def load_dataset(
     train, test = load("train"), load("test")
     refuse_bad(train.skipped + test.skipped, len(reading.records), how.on_error, how.max_bad_share)
     split = split_normals(train.records, watch=watch, calibrate=calibrate, seed=seed)
-    return Dataset(reading.layout, train, test, split, reading.why, kind)
+    notices = (*reading.notes, *map(str, reading.unused), *_odd_files(train.records + test.records))
+    return Dataset(reading.layout, train, test, split, reading.why, kind, notices)
 
 
 def place(decoder: Decoder, count: int, how: Options) -> tuple[Kind, Disk]:
@@ -172,6 +177,21 @@ def are_dark(images: Images) -> bool:
 def _is_deep(record: Record) -> bool:
     with Image.open(record.path) as image:
         return is_deep(image)
+
+
+def _odd_files(records: Sequence[Record]) -> Iterator[str]:
+    """What a few of the files, evenly chosen, hold that is not used; `anomaly-ft data` looks at all."""
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).round().astype(int))
+    pages, lost = [], []
+    for record in (records[int(i)] for i in chosen):
+        with suppress(UNREADABLE), Image.open(record.path) as image:
+            pages += [record.name] if has_pages(image) else []
+            deep = deep_values(image) if image.mode == "F" else None
+            lost += [record.name] if deep and deep.limits().lost else []
+    if pages:
+        yield f"files hold {PAGES_SAY}, such as {pages[0]}"
+    if lost:
+        yield f"images hold {LOST_SAYS}, such as {lost[0]}"
 
 
 def refuse_leaks(records: Sequence[Record]) -> None:

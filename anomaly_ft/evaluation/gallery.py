@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from anomaly_ft.data.images import Images
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import NORMAL, Record
 from anomaly_ft.evaluation.pictures import ColourScale, Pixels, overlay, scale_of
 from anomaly_ft.model.compute import Compute

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_ft.data.images import Decoder, read_mask
+from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.metrics import PixelCounts, curve
 from anomaly_ft.model.maps import Map, upsample

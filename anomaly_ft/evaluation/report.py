@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from anomaly_ft.data.images import read_image, read_mask
+from anomaly_ft.data.images import read_image
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.evaluation.assess import Assessment
 from anomaly_ft.evaluation.metric_names import on_test
 from anomaly_ft.evaluation.pictures import (

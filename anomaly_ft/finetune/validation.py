@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_ft.data.images import Images
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pseudo_anomalies import Pixels, pseudo_anomalies
 from anomaly_ft.finetune.records import PseudoSet, Validation
 from anomaly_ft.metrics import Floats, placements

@@ -26,7 +26,9 @@ class Data(Section):
 
     root: str = Field(min_length=1)
     """Folder of images, a manifest (.csv, .parquet), or `demo:elpv-mono` / `demo:elpv-poly`."""
-    layout: Literal["auto", "mvtec", "visa", "mtd", "kolektor", "folders", "plain", "manifest"] = "auto"
+    layout: Literal[
+        "auto", "mvtec", "visa", "mtd", "kolektor", "dagm", "folders", "annotated", "names", "plain", "manifest"
+    ] = "auto"
     """How the images are laid out; `auto` finds out and says so."""
     manifest: str = ""
     """A manifest with paths below `root`, such as the split.csv of an earlier run, to split alike."""

@@ -13,8 +13,9 @@ import torch
 from anomaly_ft import __version__
 from anomaly_ft.data.cache import load_cached
 from anomaly_ft.data.dataset import place, read_records
-from anomaly_ft.data.images import Decoder, Images
+from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.assess import Assessment, assess

@@ -6,7 +6,6 @@ image is passed over in silence: a gate that missed one would let it through.
 """
 
 import glob
-import mimetypes
 import os
 import sys
 from collections import deque
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.images import why_unreadable
+from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
 from anomaly_ft.errors import DataError, DivergedError, RunError
 from anomaly_ft.evaluation.map_files import colour_scale, write_maps
@@ -41,10 +41,10 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
     """Paths of images: files, folders with everything below, patterns, and `-` for the lines of `stdin`.
 
     Lazy: lines are read as they are asked for. What cannot be read is passed on, and becomes a row with an
-    error: a file that does not exist, a linked folder, a folder that cannot be listed.
+    error: a file that does not exist, an image of a kind that needs an extra.
 
     Raises:
-        DataError: a folder without images, or a pattern that matches nothing.
+        DataError: a folder without images, or one that cannot be listed, or a pattern that matches nothing.
     """
     for argument in arguments:
         path = Path(argument)
@@ -52,7 +52,8 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
             yield from (Path(line) for line in (raw.rstrip("\r\n") for raw in stdin) if line)
         elif path.is_dir():
             yield from _some(
-                _below(path), f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}"
+                iter(images_below(path)),
+                f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}",
             )
         elif WILDCARDS & set(argument) and not path.exists():
             found = glob.glob(argument, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute ones
@@ -228,24 +229,6 @@ def _result(future: "Future[Pixels]") -> Pixels | str:
         return "file does not exist"
     except Exception as cause:  # decoders raise nearly anything on damaged files
         return why_unreadable(cause)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Every file with an image's ending, and the folders into which nobody looks: linked ones, closed ones."""
-    closed: list[OSError] = []
-    found: list[Path] = []
-    for root, folders, files in os.walk(folder, onerror=closed.append):
-        found += (path for name in folders if (path := Path(root, name)).is_symlink())
-        found += (Path(root, name) for name in files if _may_be_image(name))
-    return iter(sorted([*found, *(Path(cause.filename) for cause in closed)]))
-
-
-def _may_be_image(name: str) -> bool:
-    """Whether a file's ending is one of ours, or any other that stands for images."""
-    ending = Path(name).suffix.lower()
-    form = Image.registered_extensions().get(ending, "")
-    kind = Image.MIME.get(form) or mimetypes.guess_type(f"x{ending}")[0] or ""
-    return ending in SUFFIXES or kind.startswith("image/")
 
 
 def _some(paths: Iterator[Path], otherwise: str) -> Iterator[Path]:

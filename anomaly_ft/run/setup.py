@@ -10,7 +10,7 @@ from lightning_fabric import seed_everything
 
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
-from anomaly_ft.data.images import DARK_SAYS
+from anomaly_ft.data.loaded import DARK_SAYS
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
@@ -104,6 +104,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         progress=terminal.track,
         options=data_options(recipe),
     )
+    for notice in data.notices:
+        terminal.say(notice)
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:

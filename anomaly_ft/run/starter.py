@@ -5,15 +5,13 @@ with its default and the words of the schema.
 """
 
 import json
-import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from anomaly_ft.data.checks.report import Report
-from anomaly_ft.data.images import UNREADABLE, deep_values
-from anomaly_ft.data.records import Record
+from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.recipe.schema import Data, Recipe
 
 WIDTH = 100
@@ -83,6 +81,8 @@ def _header(report: Report) -> Iterator[str]:
         yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
     if "test" not in report.counts:
         yield "  There are no labelled test images: the run sets a threshold, but can give no test number."
+    for note in report.notes:
+        yield from textwrap.wrap(f"  note    {note}", WIDTH)
     for trouble in report.troubles:
         refused = "; train refuses this" if trouble.refused else ""
         yield from textwrap.wrap(f"  trouble {trouble.kind}: {trouble.says}{refused}", WIDTH)
@@ -105,7 +105,7 @@ def _data(report: Report) -> Iterator[str]:
     if max(width, height) / shorter >= ELONGATED:
         yield f"# Most images are {width} x {height}: put whole on black, not stretched into a square."
         yield "resize: letterbox"
-    yield from _range(report.records)
+    yield from _range(report.limits)
     yield "# Several photographs of one part? Keep them together, by a (group) in the file name:"
     yield r"# group_by: 'part(\d+)_'"
 
@@ -121,21 +121,14 @@ def _expert(report: Report) -> Iterator[str]:
         yield f"    calibration_share: {FEW_SHARE}"
 
 
-def _range(records: Sequence[Record]) -> Iterator[str]:
-    """Black and white of images with more than 8 bits, from their values."""
-    low, high, floating = math.inf, -math.inf, False
-    for record in records:
-        try:
-            values = deep_values(record.path)
-        except UNREADABLE:
-            continue  # the report names it
-        if values is None:
-            continue
-        floating |= values.dtype.kind == "f"
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-    if high < low:
+def _range(found: Limits | None) -> Iterator[str]:
+    """Black and white of images with more than 8 bits, from the limits of their values."""
+    if found is None:
         return
-    if floating:
+    low, high = found.low, found.high
+    if high == low:
+        high = low + 1
+    if found.floating:
         yield f"# Floating-point images with values from {low:g} to {high:g}: which are black and white?"
         yield f"range: [{low:g}, {high:g}]"
         return

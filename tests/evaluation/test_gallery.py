@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_ft.data.images import Images
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.gallery import choose, gallery_of
 from anomaly_ft.model.compute import make_compute

@@ -7,6 +7,7 @@ is decoded once, for a truncated file looks sound from its header. Nothing is wr
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,8 +16,10 @@ from PIL import Image
 
 from anomaly_ft.data.checks.problems import Header, Scan, Trouble, find_troubles, in_parallel
 from anomaly_ft.data.dataset import read_records
+from anomaly_ft.data.deep_values import Limits, is_deep
 from anomaly_ft.data.duplicates import thumbnail
-from anomaly_ft.data.images import is_deep, view_image
+from anomaly_ft.data.images import has_pages, refuse_empty, upright_size, view_image
+from anomaly_ft.data.layouts.unused import EXPECTED
 from anomaly_ft.data.records import PARTS, Record, counts
 from anomaly_ft.data.splits import split_normals
 from anomaly_ft.errors import DataError
@@ -31,8 +34,6 @@ MODES = {  # what Pillow's names stand for
     "F": "grey, floating point (F)", "RGB": "colour (RGB)",
     "RGBA": "colour with transparency (RGBA)", "P": "palette (P)", "CMYK": "printing inks (CMYK)",
 }  # fmt: skip
-TURNED = range(5, 9)  # EXIF orientations that swap width and height
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Report:
     split: dict[str, int]  # images for each purpose; empty where it cannot be split
     split_trouble: str
     troubles: tuple[Trouble, ...]
+    limits: Limits | None  # of all values of more than 8 bits, or of floating point
+    notes: tuple[str, ...]  # what nobody has to do anything about
     records: tuple[Record, ...] = field(repr=False)
     readable: tuple[Record, ...] = field(repr=False)
 
@@ -58,9 +61,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the records, for programs."""
-        others = ("records", "readable", "troubles")
+        others = ("records", "readable", "troubles", "limits")
         found = {key: value for key, value in vars(self).items() if key not in others}
-        return {**found, "troubles": [asdict(trouble) for trouble in self.troubles]}
+        limits = asdict(self.limits) if self.limits else None
+        return {**found, "limits": limits, "troubles": [asdict(trouble) for trouble in self.troubles]}
 
     def lines(self) -> Iterator[str]:
         """Everything for people."""
@@ -73,6 +77,7 @@ class Report:
         yield "split     " + (
             ", ".join(f"{n} to {part}" for part, n in self.split.items()) or self.split_trouble
         )
+        yield from (f"note      {note}" for note in self.notes)
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
         for trouble in self.troubles:
@@ -114,6 +119,8 @@ def inspect(
         split={},
         split_trouble="",
         troubles=tuple(find_troubles(reading, scan, threads)),
+        limits=reduce(Limits.widened, scan.limits.values()) if scan.limits else None,
+        notes=(*reading.notes, *(str(unused) for unused in reading.unused if unused.why in EXPECTED)),
         records=reading.records,
         readable=tuple(record for record in reading.records if record.name not in scan.unreadable),
     )
@@ -135,21 +142,21 @@ def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
 
     headers = readable(_header, records, "reading headers")
     sound = [record for record in records if record.name in headers]
-    return Scan(headers, unreadable, readable(_thumbnail, sound, "looking at images"))
+    looked = readable(_look, sound, "looking at images")
+    limits = {name: found for name, (_, found) in looked.items() if found}
+    return Scan(headers, unreadable, {name: small for name, (small, _) in looked.items()}, limits)
 
 
 def _header(record: Record) -> Header:
-    if record.path.stat().st_size == 0:
-        raise ValueError("the file is empty")
+    refuse_empty(record.path)
     with Image.open(record.path) as image:
-        (width, height), deep = image.size, is_deep(image)
-        known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
-        turned = known and image.getexif().get(EXIF_ORIENTATION) in TURNED
-        return Header((height, width) if turned else (width, height), image.mode, deep)
+        return Header(upright_size(image), image.mode, is_deep(image), has_pages(image))
 
 
-def _thumbnail(record: Record) -> NDArray[np.uint8]:
-    return thumbnail(view_image(record.path))
+def _look(record: Record) -> tuple[NDArray[np.uint8], Limits | None]:
+    """What is compared with other images, and the limits of deep values."""
+    view = view_image(record.path)
+    return thumbnail(view.image), view.limits
 
 
 def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:
