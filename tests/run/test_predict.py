@@ -293,7 +293,7 @@ def test_maps_of_a_pooled_score_are_contributions(small_run: Path, mvtec_folder:
     [
         (["{run}", "nothing/*.png"], "nothing matches"),
         (["{run}", "no.png"], "none of 1 images could be read and scored"),
-        (["{run}/encoder", "no.png"], "is not a finished run: there is no recipe.yaml"),
+        (["{run}/encoder", "no.png"], "is not a finished run: recipe.yaml, summary.json"),
         (["{run}", "no.png", "--maps"], "--maps needs a folder to write to"),
         (["{run}", "no.png", "--output", "{run}/recipe.yaml"], "cannot write to"),
     ],
