@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from sets import COMMON, RECIPE, grid, grid_options
 
 from anomaly_ft.evaluation.measure import measure
-from anomaly_ft.finetune.early_stopping import judge
+from anomaly_ft.finetune.early_stopping import early_stop
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.model.inference import score_images
@@ -65,9 +65,9 @@ def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[
     records = list(epochs(setup, state, monitor))
     rule = rule_of(asked.schedule, state.epoch_steps)
     validations = [record.validation for record in records if record.validation]
-    verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
+    verdicts = [early_stop(validations[: i + 1], rule) for i in range(len(validations))]
     if records[-1].validation is None:
-        verdicts.append(judge(validations, rule, diverged=True))
+        verdicts.append(early_stop(validations, rule, diverged=True))
     stopped = next((i for i, verdict in enumerate(verdicts) if verdict.stop), len(verdicts) - 1)
     final = verdicts[stopped]
     minutes = (time.perf_counter() - started) / 60

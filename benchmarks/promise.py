@@ -40,11 +40,11 @@ def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:
     found = observed(point.threshold, tested)
     if found is None:
         raise click.ClickException(f"{recipe.data.root} has no normal test images")
-    above = round(point.promised_fpr * (point.images + 1))  # ranks above the threshold's, of n + 1
+    above = round(point.guaranteed_fpr * (point.images + 1))  # ranks above the threshold's, of n + 1
     most = int(betabinom.ppf(0.95, found.images, above, point.images + 1 - above))
     return {
         "held out": point.images,
-        "promised": point.promised_fpr,
+        "promised": point.guaranteed_fpr,
         "rejected": found.rejected,
         "test normals": found.images,
         "realised": found.rate,

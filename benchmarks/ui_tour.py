@@ -37,7 +37,11 @@ EXPERIMENT, MODEL = "solar cells", "solar-cells-mono"
 SETTINGS = {
     "default": {},
     "late": {"encoder.train_blocks": ["blocks.5", "blocks.6", "conv_head", "bn2"]},
-    "too-fast": {"optimizer.lr": 1e-3, "expert.gaussian.final": "induced", "expert.gaussian.score": "pooled"},
+    "too-fast": {
+        "optimizer.lr": 1e-3,
+        "expert.gaussian.statistics": "pretrained",
+        "expert.gaussian.score": "pooled",
+    },
 }
 RECIPE = """
 data: {{root: "{root}", manifest: "{manifest}", image_size: 64}}

@@ -92,8 +92,8 @@ def threshold_numbers(point: WorkingPoint) -> dict[str, float | int]:
     """Name the numbers of a threshold as `summary.json` does: target and guaranteed false positive rate."""
     return {
         "threshold": point.threshold,
-        "target_fpr": point.wanted_fpr,
-        "guaranteed_fpr": point.promised_fpr,
+        "target_fpr": point.target_fpr,
+        "guaranteed_fpr": point.guaranteed_fpr,
         "images": point.images,
     }
 

@@ -77,12 +77,12 @@ def scores_and_features(
     """
     outputs, first = list[dict[str, Tensor]](), FirstFeatures(compute, keep)
     with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
-        for images in compute.batches(compute.share(pixels)):
+        for images in compute.batches(compute.shard(pixels)):
             maps = detector.encoder(images)
             outputs.append(detector.scores(maps))
             if first.missing:
                 first.add(pool(maps))
-    scores = {name: compute.together(values) for name, values in _joined(outputs).items()}
+    scores = {name: compute.all_gather(values) for name, values in _joined(outputs).items()}
     return _finite(scores), first.rows()
 
 
@@ -109,7 +109,7 @@ class FirstFeatures:
     def rows(self) -> list[NDArray[np.float32]]:
         """`(n, d)` for each level, of all processes; nothing where no image was asked for."""
         own = [torch.cat(level).cpu().double().numpy() for level in zip(*self.parts, strict=True)]
-        return [self.compute.together(level).astype(np.float32) for level in own]
+        return [self.compute.all_gather(level).astype(np.float32) for level in own]
 
 
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:

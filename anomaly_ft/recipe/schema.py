@@ -121,7 +121,7 @@ class GaussianSection(Section):
     """What the dense score counts in the fused one; the pooled score counts 1."""
     level_weights: Literal["uniform"] | tuple[Annotated[float, Field(ge=0)], ...] = "uniform"
     """What each level counts for in the pooled score."""
-    final: Literal["induced", "refitted"] = "refitted"
+    statistics: Literal["pretrained", "refit"] = "refit"
     """Gaussians of the detector: of the pretrained encoder, or of the fine-tuned one; they judge epochs."""
 
     @model_validator(mode="after")

@@ -154,7 +154,7 @@ def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder
 
 def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:
     normal = np.array([not record.anomalous for record in found.records])
-    encoder, rate = run.detector.encoder, run.point.wanted_fpr
+    encoder, rate = run.detector.encoder, run.point.target_fpr
     weights = run.detector.level_weights.numpy()
     distances = found.outputs.distances[normal]
     points = chi_square(

@@ -61,7 +61,7 @@ def finish(
         The summary, as it was written.
     """
     summary, records, frozen = before
-    kind = setup.recipe.gaussian.final
+    kind = setup.recipe.gaussian.statistics
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
     setup.terminal.say(str(kept.point))
     tested = predict_test(setup, kept.detector)
@@ -75,10 +75,10 @@ def finish(
     sealed = {
         "folder_name": finished_name(partial),
         **_compare(setup.data.test.records, frozen, found),
-        "test_by_gaussian": {name: numbers[name] for name in method.kinds},
+        "test_by_statistics": {name: numbers[name] for name in method.kinds},
         "thresholds": threshold_numbers(kept.point),
         "chi_square": [asdict(level) for level in kept.parametric],
-        "final": kind,
+        "statistics": kind,
         "level_weights": kept.detector.level_weights.tolist(),
     }
     material = ReportData(
@@ -140,7 +140,7 @@ def save(setup: Setup, partial: Path, kept: Calibrated, kind: str) -> None:
     """Write encoder and detector into the run folder."""
     data = setup.recipe.data
     how = {"resize": data.resize, "range": data.range}
-    kept.detector.save(partial, about={"final": kind, "preprocessing": how})
+    kept.detector.save(partial, about={"statistics": kind, "preprocessing": how})
 
 
 def _compare(records: Sequence[Record], frozen: Predictions | None, found: Assessment | None) -> dict[str, Any]:

@@ -249,9 +249,9 @@ class RunSummary(Tested):
     """Bootstrap intervals of them, by name."""
     gain_intervals: dict[str, Ends] = {}
     """Bootstrap intervals of `test` less `frozen_test`, on the same images, by name."""
-    test_by_gaussian: dict[str, Numbers | None]
-    """Metrics with statistics of the pretrained encoder (`induced`) and of the kept one (`refitted`)."""
-    final: str
+    test_by_statistics: dict[str, Numbers | None]
+    """Metrics with statistics of the pretrained encoder (`pretrained`) and of the kept one (`refit`)."""
+    statistics: str
     """Which of the two the detector has."""
     level_weights: tuple[Number, ...]
     """What each level counts in the mean over levels."""

@@ -90,7 +90,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     )
     encoder.train_only(recipe.encoder.train_blocks)
     if recipe.runtime.gradient_checkpointing:
-        encoder.save_memory()
+        encoder.checkpoint_gradients()
     if recipe.runtime.compile:
         encoder.compile_parts()
     compute = make_compute(**recipe.runtime.computing())
@@ -124,7 +124,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
 
 def detector_settings(recipe: Recipe) -> DetectorSettings:
     """How the recipe wants a detector fitted."""
-    section = recipe.gaussian.model_dump(exclude={"final", "level_weights"})
+    section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights"})
     weights = recipe.gaussian.level_weights
     return DetectorSettings(**section, level_weights=() if isinstance(weights, str) else weights)
 

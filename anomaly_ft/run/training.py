@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LinearLR
 
 from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
-from anomaly_ft.finetune.early_stopping import Rule
+from anomaly_ft.finetune.early_stopping import StoppingRule
 from anomaly_ft.finetune.loop import Keep, fine_tune
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
@@ -44,7 +44,7 @@ def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
 def make_monitor(setup: Setup, method: Method, induced: Detector) -> ValidationMonitor:
     """Make the validation monitor of a run, with pseudo-anomalies for the pretrained encoder's detector."""
     sets = pseudo_sets(setup, lambda pixels: method.score(induced, pixels))
-    return ValidationMonitor(method, sets, setup.recipe.gaussian.final, setup.early)
+    return ValidationMonitor(method, sets, setup.recipe.gaussian.statistics, setup.early)
 
 
 def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
@@ -100,9 +100,9 @@ def steps_of_an_epoch(setup: Setup, passes: int) -> int:
     return section.max_steps // max(1, section.max_steps // max(wanted, affordable))
 
 
-def rule_of(schedule: Schedule, epoch_steps: int) -> Rule:
+def rule_of(schedule: Schedule, epoch_steps: int) -> StoppingRule:
     """The stopping rule that the recipe asks for, with epochs of so many steps."""
-    return Rule(
+    return StoppingRule(
         min(schedule.max_epochs, max(1, schedule.max_steps // epoch_steps)),
         patience=schedule.patience,
         tolerance=schedule.tolerance,

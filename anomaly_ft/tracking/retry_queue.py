@@ -15,7 +15,7 @@ class NotSent(UserWarning):
     """A receiver that did not take what it was sent; training goes on."""
 
 
-class Outbox:
+class RetryQueue:
     """Actions that have not succeeded yet. A failure is said once and never raised."""
 
     def __init__(self, receiver: str) -> None:

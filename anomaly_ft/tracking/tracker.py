@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from anomaly_ft.system.signals import ending
 from anomaly_ft.tracking.interface import NullTracker, Tracker
-from anomaly_ft.tracking.retry_queue import Outbox
+from anomaly_ft.tracking.retry_queue import RetryQueue
 from anomaly_ft.tracking.store import choose_store, quieten_mlflow
 
 
@@ -57,12 +57,12 @@ class MlflowTracker:
         self._monitor: Any = None
         self._earlier = run_id
         self._has = _Logged()
-        self._outbox = Outbox(f"MLflow at {uri}")
+        self._queue = RetryQueue(f"MLflow at {uri}")
         self._latest = 0
         self.complete = True
 
     def __enter__(self) -> Self:
-        self._outbox.put(self._start)
+        self._queue.put(self._start)
         return self
 
     def __exit__(
@@ -75,8 +75,8 @@ class MlflowTracker:
         with ending():
             if self._monitor is not None:
                 self._monitor.finish()
-            self._outbox.put(lambda: self._client.set_terminated(self._id, status, self._now()))
-            self.complete = self._outbox.empty(lambda: self.run_id is not None)
+            self._queue.put(lambda: self._client.set_terminated(self._id, status, self._now()))
+            self.complete = self._queue.empty(lambda: self.run_id is not None)
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; those that are there already stay as they are."""
@@ -88,14 +88,14 @@ class MlflowTracker:
             new = [param for param in entities if param.key not in self._has.params]
             self._client.log_batch(self._id, params=new)
 
-        self._outbox.put(log)
+        self._queue.put(log)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, value) for key, value in tags.items()]
-        self._outbox.put(lambda: self._client.log_batch(self._id, tags=entities))
+        self._queue.put(lambda: self._client.log_batch(self._id, tags=entities))
 
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log the finite ones; a missing measurement is no point on a curve."""
@@ -109,7 +109,7 @@ class MlflowTracker:
             new = [metric for metric in entities if (metric.key, metric.step) not in self._has.points]
             self._client.log_batch(self._id, metrics=new)
 
-        self._outbox.put(log)
+        self._queue.put(log)
 
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
         """Link the data, one row an image; MLflow computes the digest."""
@@ -127,15 +127,15 @@ class MlflowTracker:
             tag = InputTag("mlflow.data.context", "training")
             self._client.log_inputs(self._id, [DatasetInput(Dataset(**made), [tag])])
 
-        self._outbox.put(log)
+        self._queue.put(log)
 
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """Log an image `(h, w, 3)`; those of one key make a slider over steps."""
-        self._outbox.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
+        self._queue.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
     def artifacts(self, folder: Path) -> None:
         """Log all files of a folder."""
-        self._outbox.put(lambda: self._client.log_artifacts(self._id, str(folder)))
+        self._queue.put(lambda: self._client.log_artifacts(self._id, str(folder)))
 
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:
         """Log the detector of a finished run folder as a model, and register it where a name is given.
@@ -154,9 +154,9 @@ class MlflowTracker:
 
             register_detector(uri, self._id, register)
 
-        self._outbox.put(log)
+        self._queue.put(log)
         if register:
-            self._outbox.put(make_version)
+            self._queue.put(make_version)
 
     @property
     def _id(self) -> str:

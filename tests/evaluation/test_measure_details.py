@@ -16,7 +16,7 @@ from anomaly_ft.evaluation.measure import (
 from anomaly_ft.metrics import wilson_interval
 from anomaly_ft.model.threshold import WorkingPoint
 
-POINT = WorkingPoint(threshold=1.0, wanted_fpr=0.01, promised_fpr=1 / 32, images=31)
+POINT = WorkingPoint(threshold=1.0, target_fpr=0.01, guaranteed_fpr=1 / 32, images=31)
 
 
 def split(normal: int = 20, holes: int = 12, cracks: int = 8) -> tuple[list[Record], dict[str, np.ndarray]]:

@@ -16,14 +16,14 @@ def test_the_promise_holds_on_average_over_calibration_sets(images: int, wanted:
         point = conformal(drawn, wanted)
         rates.append(1 - point.threshold)  # of a uniform score: the true rate of this very threshold
     assert isinstance(point, WorkingPoint)
-    assert np.mean(rates) == pytest.approx(point.promised_fpr, rel=0.06)
+    assert np.mean(rates) == pytest.approx(point.guaranteed_fpr, rel=0.06)
     assert np.mean(np.array(rates) <= point.likely_at_most(0.95)) == pytest.approx(0.95, abs=0.015)
 
 
 def test_too_few_images_give_the_smallest_promise_there_is_and_say_so() -> None:
     point = conformal(np.arange(31.0), 0.01)
     assert point.threshold == 30
-    assert point.promised_fpr == pytest.approx(1 / 32)
+    assert point.guaranteed_fpr == pytest.approx(1 / 32)
     assert "the least that 31 held-out normals can promise; wanted 1.00%" in str(point)
     assert "least" not in str(conformal(np.arange(200.0), 0.01))
 

@@ -21,7 +21,7 @@ from anomaly_ft.model.loading import load_detector
 from anomaly_ft.model.storage import FORMAT
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
-POINT = WorkingPoint(threshold=3.3, wanted_fpr=0.01, promised_fpr=0.125, images=7)
+POINT = WorkingPoint(threshold=3.3, target_fpr=0.01, guaranteed_fpr=0.125, images=7)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def saved(
     detector = fit_detector(encoder, images[::-1] // 2 + 60, images // 2, compute, settings)
     folder = tmp_path_factory.mktemp("run")
     detector = detector.with_thresholds(Thresholds(POINT, (3.0, 4.0, 5.0, 4.0), 6.0))
-    detector.save(folder, about={"final": "induced"})
+    detector.save(folder, about={"statistics": "pretrained"})
     return folder, score_images(detector, images, compute)
 
 
@@ -87,7 +87,7 @@ def test_a_detector_read_back_gives_identical_scores(
 def test_the_description_explains_the_numbers(folder: Path) -> None:
     description = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
     assert description["threshold"] == asdict(POINT)
-    assert description["final"] == "induced"
+    assert description["statistics"] == "pretrained"
     assert description["encoder"] == "test_efficientnet"
     assert description["image_size"] == 64
     assert "higher = more anomalous" in description["units"]

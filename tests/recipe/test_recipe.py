@@ -82,7 +82,10 @@ def test_one_mistake_is_called_one(tmp_path: Path) -> None:
             "expert.gaussian.smoothing=4.7",
             "gaussian: expert.gaussian.smoothing 4.7 is too wide for a grid of 12 positions",
         ),
-        ("expert.gaussian.final=averaged", "expert.gaussian.final: expected 'induced' or 'refitted', got"),
+        (
+            "expert.gaussian.statistics=averaged",
+            "expert.gaussian.statistics: expected 'pretrained' or 'refit', got",
+        ),
         ("data.resize=squash", "data.resize: expected 'stretch', 'center-crop' or 'letterbox', got 'squash'"),
         ("expert.data=3", "expert.data: expected settings, such as expert.data.on_error, got 3"),
         ("expert.gaussian=3", "expert.gaussian: expected settings, such as expert.gaussian.score, got 3"),

@@ -21,7 +21,7 @@ from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.evaluation.metric_names import METRICS
 from anomaly_ft.finetune.records import Validation
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.loading import load_detector
 from anomaly_ft.recipe.read import read_recipe
@@ -128,8 +128,8 @@ def test_the_summary_holds_what_the_design_promises(finished: tuple[Path, click.
     assert summary["data"].items() >= counts.items()
     assert summary["stop_reason"] in {"max_epochs", "no_progress", "forgetting"}
     assert summary["epochs"] == 1
-    assert summary["test_by_gaussian"].keys() == {"induced", "refitted"}
-    assert summary["test"] == summary["test_by_gaussian"]["refitted"]
+    assert summary["test_by_statistics"].keys() == {"pretrained", "refit"}
+    assert summary["test"] == summary["test_by_statistics"]["refit"]
     assert 0 <= summary["frozen_test"]["image_auroc"] <= 1
     assert summary["thresholds"]["guaranteed_fpr"] == pytest.approx(1 / 6)
 
@@ -404,7 +404,7 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
     "settings",
     [
         ("encoder.name=test_vit",),
-        ("encoder.name=test_resnet", "expert.gaussian.final=induced", "expert.gaussian.score=pooled"),
+        ("encoder.name=test_resnet", "expert.gaussian.statistics=pretrained", "expert.gaussian.score=pooled"),
         ("expert.gaussian.score=dense", "expert.gaussian.shrinkage=0.5", "expert.gaussian.smoothing=0",
          "expert.optimizer.name=sgd"),
         ("expert.objective.distance=squared_mahalanobis", "expert.validation.severity=0.4",
@@ -518,10 +518,10 @@ def test_what_frozen_blocks_gave_is_kept_while_the_cache_has_room(recipe: Path) 
     setup = prepare(read_recipe(recipe, late), Terminal())
     pixels = setup.data.normals("watch").pixels
     kept = setup.inputs("watch")
-    assert isinstance(kept, Halfway)
+    assert isinstance(kept, EarlyActivations)
     assert setup.inputs("watch") is kept
     gib = (setup.data.memory + kept.nbytes) / 2**30
     tight = prepare(read_recipe(recipe, [*late, f"expert.runtime.cache_gib={gib}"]), Terminal())
-    assert isinstance(tight.inputs("watch"), Halfway)
-    assert not isinstance(tight.early("more", pixels), Halfway), "the cache is full"
-    assert not isinstance(prepare(read_recipe(recipe), Terminal()).inputs("watch"), Halfway)
+    assert isinstance(tight.inputs("watch"), EarlyActivations)
+    assert not isinstance(tight.early("more", pixels), EarlyActivations), "the cache is full"
+    assert not isinstance(prepare(read_recipe(recipe), Terminal()).inputs("watch"), EarlyActivations)

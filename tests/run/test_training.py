@@ -94,7 +94,7 @@ def test_a_schedule_shorter_than_an_epoch_has_one(path: Path) -> None:
     assert rule_of(setup.recipe.schedule, 3).max_epochs == 1
 
 
-@pytest.mark.parametrize("kind", ["induced", "refitted"])
+@pytest.mark.parametrize("kind", ["pretrained", "refit"])
 def test_before_training_both_kinds_of_statistics_are_the_same(kind: str, path: Path) -> None:
     setup = setup_of(path)
     monitor, induced = watched(setup)
@@ -106,7 +106,7 @@ def test_before_training_both_kinds_of_statistics_are_the_same(kind: str, path: 
 
 def test_statistics_of_an_unknown_kind_are_refused(path: Path) -> None:
     monitor, _ = watched(setup_of(path))
-    with pytest.raises(ValueError, match="statistics are 'averaged', expected one of induced, refitted"):
+    with pytest.raises(ValueError, match="statistics are 'averaged', expected one of pretrained, refit"):
         monitor.validate("averaged")
 
 
@@ -185,12 +185,12 @@ def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
         assert kept == pytest.approx(((pretrained[name] + end) / 2).numpy(), abs=1e-6)
 
 
-@pytest.mark.parametrize("final", ["induced", "refitted"])
+@pytest.mark.parametrize("final", ["pretrained", "refit"])
 def test_a_validation_sees_as_many_images_as_are_counted(
     final: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.DRIFT_IMAGES", 5)
-    setup = setup_of(path, f"expert.gaussian.final={final}")
+    setup = setup_of(path, f"expert.gaussian.statistics={final}")
     monitor, _ = watched(setup)
     seen = []
     forward = Encoder.forward
@@ -222,7 +222,7 @@ def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypat
 
 
 def test_before_training_nothing_is_fitted_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = setup_of(path, "expert.gaussian.final=refitted")
+    setup = setup_of(path, "expert.gaussian.statistics=refit")
     monitor, _ = watched(setup)
     monkeypatch.setattr(
         "anomaly_ft.finetune.methods.gaussian.fit_gaussians", lambda *_, **__: pytest.fail("fitted again")

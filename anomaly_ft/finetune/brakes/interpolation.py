@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from anomaly_ft.finetune.brakes.weight_average import put_weights, trained_weights
-from anomaly_ft.finetune.early_stopping import Rule, judge
+from anomaly_ft.finetune.early_stopping import StoppingRule, early_stop
 from anomaly_ft.finetune.records import Validation
 
 
@@ -14,7 +14,7 @@ def interpolate(
     pretrained: Mapping[str, Tensor],
     shares: Sequence[float],
     validate: Callable[[], Validation],
-    rule: Rule,
+    rule: StoppingRule,
     ends: tuple[Validation, Validation],
 ) -> tuple[float, dict[float, Validation]]:
     """Leave in the module the mixture of pretrained and fine-tuned weights that validation chooses
@@ -44,6 +44,6 @@ def interpolate(
         put_mixture(share)
         found[share] = validate()
     found[1.0] = ends[1]
-    kept = list(found)[judge(list(found.values()), rule).best_epoch]
+    kept = list(found)[early_stop(list(found.values()), rule).best_epoch]
     put_mixture(kept)
     return kept, found

@@ -21,7 +21,7 @@ from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.inference import level_distances, pooled_features, score_images, scores_and_features
 from anomaly_ft.model.interface import Detector
 
-PRETRAINED, REFIT = KINDS = ("induced", "refitted")
+PRETRAINED, REFIT = KINDS = ("pretrained", "refit")
 DRIFT_IMAGES = 128  # on so many images at most
 PENALTIES: Mapping[str, Callable[[GaussianDetector], Term]] = {
     "l2_sp": lambda detector: l2_sp(detector.encoder),

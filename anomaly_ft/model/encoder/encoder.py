@@ -21,7 +21,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, did_you_mean
-from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.fuse_batchnorm import Pair, foldable, folded
 from anomaly_ft.model.encoder.level_maps import refuse_scrambled, refuse_unnamed, stride_of, to_grid, way_out
 from anomaly_ft.model.encoder.module_chain import find_chain, input_of, run_chain
@@ -59,13 +59,13 @@ class Encoder(nn.Module):
         self.widths = tuple(shape[1] for shape in shapes)  # d_l
         self.strides = tuple(stride_of(image_size, shape[-1]) for shape in shapes)  # in pixels
 
-    def forward(self, images: Tensor | Halfway) -> list[Tensor]:
+    def forward(self, images: Tensor | EarlyActivations) -> list[Tensor]:
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255,
         or of what `halfway` made of them."""
         self._seen.clear()
         if self.checkpointing:
             self._reading = True
-        if isinstance(images, Halfway):
+        if isinstance(images, EarlyActivations):
             run_chain(self.model, self.tail, images.activation, again=self.checkpointing)
             return self._read_off(dict(zip(self.early, images.levels, strict=True)))
         return self.feature_maps((images.float() - self.mean) / self.std)
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
             self._forward(normalised)
         return self._read_off({})
 
-    def halfway(self, images: Tensor) -> Halfway:
+    def early_activations(self, images: Tensor) -> EarlyActivations:
         """What the frozen early part makes of RGB images `(n, 3, h, w)` in 0..255; see `train_only`.
 
         Raises:
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         x = input_of(self.model.get_submodule(self.tail[0]), lambda: self._forward(normalised))
         levels = [to_grid(self.model, self._seen[level]) for level in self.early]
         self._seen.clear()
-        return Halfway(x, levels)
+        return EarlyActivations(x, levels)
 
     def _read_off(self, early: dict[str, Tensor]) -> list[Tensor]:
         """The levels' maps in order; those before a frozen part's end are given."""
@@ -152,7 +152,7 @@ class Encoder(nn.Module):
     def _behind(self, level: str) -> bool:
         return any(level == name or level.startswith(f"{name}.") for name in self.tail)
 
-    def save_memory(self) -> None:
+    def checkpoint_gradients(self) -> None:
         """Keep no activations for the backward pass but those between modules; compute the others again.
 
         Raises:

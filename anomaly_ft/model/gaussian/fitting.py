@@ -54,9 +54,9 @@ def fit_gaussians(
         GaussianError: features to which no Gaussian can be fitted.
     """
     first = FirstFeatures(compute, keep)
-    sums = sums_of(encoder, compute.share(pixels), compute, settings, first)
+    sums = sums_of(encoder, compute.shard(pixels), compute, settings, first)
     if compute.fabric.world_size > 1:
-        sums = [moments.add_up(compute.add_up) for moments in sums]
+        sums = [moments.all_reduce_sum(compute.all_reduce_sum) for moments in sums]
     levels = [
         fit(s, settings.shrinkage, name=f"level {level}")
         for s, level in zip(sums, encoder.levels, strict=False)

@@ -97,7 +97,7 @@ class Moments:
             + 4 * aa * a_first,
         )
 
-    def add_up(self, add: Callable[[Tensor], Tensor]) -> "Moments":
+    def all_reduce_sum(self, add: Callable[[Tensor], Tensor]) -> "Moments":
         """The sums over what several processes saw.
 
         Args:

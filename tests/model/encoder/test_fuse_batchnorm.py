@@ -118,7 +118,7 @@ def test_nothing_is_folded_where_it_would_change_features() -> None:
     assert Encoder(model, ["last"], 32)._pairs == []
 
 
-@pytest.mark.parametrize("how", ["save_memory", "compile_parts"])
+@pytest.mark.parametrize("how", ["checkpoint_gradients", "compile_parts"])
 def test_what_computes_again_or_compiles_is_not_folded(how: str) -> None:
     encoder = load_encoder("test_efficientnet", "random", image_size=64)
     assert encoder._pairs
