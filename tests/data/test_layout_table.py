@@ -430,3 +430,15 @@ def test_links_that_lead_to_one_another_do_not_send_it_round_in_circles(tmp_path
     link("b/a", tmp_path / "a")(tmp_path)
     names = [record.name for record in read_records(str(tmp_path / "root")).records]
     assert names == ["0.png", "a/1.png", "a/b/2.png"]
+
+
+def test_views_of_one_part_are_said_with_the_group_that_keeps_them_together(tmp_path: Path) -> None:
+    for i in range(8):
+        photos(*(f"OK/S{i}/a_{i}_OK_C{c}_2023.jpg" for c in range(1, 6)))(tmp_path)
+    photos(*(f"NG/BX/S1/a_1_NG_C{c}_2023.jpg" for c in range(1, 6)))(tmp_path)
+    (note,) = read_root(str(tmp_path)).notes
+    assert note.startswith("45 images are views of 9 parts: keep them together with data.group_by: ")
+    reading = read_records(str(tmp_path), group_by=note.rpartition("'")[0].rpartition("'")[2])
+    assert len({record.group for record in reading.records}) == 9
+    sides = {(record.group, record.split) for record in reading.records}
+    assert len(sides) == 9

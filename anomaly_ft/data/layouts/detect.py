@@ -16,7 +16,7 @@ from anomaly_ft.data.layouts.elpv import DEMO, elpv_folder, read_elpv
 from anomaly_ft.data.layouts.roles import sort_out
 from anomaly_ft.data.layouts.tables import is_column
 from anomaly_ft.data.layouts.tree import Tree, list_tree
-from anomaly_ft.data.layouts.unused import Unused, find_unused, notes_on, tree_of_listed
+from anomaly_ft.data.layouts.unused import Unused, find_unused, notes_on, notes_on_views, tree_of_listed
 from anomaly_ft.data.pixels import SUFFIXES
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError, did_you_mean
@@ -101,7 +101,7 @@ def read_root(root: str, *, layout: str = "auto", manifest_path: str = "", group
 def _notes(layout: str, records: Sequence[Record]) -> tuple[str, ...]:
     """What is to be known of images that are used."""
     if layout != "plain":
-        return notes_on(records) if layout == "mvtec" else ()
+        return (*(notes_on(records) if layout == "mvtec" else ()), *notes_on_views(records))
     odd = plain.named_for_defects(record.name for record in records)
     return (f"{len(odd)} files to train with are named like {odd[0]}: are they good?",) if odd else ()
 

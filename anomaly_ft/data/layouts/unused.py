@@ -1,5 +1,6 @@
 """Every image file below a root is used or named here, with the reason."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from anomaly_ft.data.layouts.tree import HIDDEN, JUNK, Tree, list_tree
 from anomaly_ft.data.records import Record
 
 SHOWN = 3
+VIEW = re.compile(r"(.+)_C\d+[_.]")
 NO_IMAGE = "masks that belong to no image"
 NO_NEED = "masks of normal images, which need none"
 DEPTHS = "depth images beside photographs"
@@ -77,6 +79,18 @@ def notes_on(records: Sequence[Record]) -> tuple[str, ...]:
         elif not record.anomalous and folder.lower() in VALIDATION:
             moved[f"good images of {folder}/ are used for training with the others"] += 1
     return tuple(f"{count} {what}" for what, count in moved.items())
+
+
+def notes_on_views(records: Sequence[Record]) -> tuple[str, ...]:
+    """Whether images are views of the same parts by several cameras, `_C1_`, `_C2_`, as in Real-IAD."""
+    views = [match[1] for record in records if not record.group and (match := VIEW.match(record.name))]
+    parts = len(set(views))
+    if not views or len(views) < 2 * parts:
+        return ()
+    pattern = f"'{VIEW.pattern}'"
+    return (
+        f"{len(views)} images are views of {parts} parts: keep them together with data.group_by: {pattern}",
+    )
 
 
 def tree_of_listed(base: Path, records: Sequence[Record]) -> Tree:
