@@ -55,7 +55,7 @@ def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
         return torch.full((len(levels),), 1 / len(levels))
     if len(weights) != len(levels) or min(weights) < 0 or sum(weights) <= 0:
         raise EncoderError(
-            f"expert.gaussian.level_weights: expected one weight of 0 or more for each "
+            "expert.gaussian.level_weights: expected one weight of 0 or more for each "
             f"of the {len(levels)} levels "
             f"({', '.join(levels)}), not all of them 0; got {list(weights)}"
         )

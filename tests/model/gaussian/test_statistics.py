@@ -239,7 +239,7 @@ def test_a_dimension_that_follows_from_the_others_is_an_error_without_shrinkage(
     features = correlated(50, 3)
     features[:, 2] = 0.0
     with pytest.raises(
-        GaussianError, match=r"50 images in 3 dimensions is not positive definite .* raise gaussian"
+        GaussianError, match=r"50 images in 3 dimensions is not positive definite .* raise expert.gaussian"
     ):
         fit_all(features, 0.0)
 
