@@ -151,9 +151,9 @@ def explain_memory() -> Iterator[None]:
             raise
         raise DeviceError(
             f"memory ran out ({(str(error).splitlines() or ['no more is known'])[0]}); what needs less of it:\n"
-            "  runtime.micro_batch_size: 4       a training step in parts, with the same result\n"
-            "  runtime.checkpointing: true       activations computed again instead of kept, a third slower\n"
-            "  runtime.batch_size: 8             for all passes that train nothing\n"
+            "  expert.runtime.micro_batch_size: 4            a training step in parts, with the same result\n"
+            "  expert.runtime.gradient_checkpointing: true   compute activations again: a third slower\n"
+            "  expert.runtime.batch_size: 8                  for all passes that train nothing\n"
             "and, with another result, a smaller data.image_size"
         ) from error
 

@@ -66,8 +66,8 @@ def test_memory_that_ran_out_names_the_settings_that_need_less() -> None:
     for ask in too_much:
         with pytest.raises(DeviceError) as caught, explain_memory():
             ask()
-        for setting in ("runtime.micro_batch_size", "runtime.checkpointing", "runtime.batch_size"):
-            assert setting in str(caught.value)
+        for setting in ("micro_batch_size: ", "gradient_checkpointing: ", "batch_size: "):
+            assert f"  expert.runtime.{setting}" in str(caught.value)
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:

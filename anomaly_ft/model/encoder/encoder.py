@@ -102,7 +102,8 @@ class Encoder(nn.Module):
         unseen = [level for level in self.levels if level not in self._seen and level not in early]
         if unseen:
             raise EncoderError(
-                f"encoder.levels: features do not pass through {', '.join(unseen)}; {way_out(self.model)}"
+                f"expert.encoder.levels: features do not pass through {', '.join(unseen)}; "
+                f"{way_out(self.model)}"
             )
         maps = [early[name] if name in early else to_grid(self.model, self._seen[name]) for name in self.levels]
         self._seen.clear()
@@ -160,8 +161,8 @@ class Encoder(nn.Module):
         """
         if len(self._chain) < 2:
             raise EncoderError(
-                "runtime.checkpointing: this encoder is no chain of modules; set it to false, and lower "
-                "runtime.micro_batch_size to save memory"
+                "expert.runtime.gradient_checkpointing: this encoder is no chain of modules; set it to false, "
+                "and lower expert.runtime.micro_batch_size to save memory"
             )
         self.checkpointing = True
         self._pairs = []  # what is computed again has to find the same weights
@@ -241,7 +242,8 @@ def known_levels(model: nn.Module) -> list[str]:
     info = getattr(model, "feature_info", None)
     if not info:
         raise EncoderError(
-            f"encoder.levels: timm does not say which levels {type(model).__name__} has; name modules yourself"
+            f"expert.encoder.levels: timm does not say which levels {type(model).__name__} has; "
+            "name modules yourself"
         )
     return refuse_unnamed(model, [stage["module"] for stage in (info if isinstance(info, list) else info.info)])
 
@@ -259,16 +261,18 @@ def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]
     for level in levels:
         known = known_levels(model) if isinstance(level, int) else modules
         if isinstance(level, int) and not -len(known) <= level < len(known):
-            raise EncoderError(f"encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}")
+            raise EncoderError(
+                f"expert.encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}"
+            )
         name = known[level] if isinstance(level, int) else level
         if name not in known:
             raise EncoderError(
-                f"encoder.levels: no module {name!r}{did_you_mean(name, known)}; "
+                f"expert.encoder.levels: no module {name!r}{did_you_mean(name, known)}; "
                 f"levels are {', '.join(known_levels(model))}"
             )
         chosen.append(name)
     if not chosen or len(set(chosen)) != len(chosen):
-        raise EncoderError(f"encoder.levels: expected one or more different levels, got {list(levels)}")
+        raise EncoderError(f"expert.encoder.levels: expected one or more different levels, got {list(levels)}")
     return chosen
 
 

@@ -30,7 +30,8 @@ def way_out(model: nn.Module) -> str:
     """What to do about levels that cannot be read."""
     tops = [name for name, _ in model.named_children()]
     return (
-        "name modules that each give one map (n, channels, h, w) in encoder.levels, or choose another encoder; "
+        "name modules that each give one map (n, channels, h, w) in expert.encoder.levels, "
+        "or choose another encoder; "
         f"top modules of {type(model).__name__} are {', '.join(tops)}"
     )
 
@@ -45,7 +46,7 @@ def refuse_unnamed(model: nn.Module, levels: Sequence[str]) -> list[str]:
     wrong = [level for level in levels if level not in modules]
     if wrong:
         named = ", ".join(filter(None, wrong)) or "nothing"
-        said = f"encoder.levels: timm's levels of {type(model).__name__} are no modules ({named})"
+        said = f"expert.encoder.levels: timm's levels of {type(model).__name__} are no modules ({named})"
         raise EncoderError(f"{said}; {way_out(model)}")
     return list(levels)
 
@@ -58,7 +59,7 @@ def to_grid(model: nn.Module, output: Tensor) -> Tensor:
     """
     if not isinstance(output, Tensor) or output.dim() not in (3, 4):
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise EncoderError(f"encoder.levels: a level gives no map but {shape}; {way_out(model)}")
+        raise EncoderError(f"expert.encoder.levels: a level gives no map but {shape}; {way_out(model)}")
     if output.dim() == 4:
         last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return output.permute(0, 3, 1, 2) if last else output
@@ -67,8 +68,8 @@ def to_grid(model: nn.Module, output: Tensor) -> Tensor:
     side = math.isqrt(tokens.shape[2])
     if side**2 != tokens.shape[2]:
         raise EncoderError(
-            f"encoder.levels: {tokens.shape[2]} positions make no square grid after {prefix} prefix tokens; "
-            + way_out(model)
+            f"expert.encoder.levels: {tokens.shape[2]} positions make no square grid "
+            f"after {prefix} prefix tokens; " + way_out(model)
         )
     return tokens.reshape(*tokens.shape[:2], side, -1)
 
@@ -88,7 +89,8 @@ def refuse_scrambled(model: nn.Module, levels: Sequence[str], maps: Sequence[Ten
             continue
         if own.shape != their.shape or (own - their).abs().max() > TOLERANCE * their.abs().max():
             raise EncoderError(
-                f"encoder.levels: {level} of {type(model).__name__} is not laid out as the map that timm reads "
+                f"expert.encoder.levels: {level} of {type(model).__name__} is not laid out "
+                "as the map that timm reads "
                 f"{tuple(their.shape[1:])}; defects would be found in wrong places; choose another encoder"
             )
 

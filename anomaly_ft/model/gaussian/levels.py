@@ -32,7 +32,7 @@ def choose_dense_levels(encoder: Levels, levels: Sequence[str | int] | Literal["
     and three quarters of their depth.
     """
     if levels != "auto":
-        return _named(encoder, levels, "gaussian.dense_levels")
+        return _named(encoder, levels, "expert.gaussian.dense_levels")
     chosen = [i for i, stride in enumerate(encoder.strides) if stride == 16]
     return _unless_flat(encoder, [*chosen, *_first_at(encoder, (32,))])
 
@@ -41,7 +41,7 @@ def choose_map_levels(encoder: Levels, levels: Sequence[str | int] | Literal["au
     """Positions of the levels that make the dense map; `auto`: the first at stride 16 and the last at 4 and 8,
     with the same exception as `choose_dense_levels`."""
     if levels != "auto":
-        return _named(encoder, levels, "gaussian.map_levels")
+        return _named(encoder, levels, "map_levels")
     return _unless_flat(encoder, [*_last_at(encoder, (4, 8)), *_first_at(encoder, (16,))])
 
 
@@ -55,7 +55,8 @@ def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
         return torch.full((len(levels),), 1 / len(levels))
     if len(weights) != len(levels) or min(weights) < 0 or sum(weights) <= 0:
         raise EncoderError(
-            f"gaussian.level_weights: expected one weight of 0 or more for each of the {len(levels)} levels "
+            "expert.gaussian.level_weights: expected one weight of 0 or more for each "
+            f"of the {len(levels)} levels "
             f"({', '.join(levels)}), not all of them 0; got {list(weights)}"
         )
     return torch.tensor(weights) / sum(weights)

@@ -224,7 +224,7 @@ def _fit(sums: Moments, shrinkage: Shrinkage, least: float, name: str, dtype: to
     if bool((info != 0).any()):
         raise GaussianError(
             f"{name}: the covariance of {n} images in {d} dimensions is not positive definite "
-            f"(shrinkage {float(rho.min()):.3g}); raise gaussian.shrinkage or use more images"
+            f"(shrinkage {float(rho.min()):.3g}); raise expert.gaussian.shrinkage or use more images"
         )
     return Gaussian(centred.shift.to(dtype), _whitening(factor).to(dtype), rho, n)
 
@@ -258,7 +258,7 @@ def _check(centred: Moments, scale: Tensor, shrinkage: Shrinkage, name: str) -> 
     if n < needed:
         way_out = "use more images"
         if needed > 2:
-            way_out = "use shrinkage (gaussian.shrinkage: ledoit_wolf) or more images"
+            way_out = "use shrinkage (expert.gaussian.shrinkage: ledoit_wolf) or more images"
         raise GaussianError(
             f"{name}: cannot fit a full Gaussian to {n} image{'s' if n != 1 else ''} in {d} dimensions, "
             f"at least {needed} are needed; {way_out}"

@@ -52,8 +52,8 @@ def test_levels_that_cannot_be_read_are_refused_with_a_way_out(name: str, size: 
     with pytest.raises(EncoderError, match=re.escape(why)) as error:
         load_encoder(name, "random", image_size=size)
     said = str(error.value)
-    assert said.startswith("encoder.levels: ")
-    assert re.search(r"name modules that each give one map .* in encoder\.levels, or choose another", said)
+    assert said.startswith("expert.encoder.levels: ")
+    assert re.search(r"modules that each give one map .* in expert\.encoder\.levels, or choose another", said)
     assert re.search(r"top modules of \w+ are \w+", said)
     assert "\n" not in said
 

@@ -231,7 +231,9 @@ def test_activations_are_computed_again_from_halfway_too(encoder: Encoder) -> No
 
 def test_an_encoder_that_is_no_chain_says_how_else_to_save_memory(encoder: Encoder) -> None:
     encoder._chain = ["bn2"]
-    with pytest.raises(EncoderError, match=r"runtime.checkpointing.*lower runtime.micro_batch_size"):
+    with pytest.raises(
+        EncoderError, match=r"expert.runtime.gradient_checkpointing.*lower expert.runtime.micro_batch_size"
+    ):
         encoder.checkpoint_gradients()
 
 

@@ -205,7 +205,7 @@ def test_fitting_leaves_no_graph_behind() -> None:
     ("n", "d", "shrinkage", "message"),
     [
         (30, 272, 0.0, "cannot fit a full Gaussian to 30 images in 272 dimensions, at least 273 are needed; "
-                       "use shrinkage (gaussian.shrinkage: ledoit_wolf) or more images"),
+                       "use shrinkage (expert.gaussian.shrinkage: ledoit_wolf) or more images"),
         (1, 4, "ledoit_wolf", "cannot fit a full Gaussian to 1 image in 4 dimensions, at least 2 are needed; "
                               "use more images"),
     ],
@@ -239,7 +239,7 @@ def test_a_dimension_that_follows_from_the_others_is_an_error_without_shrinkage(
     features = correlated(50, 3)
     features[:, 2] = 0.0
     with pytest.raises(
-        GaussianError, match=r"50 images in 3 dimensions is not positive definite .* raise gaussian"
+        GaussianError, match=r"50 images in 3 dimensions is not positive definite .* raise expert.gaussian"
     ):
         fit_all(features, 0.0)
 
