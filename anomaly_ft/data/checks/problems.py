@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomaly_ft.data.checks.appearance import Appearance, Header
 from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
 from anomaly_ft.data.images import DARK, DARK_SAYS, UNREADABLE, read_mask, why_unreadable
 from anomaly_ft.data.layouts.detect import READERS, Reading
@@ -31,19 +32,13 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Header:
-    size: tuple[int, int]  # width, height, upright
-    mode: str
-    deep: bool  # more than 8 bits a value
-
-
-@dataclass(frozen=True)
 class Scan:
     """What was found in the files, by the name of the image."""
 
     headers: dict[str, Header]
     unreadable: dict[str, str]
     thumbnails: dict[str, NDArray[np.uint8]]
+    appearances: dict[str, Appearance]
 
 
 def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Trouble]:

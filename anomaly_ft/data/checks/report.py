@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from anomaly_ft.data.checks.problems import Header, Scan, Trouble, find_troubles, in_parallel
+from anomaly_ft.data.checks.appearance import DECODED, Appearance, Header, appearance, read_header
+from anomaly_ft.data.checks.audit import ShortcutAudit
+from anomaly_ft.data.checks.problems import Scan, Trouble, find_troubles, in_parallel
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.duplicates import thumbnail
-from anomaly_ft.data.images import is_deep, view_image
+from anomaly_ft.data.images import view_image
 from anomaly_ft.data.records import PARTS, Record, counts
 from anomaly_ft.data.splits import split_normals
 from anomaly_ft.errors import DataError
@@ -31,8 +32,6 @@ MODES = {  # what Pillow's names stand for
     "F": "grey, floating point (F)", "RGB": "colour (RGB)",
     "RGBA": "colour with transparency (RGBA)", "P": "palette (P)", "CMYK": "printing inks (CMYK)",
 }  # fmt: skip
-TURNED = range(5, 9)  # EXIF orientations that swap width and height
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class Report:
     troubles: tuple[Trouble, ...]
     records: tuple[Record, ...] = field(repr=False)
     readable: tuple[Record, ...] = field(repr=False)
+    appearances: tuple[Appearance, ...] = field(repr=False)  # of each readable record
+    audit: ShortcutAudit | None = None
 
     def shared_out(self, *, watch: float, calibrate: float, seed: int = 0) -> "Report":
         """The same, split in other shares."""
@@ -58,9 +59,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the records, for programs."""
-        others = ("records", "readable", "troubles")
+        others = ("records", "readable", "appearances", "troubles", "audit")
         found = {key: value for key, value in vars(self).items() if key not in others}
-        return {**found, "troubles": [asdict(trouble) for trouble in self.troubles]}
+        audit = self.audit.to_json() if self.audit else None
+        return {**found, "troubles": [asdict(trouble) for trouble in self.troubles], "audit": audit}
 
     def lines(self) -> Iterator[str]:
         """Everything for people."""
@@ -75,6 +77,8 @@ class Report:
         )
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
+        elif self.audit:
+            yield from self.audit.lines()
         for trouble in self.troubles:
             refused = " (train refuses this)" if trouble.refused else ""
             yield f"\n{trouble.kind}: {trouble.says}{refused}"
@@ -103,6 +107,7 @@ def inspect(
     """
     reading = read_records(root, layout=layout, group_by=group_by, allow_leak=True)
     scan = _scan(reading.records, threads, progress or (lambda items, *_: items))
+    readable = tuple(record for record in reading.records if record.name not in scan.unreadable)
     by_split = {s: counts([r for r in reading.records if r.split == s]) for s in ("train", "test")}
     report = Report(
         root=root,
@@ -115,7 +120,8 @@ def inspect(
         split_trouble="",
         troubles=tuple(find_troubles(reading, scan, threads)),
         records=reading.records,
-        readable=tuple(record for record in reading.records if record.name not in scan.unreadable),
+        readable=readable,
+        appearances=tuple(scan.appearances[record.name] for record in readable),
     )
     return report.shared_out(watch=watch, calibrate=calibrate, seed=seed)
 
@@ -133,23 +139,15 @@ def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
                 found[record.name] = result
         return found
 
-    headers = readable(_header, records, "reading headers")
+    def look(record: Record) -> tuple[NDArray[np.uint8], Appearance]:
+        image = view_image(record.path, at_least=DECODED)
+        return thumbnail(image), appearance(record.name, headers[record.name], np.asarray(image))
+
+    headers: dict[str, Header] = readable(lambda record: read_header(record.path), records, "reading headers")
     sound = [record for record in records if record.name in headers]
-    return Scan(headers, unreadable, readable(_thumbnail, sound, "looking at images"))
-
-
-def _header(record: Record) -> Header:
-    if record.path.stat().st_size == 0:
-        raise ValueError("the file is empty")
-    with Image.open(record.path) as image:
-        (width, height), deep = image.size, is_deep(image)
-        known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
-        turned = known and image.getexif().get(EXIF_ORIENTATION) in TURNED
-        return Header((height, width) if turned else (width, height), image.mode, deep)
-
-
-def _thumbnail(record: Record) -> NDArray[np.uint8]:
-    return thumbnail(view_image(record.path))
+    seen = readable(look, sound, "looking at images")
+    thumbnails = {name: small for name, (small, _) in seen.items()}
+    return Scan(headers, unreadable, thumbnails, {name: looks for name, (_, looks) in seen.items()})
 
 
 def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:
