@@ -9,8 +9,8 @@ Both are judged on one scale, the lower end of the AUROC's interval. Two normal 
 d standard deviations apart have an AUROC of Phi(d / sqrt 2). From d = 1 on it is time to look (0.760); from
 d = 2 on (0.921) half of one group lies beyond 97.7 % of the other, and the split says little. The ends were
 set by this reasoning and not by any data set. What pixels do not show, such as the camera's name, is a hint
-and never more than "look at this"; names and the time of test images against training images are no hint at
-all, for people sort files into folders and test later than they train.
+and never more than "look at this". No hint at all are names, for people name files after what they show, that
+test images are later than training images, and that a defect changes how well a file can be compressed.
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ from anomaly_ft.metrics import Floats, image_auroc
 FEWEST = 10  # images of a group below which nothing is said about it
 WORTH_A_LOOK = float(norm.cdf(1 / np.sqrt(2)))  # one standard deviation apart
 WORLDS_APART = float(norm.cdf(2 / np.sqrt(2)))  # two
-HINTS = ("time taken", "file format", "colour mode", "camera", "name pattern")
-NO_HINT = {SHIFT: ("time taken", "name pattern"), SHORTCUT: ("name pattern",)}
+HINTS = ("bytes a pixel", "time taken", "file format", "colour mode", "camera", "name pattern")
+NO_HINT = {SHIFT: ("time taken", "name pattern"), SHORTCUT: ("bytes a pixel", "name pattern")}
 NONE = (None, None)
 LEVELS = (FINE, LOOK, LITTLE)
 TRAIN, GOOD, DEFECTIVE = "good training", "good test", "defective test"
@@ -207,10 +207,10 @@ def _examples(
         (side.records[high[-1]], second, side.looks[high[-1]]),
     ]
     third = TRAIN if row.question == SHORTCUT else DEFECTIVE
-    places = np.flatnonzero(kinds == third)
+    places = np.flatnonzero(kinds == third).tolist()
     if len(places) and row.first is not None:
         values = np.array([looks[i].numbers[row.property] for i in places])
-        typical = int(places[np.argsort(values, kind="stable")[len(values) // 2]])
+        typical = places[int(np.argsort(values, kind="stable")[len(values) // 2])]
         chosen.append((records[typical], f"typical {third}", looks[typical]))
     else:
         chosen.append((side.records[high[-2]], second, side.looks[high[-2]]))

@@ -76,7 +76,7 @@ def read_image(path: Path, value_range: tuple[float, float] | None = None, *, at
             upright = _deep_colour(path, image, value_range)
         else:
             if at_least:
-                image.draft(None, (at_least, at_least))  # type: ignore[arg-type]
+                image.draft(None, (at_least, at_least))
             image.load()
         ImageOps.exif_transpose(upright, in_place=True)
     if upright.mode == "F" or upright.mode.startswith("I"):  # I;16 and its like, 32-bit I

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_ft.data.images import is_deep
@@ -24,6 +25,11 @@ MAKE, MODEL, ORIENTATION, CHANGED, EXIF, TAKEN = 0x010F, 0x0110, 0x0112, 0x0132,
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # blind to edges (Immerkaer, CVIU 64, 1996)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 UNKNOWN = "none"
+TILES = 3
+MEASURED = (
+    "brightness", "darkest 5 %", "brightest 5 %", "contrast", "sharpness", "noise", "saturation", "red cast",
+    "blue cast",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,27 +109,43 @@ def appearance(name: str, header: Header, image: Pixels) -> Appearance:
 def meter(image: Pixels) -> dict[str, float]:
     """Measure an image `(h, w, 3)` RGB as a light meter would, on its thumbnail; levels are 0 to 255.
 
-    `sharpness` is the deviation of the Laplacian as a multiple of the contrast, `noise` the standard
-    deviation of what no edge explains, `saturation` the mean distance of the highest from the lowest channel,
-    the casts the mean of red and of blue above green.
+    Each number is the median over the thumbnail's 3 x 3 tiles: other light changes all of them, a defect in
+    one place does not change the median. `sharpness` is the deviation of the Laplacian as a multiple of the
+    contrast, `noise` the standard deviation of what no edge explains, `saturation` the mean distance of the
+    highest from the lowest channel, the casts the mean of red and of blue above green.
     """
     small = thumbnail_of(image).astype(np.float32)
     luma = small @ LUMA
+    layers = np.dstack(
+        [
+            small,
+            luma,
+            cv2.Laplacian(luma, cv2.CV_32F),
+            np.abs(cv2.filter2D(luma, cv2.CV_32F, NOISE)),
+            small.max(2) - small.min(2),
+        ]
+    )
+    measured = [_measure(tile) for tile in _tiles(layers)]
+    return dict(zip(MEASURED, np.median(measured, axis=0).tolist(), strict=True))
+
+
+def _measure(tile: NDArray[np.float32]) -> tuple[float, ...]:
+    """The numbers of one tile `(h, w, 7)`, in the order of `MEASURED`."""
+    red, green, blue, luma, edges, residue, chroma = tile.reshape(-1, 7).T
     dark, bright = np.percentile(luma, (5, 95))
     contrast = float(luma.std())
-    red, green, blue = small.reshape(-1, 3).mean(0, dtype=np.float64)
-    residue = np.abs(cv2.filter2D(luma, cv2.CV_32F, NOISE)).mean()
-    return {
-        "brightness": float(luma.mean()),
-        "darkest 5 %": float(dark),
-        "brightest 5 %": float(bright),
-        "contrast": contrast,
-        "sharpness": float(cv2.Laplacian(luma, cv2.CV_32F).std()) / max(contrast, 1.0),
-        "noise": float(residue) * math.sqrt(math.pi / 2) / 6,
-        "saturation": float(np.mean(small.max(2) - small.min(2))),
-        "red cast": float(red - green),
-        "blue cast": float(blue - green),
-    }
+    sharpness = float(edges.std()) / max(contrast, 1.0)
+    noise = float(residue.mean()) * math.sqrt(math.pi / 2) / 6
+    casts = float(red.mean() - green.mean()), float(blue.mean() - green.mean())
+    return float(luma.mean()), dark, bright, contrast, sharpness, noise, float(chroma.mean()), *casts
+
+
+def _tiles(layers: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Nine tiles, three along each side; of an image too small for that the whole."""
+    if min(layers.shape[:2]) < TILES * TILES:
+        return [layers]
+    rows = np.array_split(layers, TILES, axis=0)
+    return [tile for row in rows for tile in np.array_split(row, TILES, axis=1)]
 
 
 def thumbnail_of(image: Pixels) -> Pixels:
