@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from anomaly_ft.data.checks.audit import ShortcutAudit
 from anomaly_ft.data.images import read_image, read_mask
 from anomaly_ft.evaluation.assess import Assessment
 from anomaly_ft.evaluation.pictures import (
@@ -64,6 +65,7 @@ class Material:
         frozen: scores of the pretrained encoder's detector on the same labelled images.
         validations: of each epoch, the pretrained encoder's first; empty where nothing was trained here.
         verdict: why training ended.
+        audit: what a light meter tells apart.
     """
 
     recipe: str
@@ -73,6 +75,7 @@ class Material:
     frozen: Floats | None = None
     validations: Sequence[Validation] = ()
     verdict: Verdict | None = None
+    audit: ShortcutAudit | None = None
 
 
 def write_report(path: Path, summary: Mapping[str, Any], material: Material) -> None:
@@ -90,6 +93,8 @@ def write_report(path: Path, summary: Mapping[str, Any], material: Material) -> 
         labels=LABELS,
         recipe=material.recipe,
         figures=_figures(material),
+        audit=material.audit,
+        examples=_examples(material) if material.audit else [],
         galleries=_galleries(material.assessment) if material.assessment else None,
     )
     path.write_text(page, encoding="utf-8")
@@ -166,6 +171,21 @@ def _galleries(found: Assessment) -> dict[str, Any]:
     ]
     drawn["strip"] = picture_uri(scale_picture())
     return drawn
+
+
+def _examples(material: Material) -> list[dict[str, str]]:
+    """The pictures of a shortcut audit; they lie below the root of the labelled images."""
+    if not material.audit or not material.assessment or not material.assessment.records:
+        return []
+    root, decoder = material.assessment.records[0].root, material.assessment.decoder
+    shown = []
+    for example in material.audit.examples:
+        try:
+            image = shrunk(np.asarray(read_image(root / example.name, decoder.value_range)), SIDE)
+        except Exception:  # the file was there a moment ago; decoders raise nearly anything
+            continue
+        shown.append({"name": example.name, "shows": example.shows, "picture": picture_uri(image)})
+    return shown
 
 
 def _card(found: Assessment, i: int, scale: ColourScale, split_scale: ColourScale) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from anomaly_ft.run.summary_text import story
+from anomaly_ft.run.summary_text import story, worth_line
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
     from anomaly_ft.finetune.records import EpochRecord
@@ -84,6 +84,8 @@ class Terminal:
         self.say(f"report      {summary['folder']}/report.html")
         if summary["mlflow_run_id"]:
             self.say(f"compare     anomaly-ft ui --store {summary['mlflow_uri']}")
+        if summary.get("shortcuts"):
+            self.say(worth_line(summary["shortcuts"]))
 
     def evaluation(self, summary: Mapping[str, Any]) -> None:
         """The table of an evaluation, each number with its 95 % interval."""

@@ -105,6 +105,15 @@ def story(summary: Mapping[str, Any]) -> str:
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 
+def worth_line(shortcuts: Mapping[str, Any]) -> str:
+    """What the test numbers are worth, from `shortcuts` of a summary.
+
+    >>> worth_line({"verdict": "look at this", "says": "brightness alone tells them apart"})
+    'worth       look at this: brightness alone tells them apart'
+    """
+    return f"worth       {shortcuts['verdict']}: {shortcuts['says']}"
+
+
 def sparkline(values: Sequence[float]) -> str:
     """The values as bars between the lowest and the highest of them.
 

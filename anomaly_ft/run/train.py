@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +29,7 @@ from anomaly_ft.model.compute import explain_memory
 from anomaly_ft.model.gaussian.detector import Detector
 from anomaly_ft.model.inference import Examined, examine
 from anomaly_ft.run import summary as bookkeeping
+from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.resume import remember_run, remembered_run, write_start
@@ -103,7 +104,11 @@ def train(
             final = choose_final(setup, dog)
         with setup.phase("seal"):
             sealed, material = _seal(setup, partial, dog.induced, final, frozen_test, records)
+        with setup.phase("audit"):  # once everything is decided: nothing of it goes back into the run
+            audit = audit_dataset(setup.data, recipe.data.resize, progress=setup.terminal.track)
+        material = replace(material, audit=audit)
         summary = bookkeeping.summarise(setup, dog.sets, records, tracker.run_id) | sealed
+        summary["shortcuts"] = audit.to_json() if audit else None
         summary |= {"final": final, "mixed": mixed, "level_weights": dog.induced.level_weights.tolist()}
         write_report(partial / "report.html", summary, material)
         write_json(partial / "summary.json", summary)

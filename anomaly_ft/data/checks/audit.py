@@ -81,7 +81,7 @@ class ShortcutAudit:
 
     def lines(self, shown: int = 3) -> Iterator[str]:
         """Everything for people, of each question the `shown` most telling rows; 0: all."""
-        yield f"numbers   {self.sentence}"
+        yield f"worth     {self.sentence}"
         for question in (SHIFT, SHORTCUT):
             rows = [row for row in self.rows if row.question == question]
             if rows:
