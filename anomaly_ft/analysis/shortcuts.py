@@ -99,8 +99,10 @@ def audit_shortcuts(records: Sequence[Record], looks: Sequence[Appearance]) -> S
         found += _compare(side)
     rows = tuple(each.row for each in found)
     if not found:
-        why = "too few images to judge the split by; " + "; ".join(missing)
-        return ShortcutAudit(CANNOT_SAY, why, counts, rows, (), ())
+        same, few = "files and thumbnails do not differ at all", "too few images to judge the split by; "
+        asked = len(missing) < len(GROUPS)
+        verdict, why = (FINE, same) if asked else (CANNOT_SAY, few + "; ".join(missing))
+        return ShortcutAudit(verdict, why, counts, (), tuple(missing) if asked else (), ())
     worst = max(found, key=lambda each: _rank(each.row))
     verdict = worst.row.level
     examples = () if verdict == FINE else _examples(worst, records, kinds, looks)
@@ -175,7 +177,7 @@ def _why(rows: Sequence[Separation]) -> str:
         return "; ".join(f"{TELLS[row.question].format(_by(row))}{_measured(row)}" for row in doubts)
     reached = [row for row in rows if row.property == TOGETHER]
     if not reached:
-        return "files and thumbnails do not differ at all"
+        return "pixels do not differ at all"
     parts = " and ".join(
         f"{SAYS_LITTLE[row.question]} {row.auroc:.2f} ({row.low:.2f} to {row.high:.2f})" for row in reached
     )

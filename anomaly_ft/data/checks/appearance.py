@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,13 +24,8 @@ DECODED = 2 * SIDE  # a JPEG is decoded at the fraction of its size that still h
 TURNED = range(5, 9)  # EXIF orientations that swap width and height
 MAKE, MODEL, ORIENTATION, CHANGED, EXIF, TAKEN = 0x010F, 0x0110, 0x0112, 0x0132, 0x8769, 0x9003
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # blind to edges (Immerkaer, CVIU 64, 1996)
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 UNKNOWN = "none"
 TILES = 3
-MEASURED = (
-    "brightness", "darkest 5 %", "brightest 5 %", "contrast", "sharpness", "noise", "saturation", "red cast",
-    "blue cast",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,38 +110,34 @@ def meter(image: Pixels) -> dict[str, float]:
     contrast, `noise` the standard deviation of what no edge explains, `saturation` the mean distance of the
     highest from the lowest channel, the casts the mean of red and of blue above green.
     """
-    small = thumbnail_of(image).astype(np.float32)
-    luma = small @ LUMA
-    layers = np.dstack(
-        [
-            small,
-            luma,
-            cv2.Laplacian(luma, cv2.CV_32F),
-            np.abs(cv2.filter2D(luma, cv2.CV_32F, NOISE)),
-            small.max(2) - small.min(2),
-        ]
-    )
-    measured = [_measure(tile) for tile in _tiles(layers)]
-    return dict(zip(MEASURED, np.median(measured, axis=0).tolist(), strict=True))
+    small = thumbnail_of(image)
+    luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    edges, residue = cv2.Laplacian(luma, cv2.CV_32F), np.abs(cv2.filter2D(luma, cv2.CV_32F, NOISE))
+    levels = np.sort(_tiles(luma), axis=1)
+    red, green, blue = (_tiles(small[..., i]).mean(1) for i in range(3))
+    contrast = levels.std(1)
+    measured = {
+        "brightness": levels.mean(1),
+        "darkest 5 %": levels[:, round(0.05 * (levels.shape[1] - 1))],
+        "brightest 5 %": levels[:, round(0.95 * (levels.shape[1] - 1))],
+        "contrast": contrast,
+        "sharpness": _tiles(edges).std(1) / np.maximum(contrast, 1.0),
+        "noise": _tiles(residue).mean(1) * (math.sqrt(math.pi / 2) / 6),
+        "saturation": _tiles(small.max(2) - small.min(2)).mean(1),
+        "red cast": red - green,
+        "blue cast": blue - green,
+    }
+    return {name: float(np.median(values)) for name, values in measured.items()}
 
 
-def _measure(tile: NDArray[np.float32]) -> tuple[float, ...]:
-    """The numbers of one tile `(h, w, 7)`, in the order of `MEASURED`."""
-    red, green, blue, luma, edges, residue, chroma = tile.reshape(-1, 7).T
-    dark, bright = np.percentile(luma, (5, 95))
-    contrast = float(luma.std())
-    sharpness = float(edges.std()) / max(contrast, 1.0)
-    noise = float(residue.mean()) * math.sqrt(math.pi / 2) / 6
-    casts = float(red.mean() - green.mean()), float(blue.mean() - green.mean())
-    return float(luma.mean()), dark, bright, contrast, sharpness, noise, float(chroma.mean()), *casts
-
-
-def _tiles(layers: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Nine tiles, three along each side; of an image too small for that the whole."""
-    if min(layers.shape[:2]) < TILES * TILES:
-        return [layers]
-    rows = np.array_split(layers, TILES, axis=0)
-    return [tile for row in rows for tile in np.array_split(row, TILES, axis=1)]
+def _tiles(layer: NDArray[Any]) -> NDArray[Any]:
+    """The pixels of nine tiles of `(h, w)`, three along each side, `(9, pixels)`; up to two rows and columns
+    at the far ends are left out. Of an image too small for tiles the whole, `(1, pixels)`."""
+    high, wide = (side // TILES for side in layer.shape)
+    if min(high, wide) < TILES:
+        return layer.reshape(1, -1)
+    whole = layer[: TILES * high, : TILES * wide].reshape(TILES, high, TILES, wide)
+    return whole.swapaxes(1, 2).reshape(TILES * TILES, -1)
 
 
 def thumbnail_of(image: Pixels) -> Pixels:
