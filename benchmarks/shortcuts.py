@@ -89,7 +89,8 @@ def measure(count: int) -> None:
         audit = look_at(folder, "auto", Terminal()).audit
         seconds = time.perf_counter() - started
         cores = len(os.sched_getaffinity(0))
-        print(f"{count} images, {cores} cores: {seconds:.1f} s, of one core {time.process_time() - worked:.1f} s")
+        busy = time.process_time() - worked
+        print(f"{count} images, {cores} cores: {seconds:.1f} s, {busy:.1f} s of computing")
         print(audit.sentence if audit else "no audit")
 
 
