@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly_ft.errors import DivergedError
@@ -38,10 +38,12 @@ class Curve:
 
     @property
     def true_positive_rate(self) -> Floats:
+        """Share of anomalous images above each threshold, `(thresholds,)`."""
         return _share(self.caught)
 
     @property
     def false_positive_rate(self) -> Floats:
+        """Share of normal images above each threshold, `(thresholds,)`."""
         return _share(self.rejected)
 
     def auroc(self) -> Floats:
@@ -168,12 +170,8 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> Interval:
     """
     if count < 1 or not 0 <= hits <= count:
         raise ValueError(f"expected 0 <= hits <= count and count > 0, got {hits} of {count}")
-    z = float(norm.ppf((1 + level) / 2))
-    share = hits / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    low = 0.0 if hits == 0 else float(centre - half)
-    return low, 1.0 if hits == count else float(centre + half)
+    found = binomtest(hits, count).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
 
 
 @dataclass

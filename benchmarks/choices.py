@@ -1,6 +1,7 @@
 """What the table of forgetting.py says: a line for each run, and what would be chosen with one set left out."""
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from anomaly_ft.metrics import image_auroc
-from anomaly_ft.model.gaussian.detector import SCORES
+from anomaly_ft.model.gaussian.settings import SCORES
 
 RUN = ["set", "settings", "seed"]  # what tells one run of the table from another
+LONGEST = 150  # characters of settings in a file's name
 WEIGHTS = (1, 3, 5, 8)  # of the dense score in the fused one
 
 
@@ -97,5 +99,8 @@ def dense_weights(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def scores_name(name: str, seed: int, settings: str) -> str:
-    """Of the file with the scores of a run's test images."""
-    return f"scores-{name}-{seed}-{re.sub('[^A-Za-z0-9.=_]', '-', settings)}.npz"
+    """Of the file with the scores of a run's test images; long settings are cut and told apart by a digest."""
+    label = re.sub("[^A-Za-z0-9.=_]", "-", settings)
+    if len(label) > LONGEST:
+        label = f"{label[:LONGEST]}-{sha256(settings.encode()).hexdigest()[:12]}"
+    return f"scores-{name}-{seed}-{label}.npz"

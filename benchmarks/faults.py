@@ -3,12 +3,14 @@
     python benchmarks/faults.py                       # with the tests marked `faults`: about half an hour
     python benchmarks/faults.py --keep faults.jsonl   # the same; stopped and given again, it goes on
     python benchmarks/faults.py --quick               # those of the default suite: minutes
+    python benchmarks/faults.py --only slow_server    # those whose name has this part
 
 Runs the tests that inject the faults and counts their cases; a case that fails has lost something.
 """
 
 import json
 import os
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -18,8 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = (
-    "test_server_faults", "test_resume", "test_sync", "test_full_disks", "test_faults", "test_sweep",
-    "test_processes", "data/test_cache", "test_hostile",
+    "test_server_faults", "run/test_resume", "run/test_sync", "test_full_disks", "test_faults",
+    "run/test_sweep", "test_processes", "data/test_cache", "test_hostile",
 )  # fmt: skip
 # part of a test's name: the fault, and what has to come of it
 FAULTS = {
@@ -74,15 +76,18 @@ FAULTS = {
 class Keeper:
     """Writes what became of each test as a line of JSON, and leaves out those that have one."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, only: str) -> None:
+        self._path, self._only = path, only
 
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         known = {line["test"] for line in self.lines()}
-        items[:] = [item for item in items if item.nodeid not in known and row_of(item.nodeid)]
+        items[:] = [item for item in items if self._wanted(item.nodeid) and item.nodeid not in known]
+
+    def _wanted(self, test: str) -> bool:
+        return bool(row_of(test)) and self._only in test
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
@@ -90,6 +95,12 @@ class Keeper:
             line = {"test": report.nodeid, "outcome": report.outcome, "tries": tries}
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def files_of(only: str) -> list[str]:
+    """The files with tests of faults whose name has the part `only`."""
+    paths = [f"tests/{name}.py" for name in FILES]
+    return [path for path in paths if only in (ROOT / path).read_text(encoding="utf-8")]
 
 
 def row_of(test: str) -> tuple[str, str] | None:
@@ -101,13 +112,17 @@ def row_of(test: str) -> tuple[str, str] | None:
 @click.option(
     "--keep", type=click.Path(path_type=Path), help="A file of outcomes; tests in it are not run again."
 )
-def main(quick: bool, keep: Path | None) -> None:
+@click.option("--only", default="", help="A part of the names of the tests to run.")
+def main(quick: bool, keep: Path | None, only: str) -> None:
     """Run the tests and print the table in Markdown."""
+    files = files_of(only)
+    if not files:
+        sys.exit(f"no test was run: none has {only!r} in its name")
     marker = "not slow and not faults" if quick else "faults or not slow"
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper((keep or Path(folder, "outcomes.jsonl")).resolve())
+        keeper = Keeper((keep or Path(folder, "outcomes.jsonl")).resolve(), only)
         os.chdir(ROOT)
-        pytest.main(["-q", "-p", "no:randomly", "-m", marker, *(f"tests/{f}.py" for f in FILES)], [keeper])
+        code = pytest.main(["-q", "-p", "no:randomly", "-m", marker, *files], [keeper])
         lines = keeper.lines()
     tries: Counter[tuple[str, str]] = Counter()
     lost: Counter[tuple[str, str]] = Counter()
@@ -120,7 +135,9 @@ def main(quick: bool, keep: Path | None) -> None:
     for row in dict.fromkeys(FAULTS.values()):
         if tries[row]:
             print(f"| {row[0]} | {tries[row]:,} | {row[1]} | {lost[row]} |")
-    raise SystemExit(any(lost.values()))
+    if not tries:
+        sys.exit(f"no test was run: pytest ended with {code!r}")
+    sys.exit(any(lost.values()))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@
 Trains each set with each seed for all epochs, without stopping, and replays the recipe's verdict on the
 validations afterwards: `stopped` is the validation at which it would have ended, `chosen` the one it keeps.
 Test images are scored beside every validation to show the truth; the verdict never sees them. `oracle` is the
-best epoch by test, shown for regret only. Sets: MTD, MVTec screw and bottle below $ANOMALY_FT_DATA (left out,
-saying so, where it is not set) and the ELPV cells of the extra `demo`.
+best epoch by test, shown for regret only. Sets and where they lie: see `sets.py`.
 
 Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and the pooled and dense
 scores of the test images at each validation, so that another way to join them can be judged without training
@@ -25,32 +24,33 @@ import numpy as np
 import pandas as pd
 from choices import RUN, dense_weights, scores_name, settings_left_out, steps_left_out, summarise
 from matplotlib.figure import Figure
-from sets import splits
+from sets import COMMON, RECIPE, grid, grid_options
 
 from anomaly_ft.evaluation.measure import measure
-from anomaly_ft.finetune.early_stopping import judge
-from anomaly_ft.finetune.watch import watchdog
-from anomaly_ft.model.gaussian.detector import SCORES, Detector
+from anomaly_ft.finetune.early_stopping import early_stop
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
-from anomaly_ft.run.training import epochs, loop_state, rule_of
+from anomaly_ft.run.train import METHODS
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, rule_of
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
-NO_STOP = ["schedule.patience=1000", "schedule.margin=1000000"]
+NO_STOP = {"patience": 1000, "margin": 1e6}
 
 
-def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[str, Any]]:
-    """One row for each epoch of a `recipe` that never stops: what is true, and what the verdict sees that was
+def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[str, Any]]:
+    """Train without stopping; one row for each epoch: what is true, and what the verdict sees that was
     `asked` for. Leaves the scores of the test images in `scores_to`."""
     started = time.perf_counter()
+    recipe = asked.model_copy(update={"schedule": asked.schedule.model_copy(update=NO_STOP)})
     setup = prepare(recipe, terminal)
     test: list[dict[str, float | None]] = []
     raw = {"labels": np.array([record.anomalous for record in setup.data.test.records])}
 
-    def observe(detector: Detector) -> None:
+    def observe(detector: GaussianDetector) -> None:
         scores = score_images(detector, setup.data.test.pixels, setup.compute)
         location, spread = detector.location.tolist(), detector.spread.tolist()
         for i, name in enumerate(("pooled", "dense")):  # in standard deviations of held-out normal images
@@ -58,15 +58,16 @@ def trajectory(asked: Recipe, recipe: Recipe, terminal: Terminal, scores_to: Pat
         np.savez(scores_to, **raw)
         test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
 
-    dog = watchdog(setup)
-    dog.observe = observe
-    state = loop_state(setup, dog.induced)
-    records = list(epochs(setup, state, dog))
+    method = METHODS["gaussian"](setup)
+    monitor = make_monitor(setup, method, method.fit())
+    monitor.observe = observe
+    state = loop_state(setup, method.objective())
+    records = list(epochs(setup, state, monitor))
     rule = rule_of(asked.schedule, state.epoch_steps)
     validations = [record.validation for record in records if record.validation]
-    verdicts = [judge(validations[: i + 1], rule) for i in range(len(validations))]
+    verdicts = [early_stop(validations[: i + 1], rule) for i in range(len(validations))]
     if records[-1].validation is None:
-        verdicts.append(judge(validations, rule, diverged=True))
+        verdicts.append(early_stop(validations, rule, diverged=True))
     stopped = next((i for i, verdict in enumerate(verdicts) if verdict.stop), len(verdicts) - 1)
     final = verdicts[stopped]
     minutes = (time.perf_counter() - started) / 60
@@ -106,25 +107,21 @@ def draw(rows: pd.DataFrame, score: str, path: Path) -> None:
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for CSV and figure.")
-@click.option("--sets", default="mtd,screw,bottle,elpv-mono,elpv-poly", show_default=True)
-@click.option("--seeds", default=3, show_default=True, help="Seeds 0, 1, … for each set.")
-@click.option("-s", "settings", multiple=True, metavar="KEY=VALUE", help="A setting other than the default.")
-def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
+@grid_options(sets=COMMON, seeds=3, seeds_of="for each set")
+def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
     """Run the grid and print the table."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, table = Terminal(), output / "forgetting.csv"
     everything = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=RUN)
     done = set(everything[RUN].itertuples(index=False, name=None))
-    label = " ".join(s for s in settings if not s.startswith("runtime.threads=")) or "default"
+    label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
     score = read_recipe(RECIPE, settings, check_root=False).gaussian.score
-    for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
+    for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
         if (name, label, seed) in done:
             continue
-        recipe = read_recipe(RECIPE, [*chosen, *NO_STOP])
         scores_to = output / scores_name(name, seed, label)
-        rows = pd.DataFrame(trajectory(read_recipe(RECIPE, chosen), recipe, terminal, scores_to))
+        rows = pd.DataFrame(trajectory(recipe, terminal, scores_to))
         rows = rows.assign(set=name, seed=seed, settings=label)
         everything = pd.concat([everything, rows]) if len(everything) else rows
         everything.to_csv(table, index=False)

@@ -10,8 +10,7 @@ Under exchangeability the number rejected of m new normal images, by the k-th sm
 beta-binomial distribution (Vovk, ACML 2012); `at most` is the number it stays below in 95 % of cases, stated
 before a test image is looked at, and `within` says whether it did.
 
-Sets: MTD, MVTec screw and bottle below $ANOMALY_FT_DATA (left out, saying so, where it is not set) and the
-ELPV cells of the extra `demo`. Writes `promise.csv`, prints the table.
+Sets and where they lie: see `sets.py`. Writes `promise.csv`, prints the table.
 """
 
 from pathlib import Path
@@ -20,35 +19,32 @@ import click
 import numpy as np
 import pandas as pd
 from scipy.stats import betabinom
-from sets import splits
+from sets import COMMON, grid, grid_options
 
-from anomaly_ft.evaluation.working_points import conformal, realised
-from anomaly_ft.finetune.watch import fit
+from anomaly_ft.evaluation.working_points import conformal, observed
 from anomaly_ft.model.inference import score_images
-from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
-
-RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
+from anomaly_ft.run.train import METHODS
 
 
 def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:
     """Promise and truth of one split."""
     setup = prepare(recipe, terminal)
-    detector, score = fit(setup), recipe.gaussian.score
+    detector, score = METHODS["gaussian"](setup).fit(), recipe.gaussian.score
     held_out = score_images(detector, setup.data.normals("calibrate").pixels, setup.compute)[score]
     point = conformal(held_out, recipe.evaluation.false_positive_rate)
     normal = np.array([not record.anomalous for record in setup.data.test.records])
     tested = score_images(detector, setup.data.test.pixels[np.flatnonzero(normal)], setup.compute)[score]
-    found = realised(point.threshold, tested)
+    found = observed(point.threshold, tested)
     if found is None:
         raise click.ClickException(f"{recipe.data.root} has no normal test images")
-    above = round(point.promised_fpr * (point.images + 1))  # ranks above the threshold's, of n + 1
+    above = round(point.guaranteed_fpr * (point.images + 1))  # ranks above the threshold's, of n + 1
     most = int(betabinom.ppf(0.95, found.images, above, point.images + 1 - above))
     return {
         "held out": point.images,
-        "promised": point.promised_fpr,
+        "promised": point.guaranteed_fpr,
         "rejected": found.rejected,
         "test normals": found.images,
         "realised": found.rate,
@@ -60,16 +56,13 @@ def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the CSV.")
-@click.option("--sets", default="mtd,screw,bottle,elpv-mono,elpv-poly", show_default=True)
-@click.option("--seeds", default=5, show_default=True, help="Seeds 0, 1, … of the split.")
-@click.option("-s", "settings", multiple=True, metavar="KEY=VALUE", help="A setting other than the default.")
-def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
+@grid_options(sets=COMMON, seeds=5)
+def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
     """Set a threshold on each split and see what it does."""
     output.mkdir(parents=True, exist_ok=True)
     terminal, rows = Terminal(), []
-    for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
-        rows.append({"set": name, "seed": seed, **row_of(read_recipe(RECIPE, chosen), terminal)})
+    for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
+        rows.append({"set": name, "seed": seed, **row_of(recipe, terminal)})
         pd.DataFrame(rows).to_csv(output / "promise.csv", index=False)
     table = pd.DataFrame(rows).sort_values(["set", "seed"])
     print(table.to_string(index=False, float_format="%.4f"))

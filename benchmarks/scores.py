@@ -9,12 +9,11 @@ these every way to join pooled and dense score is tried. Leave one set out: for 
 best on the mean of the *other* sets is judged on it, and stands beside the best choice in hindsight, which
 nobody could have known. Settings are chosen with test labels of other sets, never of the set itself.
 
-Sets: MTD, MVTec screw and bottle below $ANOMALY_FT_DATA (left out, saying so, where it is not set) and the
-ELPV cells of the extra `demo`. Prints the tables and writes `scores.csv`.
+Sets and where they lie: see `sets.py`. Prints the tables and writes `scores.csv`.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -23,7 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
-from sets import splits
+from sets import COMMON, grid, grid_options
 from torch import Tensor
 
 from anomaly_ft.metrics import image_auroc
@@ -31,20 +30,11 @@ from anomaly_ft.model.encoder.encoder import pool
 from anomaly_ft.model.gaussian.levels import kept_channels
 from anomaly_ft.model.gaussian.statistics import fit, moments, squared_distance
 from anomaly_ft.model.maps import on_grid, smooth
-from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "mvtec.yaml"
-LEVELS = {
-    "1+2+4": ("blocks.1", "blocks.2", "blocks.4"),
-    "2+3+4": ("blocks.2", "blocks.3", "blocks.4"),
-    "2+4": ("blocks.2", "blocks.4"),
-    "3+4": ("blocks.3", "blocks.4"),
-    "3+4+5": ("blocks.3", "blocks.4", "blocks.5"),
-    "4+5": ("blocks.4", "blocks.5"),
-}
-GRIDS = (8, 10, 12, 14, 16)
+LEVELS = "1+2+4,2+3+4,2+4,3+4,3+4+5,4+5"  # blocks of the encoder that are joined
+GRIDS = "8,10,12,14,16"
 FLOORS = (0.01, 0.1, 0.3, 1.0)
 SMOOTHINGS = (0.0, 0.5, 1.0)
 WEIGHTS = (1.0, 2.0, 3.0, 5.0, 8.0)
@@ -52,7 +42,7 @@ CHANNELS = 256
 Scores = dict[str, NDArray[np.float64]]  # by choice: held-out normal images, then those of the test split
 
 
-def scores_of(setup: Setup) -> Scores:
+def scores_of(setup: Setup, joins: Sequence[str], grids: Sequence[int]) -> Scores:
     """Pooled score and every dense score, `(watch + test,)` each; `labels` of the test split beside them."""
     features = {part: feature_maps(setup, setup.data.normals(part).pixels) for part in ("fit", "watch")}
     features["test"] = feature_maps(setup, setup.data.test.pixels)
@@ -60,10 +50,10 @@ def scores_of(setup: Setup) -> Scores:
         "labels": np.array([record.anomalous for record in setup.data.test.records], float),
         "pooled": pooled(setup, features),
     }
-    for levels, grid in itertools.product(LEVELS, GRIDS):
-        for choice, scores in dense(setup, features, levels, grid):
+    for levels, side in itertools.product(joins, grids):
+        for choice, scores in dense(setup, features, levels, side):
             found[choice] = scores
-        setup.terminal.say(f"{levels} on {grid} x {grid}")
+        setup.terminal.say(f"{levels} on {side} x {side}")
     return found
 
 
@@ -87,19 +77,19 @@ def pooled(setup: Setup, features: dict[str, list[Tensor]]) -> NDArray[np.float6
 
 
 def dense(
-    setup: Setup, features: dict[str, list[Tensor]], levels: str, grid: int
+    setup: Setup, features: dict[str, list[Tensor]], levels: str, side: int
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """The largest distance of any position, for each variance floor and smoothing."""
-    chosen = [setup.encoder.levels.index(name) for name in LEVELS[levels]]
+    chosen = [setup.encoder.levels.index(f"blocks.{block}") for block in levels.split("+")]
     kept = kept_channels(setup.encoder, chosen, CHANNELS)
-    on = {part: on_grid([maps[i] for i in chosen], grid, kept) for part, maps in features.items()}
+    on = {part: on_grid([maps[i] for i in chosen], side, kept) for part, maps in features.items()}
     sums, seen = moments(on["fit"]), torch.cat([on["watch"], on["test"]])
     for floor in FLOORS:
         gaussian = fit(sums, floor=floor, dtype=torch.float32)
-        distances = squared_distance(seen, gaussian.mean, gaussian.whitening).sqrt().view(-1, grid, grid)
+        distances = squared_distance(seen, gaussian.mean, gaussian.whitening).sqrt().view(-1, side, side)
         for smoothing in SMOOTHINGS:
             scores = smooth(distances, smoothing).flatten(1).amax(1)
-            yield f"levels {levels}, grid {grid}, floor {floor}, smoothing {smoothing}", scores.numpy()
+            yield f"levels {levels}, grid {side}, floor {floor}, smoothing {smoothing}", scores.numpy()
 
 
 def joined(
@@ -154,25 +144,28 @@ def pooled_of(table: pd.DataFrame, name: str) -> float:
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for scores and table.")
-@click.option("--sets", default="mtd,screw,bottle,elpv-mono,elpv-poly", show_default=True)
-@click.option("--seeds", default=3, show_default=True, help="Seeds 0, 1, … of the split.")
-@click.option("-s", "settings", multiple=True, metavar="KEY=VALUE", help="A setting other than the default.")
-def main(output: Path, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
+@grid_options(sets=COMMON, seeds=3)
+@click.option("--levels", default=LEVELS, show_default=True, help="Blocks to join, in each choice.")
+@click.option("--grids", default=GRIDS, show_default=True, help="Positions along a side.")
+def main(
+    output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], levels: str, grids: str
+) -> None:
     """Score every choice, then choose with one set left out."""
     output.mkdir(parents=True, exist_ok=True)
     terminal, columns = Terminal(), []
-    for name, seed, chosen in splits(sets, seeds, settings, terminal.say):
+    sides = [int(side) for side in grids.split(",")]
+    for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
         path = output / f"scores-{name}-{seed}.npz"
         if not path.exists():
-            np.savez(path, **scores_of(prepare(read_recipe(RECIPE, chosen), terminal)))
+            np.savez(path, **scores_of(prepare(recipe, terminal), levels.split(","), sides))
         with np.load(path) as stored:
             columns.append(pd.Series(table_of(dict(stored)), name=name))
     table = pd.concat(columns, axis=1).T.groupby(level=0, sort=False).mean().T
     table.index = table.index.set_names(["choice", "join"])
     table.to_csv(output / "scores.csv")
     ways = list(table.index.get_level_values("join").unique())
-    for title, some in (("dense score alone", ["dense alone"]), ("any join", ways)):
+    titles = {"dense score alone": ["dense alone"], "any join": ways}
+    for title, some in titles.items() if len(table.columns) > 1 else ():
         print(f"\n{title}, mean over {seeds} seeds, each set left out in turn")
         print(leave_one_out(table, some).to_string(index=False, float_format="%.4f"))
     best = table.assign(mean=table.mean(axis=1)).sort_values("mean", ascending=False)

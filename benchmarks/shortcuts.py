@@ -116,7 +116,7 @@ def _made(name: str, seed: int) -> ShortcutAudit:
     """The audit of a made set whose defective images are brighter, or have a dark spot; brightness of each
     image has a deviation of 10 levels."""
     rng = np.random.default_rng(seed)
-    header = Header((96, 96), "RGB", False, 9000, "PNG", 0.0, "none", nan)
+    header = Header((96, 96), "RGB", False, False, 9000, "PNG", 0.0, "none", nan)
     records, looks = [], []
     for split, kind, count in GROUPS:
         for i in range(count):

@@ -23,10 +23,14 @@ RECIPE = """
 name: soak
 data: {{root: "{root}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
-schedule: {{max_epochs: 5, patience: 99, margin: 99}}
-runtime: {{device: cpu, precision: fp32, checkpoint_minutes: 0}}
+validation: {{augmentations: [scar]}}
+schedule: {{max_epochs: 5}}
+runtime: {{device: cpu, precision: fp32}}
+expert:
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  schedule: {{patience: 99, margin: 99}}
+  runtime: {{checkpoint_minutes: 0}}
 """
 
 
@@ -50,8 +54,9 @@ def make_images(folder: Path) -> None:
 
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True)
-def main(minutes: float) -> None:
-    """Run after run, until the time is over."""
+@click.option("-s", "settings", multiple=True, metavar="KEY=VALUE", help="Changes the recipe.")
+def main(minutes: float, settings: tuple[str, ...]) -> None:
+    """Run after run, at least two, until the time is over."""
     from anomaly_ft.recipe.read import read_recipe
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.setup import prepare
@@ -64,10 +69,10 @@ def main(minutes: float) -> None:
         folder = Path(name)
         make_images(folder / "images")
         (folder / "soak.yaml").write_text(RECIPE.format(root=folder / "images"))
-        recipe, terminal = read_recipe(folder / "soak.yaml"), Terminal()
+        recipe, terminal = read_recipe(folder / "soak.yaml", settings), Terminal()
         terminal.console.quiet = True
         began = said = time.monotonic()
-        while (passed := time.monotonic() - began) < 60 * minutes:
+        while (passed := time.monotonic() - began) < 60 * minutes or len(seen) < 2:
             train(prepare(recipe, terminal), folder / "runs")
             seen.append((passed / 60, resident(), open_files()))
             if time.monotonic() - said >= 60 or len(seen) == 1:

@@ -23,20 +23,26 @@ PARTS = ("step", "fit", "validation", "train", "growth")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--data", default="", help="data root (default: generated images, but for train)")
+    parser.add_argument("--data", default="", help="data root (default: generated images)")
     parser.add_argument("--recipe", default="recipes/mvtec.yaml")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15, help="in a round of the part step")
     parser.add_argument("--images", type=int, default=128, help="in a round of the part fit")
+    parser.add_argument("--features", type=int, nargs=2, default=(4000, 1280), help="count and width")
+    growth_of = parser.add_argument_group("part growth")
+    growth_of.add_argument("--counts", type=int, nargs="+", default=(1000, 3000, 10000, 30000), help="images")
+    growth_of.add_argument("--widths", type=int, nargs="+", default=(32, 64, 128, 256, 512, 1024, 1792))
+    growth_of.add_argument("--sizes", type=int, nargs="+", default=(224, 288, 320, 384, 448), help="pixels")
+    growth_of.add_argument("--encoder", default="tf_efficientnet_lite0", help="given images of these sizes")
     parser.add_argument("--output", default=".", help="folder for the figure")
     parser.add_argument("-s", dest="set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch is imported
-    options.set = [f"runtime.threads={options.threads}", *options.set]
+    options.set = [f"expert.runtime.threads={options.threads}", *options.set]
     if "step" in options.parts:
         from speed_parts.step import step
 

@@ -7,11 +7,16 @@ from pathlib import Path
 import click
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS
-from anomaly_ft.recipe.schema import Recipe, Section
+from anomaly_ft.cli.options import EXIT_CODES
+from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS, Metric
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.recipe.section import EXPERT, places, sections
+from anomaly_ft.run.run_summary import EvaluationSummary, Part, RunSummary, parts_of
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/generate.py`; do not edit. -->"
+BEGIN = "<!-- From here on made by `python docs/generate.py`; do not edit. -->"
+END = "<!-- To here. -->"
 
 
 def recipe_page() -> Iterator[str]:
@@ -22,29 +27,34 @@ def recipe_page() -> Iterator[str]:
     yield "A recipe is a YAML file. Only `data.root` is required. Any setting can be overridden on the command line by its"
     yield "dotted key: `-s optimizer.lr=3e-5`. Unknown keys and values out of range are reported all at once."
     yield ""
-    yield from _fields(Recipe, "")
-    for name, field in Recipe.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield f"\n## {name}\n"
-            yield from _fields(field.annotation, f"{name}.")
+    yield "The settings that a run is begun with come first. All others stand under `expert`, in sections of the same names,"
+    yield "and have defaults that seldom need a change. Values are taken as they stand: no variables are filled in."
+    yield ""
+    yield from _table("")
+    for expert in ("", f"{EXPERT}."):
+        for section in sections(Recipe):
+            if rows := list(_table(f"{expert}{section}")):
+                yield f"\n## {expert}{section}\n"
+                yield from rows
 
 
-def _fields(section: type[Section], prefix: str) -> Iterator[str]:
-    properties = section.model_json_schema()["properties"]
-    yield "| key | default | may be | what it does |"
-    yield "|---|---|---|---|"
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            continue
+def _table(path: str) -> Iterator[str]:
+    """The settings that stand at a dotted path, empty for the top."""
+    shown = {key: place for key, place in places(Recipe).items() if key.rpartition(".")[0] == path}
+    if shown:
+        yield "| key | default | may be | what it does |"
+        yield "|---|---|---|---|"
+    for key, (section, name) in shown.items():
+        model = sections(Recipe)[section] if section else Recipe
+        field = model.model_fields[name]
         default = (
             "required"
             if field.is_required()
             else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
         )
         words = " ".join((field.description or "").split())
-        yield f"| `{prefix}{name}` | {default} | {_allowed(properties[name])} | {words} |".replace(
-            " |  |", " | |"
-        )
+        allowed = _allowed(model.model_json_schema()["properties"][name])
+        yield f"| `{key}` | {default} | {allowed} | {words} |".replace(" |  |", " | |")
 
 
 def _allowed(schema: dict[str, object]) -> str:
@@ -84,8 +94,12 @@ def cli_page() -> Iterator[str]:
     yield ""
     yield MADE
     yield ""
-    yield "Exit codes: 0 done, 1 a bug, 2 something you can mend, 3 an anomaly was found (`predict --fail-on-anomaly`),"
-    yield "4 training diverged, 130 interrupted. Results go to stdout, progress and messages to stderr."
+    yield "Results go to stdout, progress and messages to stderr."
+    yield ""
+    yield "| exit code | meaning |"
+    yield "|---|---|"
+    for code, meaning in EXIT_CODES.items():
+        yield f"| {code} | {meaning} |"
     yield ""
     yield from _help(main, "anomaly-ft")
     for name, command in main.commands.items():
@@ -116,14 +130,44 @@ def metrics_page() -> Iterator[str]:
     yield from _meanings(TEST_METRICS)
 
 
-def _meanings(names: dict[str, str]) -> Iterator[str]:
-    yield "| metric | meaning |"
+def _meanings(entries: dict[str, Metric]) -> Iterator[str]:
+    yield "| metric | called | meaning |"
+    yield "|---|---|---|"
+    for name, entry in entries.items():
+        yield f"| `{name}` | {entry.label} | {entry.meaning} |"
+
+
+def files_page() -> Iterator[str]:
+    """The page as it is, with the part on summary.json as the code says."""
+    before, _, rest = (HERE / "files.md").read_text(encoding="utf-8").partition(BEGIN + "\n")
+    _, _, after = rest.partition(END + "\n")
+    yield before + BEGIN
+    yield ""
+    yield "| key | what |"
     yield "|---|---|"
-    for name, meaning in names.items():
-        yield f"| `{name}` | {meaning} |"
+    yield from _keys(RunSummary, "")
+    other = [f"`{name}`" for name in EvaluationSummary.model_fields if name not in RunSummary.model_fields]
+    lacking = [f"`{name}`" for name in RunSummary.model_fields if name not in EvaluationSummary.model_fields]
+    yield ""
+    yield f"The summary of an evaluation has {', '.join(other)}, the folder that was measured, besides. It lacks"
+    yield f"{', '.join(lacking)}, and the normal images under `data`."
+    yield ""
+    yield END
+    yield after.removesuffix("\n")
 
 
-PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "metrics.md": metrics_page}
+def _keys(part: type[Part], prefix: str) -> Iterator[str]:
+    """A row for each key; below a part those that it holds."""
+    for name, field in part.model_fields.items():
+        if not field.description:
+            raise ValueError(f"{part.__name__}.{name} has no docstring")
+        yield f"| `{prefix}{name}` | {' '.join(field.description.split())} |"
+        if inside := parts_of(field.annotation):
+            held, many = inside
+            yield from _keys(held, f"{prefix}{name}{'[]' if many else ''}.")
+
+
+PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "metrics.md": metrics_page, "files.md": files_page}
 
 
 def generate(name: str) -> str:

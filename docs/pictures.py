@@ -20,7 +20,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.pictures import overlay, scale_of
-from anomaly_ft.model.inference import examine
+from anomaly_ft.model.inference import predict
 from anomaly_ft.model.loading import load_run
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
@@ -30,15 +30,17 @@ from anomaly_ft.run.train import train
 HERE = Path(__file__).parent / "images"
 RECIPE = """
 name: picture
-data: {{root: "{root}", manifest: "{manifest}", image_size: {size}, watch_share: 0.4}}
+data: {{root: "{root}", manifest: "{manifest}", image_size: {size}}}
 encoder: {{name: tf_efficientnet_lite0, weights: package}}
-gaussian: {{grid: {grid}}}
 validation: {{augmentations: [cutmix, cutpaste, scar]}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.4}}
+  gaussian: {{grid: {grid}}}
 """
 OVERTRAINED = (
-    "gaussian.final=induced", "gaussian.score=pooled", "schedule.epoch_steps=15", "schedule.max_steps=120",
-    "schedule.max_epochs=8", "schedule.patience=100", "schedule.margin=1000", "schedule.tolerance=0",
+    "expert.gaussian.statistics=pretrained", "expert.gaussian.score=pooled", "expert.schedule.epoch_steps=15", "schedule.max_steps=120",
+    "schedule.max_epochs=8", "expert.schedule.patience=100", "expert.schedule.margin=1000", "expert.schedule.tolerance=0",
 )  # fmt: skip
 SHOWN = {"good": [70, 75], "defective": [4, 9]}
 SIDE = 190
@@ -70,7 +72,7 @@ def maps(folder: Path) -> Image.Image:
     frozen = load_run(run(folder, CELLS, normal[:60], size=224, grid=14, settings=("schedule.max_epochs=0",)))
     chosen = [normal[i] for i in SHOWN["good"]] + [wrong[i] for i in SHOWN["defective"]]
     pixels = np.stack([Decoder(224)(record.path) for record in chosen])
-    seen = examine(frozen.detector, pixels, frozen.compute).dense
+    seen = predict(frozen.detector, pixels, frozen.compute).localises
     scale = scale_of(seen, np.array([True, True, False, False]))
     tiles = []
     for image, values in zip(pixels, seen, strict=True):

@@ -91,13 +91,17 @@ def small_run(mvtec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     recipe.write_text(
         f"""
 name: small
-data: {{root: "{mvtec_folder}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: "{mvtec_folder}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32, threads: 1, batch_size: 4}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1, batch_size: 4}}
 """
     )
     result = CliRunner().invoke(main, ["train", str(recipe), "--output", str(folder / "runs")])

@@ -144,17 +144,121 @@ def test_owners_use_what_they_own() -> None:
     assert {library for library, _ in used} == set(OWNERS), "a library nobody uses has no owner"
 
 
-def test_modules_of_a_folder_make_no_cycle() -> None:
+def runs_at_import(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports that run when the module is imported: not those inside functions or for type checkers alone."""
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            waiting += [*node.body, *node.orelse]
+        elif isinstance(node, ast.With | ast.Try):
+            waiting += node.body
+
+
+def graph_of_modules(*, at_import: bool) -> dict[str, set[str]]:
+    """Which module imports which, by full name."""
+    names = {"anomaly_ft." + name_of(m).removesuffix(".py").replace("/", "."): m for m in MODULES}
     graph: dict[str, set[str]] = {}
-    for module in MODULES:
-        own = "anomaly_ft." + name_of(module).removesuffix(".py").replace("/", ".")
-        names = {n.rpartition(".")[0] for n in imports(ast.parse(module.read_text(encoding="utf-8")))}
-        graph[own] = {name for name in names if name.startswith("anomaly_ft.")}
-    free: set[str] = set()
-    while left := graph.keys() - free:
-        ready = {name for name in left if (graph[name] & graph.keys()) <= free}
+    for own, module in names.items():
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+        nodes = runs_at_import(tree) if at_import else [tree]
+        found = {name for node in nodes for name in imports(node)}
+        graph[own] = {part for name in found for part in (name, name.rpartition(".")[0]) if part in names} - {
+            own
+        }
+    return graph
+
+
+def longest_chain(graph: dict[str, set[str]]) -> list[str]:
+    """The longest way from one to another, each importing the next.
+
+    Raises:
+        AssertionError: some of them import one another.
+    """
+    done: dict[str, list[str]] = {}
+    while left := graph.keys() - done.keys():
+        ready = [name for name in left if (graph[name] & graph.keys()) <= done.keys()]
         assert ready, f"these import one another: {sorted(left)}"
-        free |= ready
+        for name in ready:
+            below = [done[other] for other in graph[name] if other in done]
+            done[name] = [name, *max(below, key=len, default=[])]
+    return max(done.values(), key=len)
+
+
+def test_modules_make_no_cycle_and_no_long_chain() -> None:
+    at_import = longest_chain(graph_of_modules(at_import=True))
+    assert len(at_import) <= 10, at_import
+    everywhere = longest_chain(graph_of_modules(at_import=False))
+    assert len(everywhere) <= 13, everywhere
+
+
+def test_rooms_stand_on_seven_floors() -> None:
+    rooms = {part(module): set[str]() for module in MODULES}
+    for module in MODULES:
+        rooms[part(module)] |= own_imports(module) - {part(module)}
+    rooms.pop("__init__")
+    rooms.pop("__main__")
+    chain = longest_chain(rooms)
+    assert len(chain) <= 7, chain
+
+
+def test_a_cycle_and_a_chain_are_found() -> None:
+    assert longest_chain({"a": {"b"}, "b": {"c"}, "c": set()}) == ["a", "b", "c"]
+    with pytest.raises(AssertionError, match="import one another"):
+        longest_chain({"a": {"b"}, "b": {"a"}})
+
+
+def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """Functions, classes and methods whose names say that others may use them."""
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if node.name.startswith("_"):
+            continue
+        yield node
+        if isinstance(node, ast.ClassDef):
+            methods = (m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef))
+            yield from (
+                method
+                for method in methods
+                if not method.name.startswith("_") and "overload" not in map(ast.unparse, method.decorator_list)
+            )
+
+
+@every_module
+def test_everything_public_says_what_it_does(module: Path) -> None:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    assert [node.name for node in public_functions(tree) if not ast.get_docstring(node)] == []
+
+
+# what a recipe may choose has a name there too
+NAME_SCORES = re.compile(r"\b(pooled|dense|fused)\b")
+MAY_NAME_SCORES = (
+    "model/",
+    "finetune/methods/",
+    "finetune/objective.py",
+    "finetune/brakes/",
+    "recipe/schema.py",
+)
+
+
+@every_module
+def test_scores_are_named_where_they_are_made_alone(module: Path) -> None:
+    if name_of(module).startswith(MAY_NAME_SCORES):
+        return
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    texts = {
+        id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+    }
+    strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    named = [n.value for n in strings if id(n) not in texts and NAME_SCORES.search(n.value)]
+    names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and NAME_SCORES.fullmatch(n.id)]
+    attributes = [
+        n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and NAME_SCORES.fullmatch(n.attr)
+    ]
+    assert [*named, *names, *attributes] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -96,7 +96,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sweep": ("sweep", "{sweep}", "--output", "{out}"),
     "train": (
         "train", "{recipe}", "--output", "{tmp}/runs",
-        "-s", "runtime.cache=disk", "-s", "runtime.cache_dir={out}",
+        "-s", "runtime.cache=disk", "-s", "expert.runtime.cache_dir={out}",
     ),
     **{
         f"export {form}": ("export", "{run}", "--format", form, "--images", "{images}", "--output", "{out}/e")

@@ -26,15 +26,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.data.images import MAX_PIXELS, Decoder, decode_all
-from anomaly_ft.data.layouts import manifest
+from anomaly_ft.data.images import MAX_PIXELS, Decoder
+from anomaly_ft.data.layouts import manifest, tables
+from anomaly_ft.data.loaded import decode_all
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import AnomalyFtError, RecipeError
 from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.recipe.read import LARGEST, read_recipe
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.predict import header
-from anomaly_ft.tracking.tracker import NullTracker
+from anomaly_ft.recipe.section import EXPERT, places
+from anomaly_ft.run.prediction_rows import header
+from anomaly_ft.tracking.interface import NullTracker
 
 LONGEST = 20_000  # characters of a message
 AT_LEAST = {
@@ -81,6 +84,7 @@ VALUES = [
     "!!python/name:os",
     "!!binary x", "!!int ''", "!!bool x", "!!float x", "!!timestamp x", "!!set {a}", "!!omap [a: 1]", "!x y",
     "!!null x", "!!str [a]", "!!seq a", "!!map a", "&a [*a]", "*a", "<<: x", "=", "[" * 3000, "{a: " * 2000,
+    "${oc.env:HOME}", "'a${b'", "???",
     "'unfinished", "\t- x", "%YAML 9", "--- a\n--- b", "@x", "`x", "? x", "\x00",
     "\x07", "\x85", "../../etc/passwd",
     "/etc/passwd", "file:///etc/passwd", "http://192.0.2.1/x", "[1, 2, 3]", "[.nan, .inf]", "[5, 4]", "'[' ",
@@ -97,18 +101,18 @@ WHOLE = [
 ]  # fmt: skip
 
 
-def settings() -> Iterator[str]:
-    for section, field in Recipe.model_fields.items():
-        inner = getattr(field.annotation, "model_fields", None)
-        yield from (f"{section}.{key}" for key in inner) if inner else (section,)
+def settings() -> list[str]:
+    """The dotted key of every setting."""
+    return list(places(Recipe))
 
 
 def nested(key: str, value: str, root: str) -> str:
     """A recipe with one setting written as `value`, whatever that is."""
-    section, _, name = key.partition(".")
-    line = f"{section}:\n  {name}: {value}\n" if name else f"{section}: {value}\n"
+    *path, name = key.split(".")
+    line = "".join(f"{'  ' * depth}{section}:\n" for depth, section in enumerate(path))
+    line += f"{'  ' * len(path)}{name}: {value}\n"
     return line + (
-        "" if key == "data.root" else f"  root: {root}\n" if section == "data" else f"data: {{root: {root}}}\n"
+        "" if key == "data.root" else f"  root: {root}\n" if path == ["data"] else f"data: {{root: {root}}}\n"
     )
 
 
@@ -130,16 +134,22 @@ def mutated(seed: int) -> bytes:
 SOUND = b"""
 name: part
 seed: 3
-data: {root: no/such/folder, image_size: 64, range: [0, 4095], augment: [{HorizontalFlip: {p: 0.5}}]}
-encoder: {name: test_efficientnet, weights: random, levels: [0, bn2]}
-gaussian: {score: fused, shrinkage: 0.5, grid: 4, smoothing: 0.5}
+data: {root: no/such/folder, image_size: 64, range: [0, 4095]}
+encoder: {name: test_efficientnet, weights: random}
 validation:
   augmentations: [scar, cutmix]
-  severity: 0.5
-optimizer: {name: adam, lr: 1e-4, batch_size: 16}
-schedule: {max_epochs: 2, patience: 3}
+optimizer: {lr: 1e-4, batch_size: 16}
+schedule: {max_epochs: 2}
 tracking: {mlflow: false, uri: 'http://127.0.0.1:9'}
-runtime: {device: cpu, precision: fp32, threads: 1}
+runtime: {device: cpu, precision: fp32}
+expert:
+  data: {augment: [{HorizontalFlip: {p: 0.5}}]}
+  encoder: {levels: [0, bn2]}
+  gaussian: {score: fused, shrinkage: 0.5, grid: 4, smoothing: 0.5}
+  validation: {severity: 0.5}
+  optimizer: {name: adam}
+  schedule: {patience: 3}
+  runtime: {threads: 1}
 """
 
 
@@ -213,7 +223,8 @@ TREES = st.recursive(
 )
 NAMES = sorted({key.rpartition(".")[2] for key in settings()})
 SECTIONS = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), TREES, max_size=5)
-RECIPES = st.dictionaries(st.sampled_from(sorted(Recipe.model_fields)), SECTIONS | TREES, max_size=4)
+TOP = st.dictionaries(st.sampled_from(sorted(Recipe.model_fields)), SECTIONS | TREES, max_size=4)
+RECIPES = TOP | st.builds(lambda top, expert: {**top, EXPERT: expert}, TOP, TOP | TREES)
 
 
 def try_trees(folder: Path, count: int) -> int:
@@ -385,7 +396,7 @@ def test_ones_own_manifest_may_use_ones_own_links(part: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_manifest_has_a_limit_of_rows(kind: str, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "MAX_ROWS", 5)
+    monkeypatch.setattr(tables, "MAX_ROWS", 5)
     table = pd.DataFrame({"image_path": ["good/0.png"] * 6, "label_index": ["0"] * 6})
     path = part / f"manifest.{kind}"
     table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
@@ -478,7 +489,7 @@ def try_images(folder: Path, count: int, resize: Any) -> Counter[str]:
 
 
 @pytest.mark.filterwarnings("ignore")  # decoders warn of damage before they give up
-@pytest.mark.parametrize("resize", ["squash", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 def test_an_image_from_a_stranger_is_decoded_or_named(
     resize: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -491,7 +502,7 @@ def test_an_image_from_a_stranger_is_decoded_or_named(
 
 @MORE
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("resize", ["squash", "letterbox", "shortest-crop"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "center-crop"])
 def test_thousands_of_images_are_decoded_or_named(
     resize: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -503,8 +514,8 @@ def test_thousands_of_images_are_decoded_or_named(
 def test_a_strip_too_long_to_be_cut_is_named_and_takes_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "strip.png"
     Image.new("L", (1, 20_000)).save(path)
-    with pytest.raises(ValueError, match="1 x 20000 pixels are too long a strip for resize: shortest-crop"):
-        Decoder(224, "shortest-crop", None)(path)
+    with pytest.raises(ValueError, match="1 x 20000 pixels are too long a strip for resize: center-crop"):
+        Decoder(224, "center-crop", None)(path)
 
 
 # run folders
@@ -579,7 +590,7 @@ def try_runs(run: Path, folder: Path, count: int) -> Counter[str]:
             assert np.isfinite(float(line.split(",")[1]))
             outcomes["harmless"] += 1
         else:
-            assert_refused(result, begun=header("csv"))
+            assert_refused(result, begun=header("csv", SCORES))
             outcomes["refused"] += 1
         assert {path.name for path in folder.iterdir()} == {"run", "image.png"}
     return outcomes
@@ -642,7 +653,7 @@ def try_records(run: Path, folder: Path, count: int) -> Counter[str]:
 
 @pytest.fixture
 def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly_ft.run.train.sync.make_tracker", lambda **_: nullcontext(NullTracker()))
+    monkeypatch.setattr("anomaly_ft.run.sync.make_tracker", lambda **_: nullcontext(NullTracker()))
 
 
 @pytest.mark.usefixtures("no_tracking")
@@ -808,8 +819,8 @@ def test_an_output_that_cannot_be_a_folder_is_one_message(
 def test_the_limits_that_are_stated_are_those_that_are_kept(page: str) -> None:
     text = Path(__file__).parents[1].joinpath(page).read_text(encoding="utf-8")
     assert f"{MAX_PIXELS:,} pixels" in text
-    assert f"{manifest.MAX_ROWS:,} rows" in text
-    assert f"{manifest.MAX_BYTES // 2**30} GiB" in text
+    assert f"{tables.MAX_ROWS:,} rows" in text
+    assert f"{tables.MAX_BYTES // 2**30} GiB" in text
     assert f"{LARGEST // 1024} KiB" in text
     assert Image.MAX_IMAGE_PIXELS
     assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS, "Pillow refuses what is larger"

@@ -22,14 +22,19 @@ from anomaly_ft.model.gaussian.statistics import accumulate, fit
 
 RECIPE = """
 name: tiny
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 optimizer: {{batch_size: 5}}
-schedule: {{max_epochs: {epochs}, patience: 1000, margin: 1000}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+schedule: {{max_epochs: {epochs}}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: {mlflow}, uri: "{store}", experiment: processes}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  schedule: {{patience: 1000, margin: 1000}}
+  runtime: {{threads: 1}}
 """
 
 
@@ -49,7 +54,7 @@ def fit_share(rank: int, address: str, folder: str) -> None:
 
     for grouped in (False, True):
         own = torch.from_numpy(features(grouped)[rank::2])
-        gaussian = fit(accumulate([[batch] for batch in own.split(20)])[0].add_up(add))
+        gaussian = fit(accumulate([[batch] for batch in own.split(20)])[0].all_reduce_sum(add))
         found = {"mean": gaussian.mean, "whitening": gaussian.whitening, "shrinkage": gaussian.shrinkage}
         torch.save({**found, "count": gaussian.count}, Path(folder, f"{grouped}-{rank}.pt"))
     distributed.destroy_process_group()
@@ -70,22 +75,22 @@ def test_the_gaussian_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
 def test_shares_are_whole_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.arange(7 * 2 * 2 * 3, dtype=np.uint8).reshape(7, 2, 2, 3)
     compute = make_compute(device="cpu", precision="fp32")
-    assert compute.share(pixels) is pixels
+    assert compute.shard(pixels) is pixels
     fabric = type(compute.fabric)
     monkeypatch.setattr(fabric, "world_size", 3)
     shares = []
     for rank in range(3):
         monkeypatch.setattr(fabric, "global_rank", rank)
-        shares.append(compute.share(pixels))
+        shares.append(compute.shard(pixels))
     sums = [share.sum((1, 2, 3)).astype(np.float64) for share in shares]
 
     def gather(parts: list[np.ndarray], own: np.ndarray) -> None:
         parts[:] = sums
 
     monkeypatch.setattr(distributed, "all_gather_object", gather)
-    assert np.array_equal(compute.together(sums[2]), pixels.sum((1, 2, 3)))
+    assert np.array_equal(compute.all_gather(sums[2]), pixels.sum((1, 2, 3)))
     with pytest.raises(DeviceError, match="2 images are too few for 3 processes; start fewer"):
-        compute.share(pixels[:2])
+        compute.shard(pixels[:2])
 
 
 def write_recipe(folder: Path, root: Path, *, epochs: int, store: str = "") -> Path:

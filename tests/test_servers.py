@@ -106,13 +106,17 @@ def test_a_run_on_a_server_holds_all_that_one_in_a_database_holds(
     recipe.write_text(
         f"""
 name: served
-data: {{root: "{mvtec_folder}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: "{mvtec_folder}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 2}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{uri: "{server}", experiment: served}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1}}
 """
     )
     done = CliRunner().invoke(main, ["train", str(recipe), "--output", str(output), "--json"])

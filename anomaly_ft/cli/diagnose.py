@@ -109,15 +109,17 @@ def _disk(topic: str, folder: Path) -> Finding:
 
 def _store(uri: str) -> Finding:
     from anomaly_ft.errors import RunError
-    from anomaly_ft.tracking.store import first_page
+    from anomaly_ft.system.addresses import without_password
+    from anomaly_ft.tracking.store import database_file, first_page
 
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        return Finding("note", "MLflow store", f"{uri} does not exist yet; the first run makes it")
+    shown, path = without_password(uri), database_file(uri)
+    if path and not path.is_file():
+        return Finding("note", "MLflow store", f"{shown} does not exist yet; the first run makes it")
     try:
         first_page(uri)
     except RunError as cause:
         return Finding("bad", "MLflow store", f"{cause}; train would go on without it")
-    return Finding("ok", "MLflow store", f"{uri} answers")
+    return Finding("ok", "MLflow store", f"{shown} answers")
 
 
 def _version(name: str) -> str:

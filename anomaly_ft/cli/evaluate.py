@@ -31,7 +31,7 @@ def evaluate(run: Path, root: str | None, output: Path | None, mlflow: bool, as_
 
     quieten_libraries()
     terminal = Terminal()
-    summary = measure_again(run, terminal, root=root, output=output, mlflow=mlflow)
-    terminal.evaluation(summary)
+    folder, summary = measure_again(run, terminal, root=root, output=output, mlflow=mlflow)
+    terminal.evaluation(summary, folder)
     if as_json:
-        echo_json(Path(summary["folder"], "summary.json"))
+        echo_json(folder / "summary.json")

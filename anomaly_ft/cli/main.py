@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 an anomaly was found and that is to count
 as failure, 4 training diverged, 5 runs of a sweep failed, 6 an export does not agree with its detector,
-130 interrupted.
+7 an image got no decision and that is to count as failure, 130 interrupted; see `options.EXIT_CODES`.
 """
 
 import os
@@ -20,7 +20,7 @@ from anomaly_ft.cli.doctor import doctor
 from anomaly_ft.cli.evaluate import evaluate
 from anomaly_ft.cli.export import export
 from anomaly_ft.cli.init import init
-from anomaly_ft.cli.options import DISAGREES
+from anomaly_ft.cli.options import DISAGREES, INTERRUPTED
 from anomaly_ft.cli.predict import predict
 from anomaly_ft.cli.promote import promote
 from anomaly_ft.cli.sweep import sweep
@@ -28,6 +28,7 @@ from anomaly_ft.cli.sync import sync
 from anomaly_ft.cli.train import train
 from anomaly_ft.cli.ui import ui
 from anomaly_ft.errors import AnomalyFtError, ParityError
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.offline import no_network, silence_libraries
 from anomaly_ft.system.signals import ended_by_signals
 
@@ -45,7 +46,7 @@ class _Group(click.Group):
             with ended_by_signals():
                 return super().invoke(ctx)
         except AnomalyFtError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(without_password(f"Error: {error}"), err=True)
             ctx.exit(DISAGREES if isinstance(error, ParityError) else 2)
         except OSError as error:
             if error.errno is None or isinstance(error, BrokenPipeError):  # of a library; of a reader that left
@@ -59,7 +60,7 @@ class _Group(click.Group):
                 "same command with --resume goes on)",
                 err=True,
             )
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 def _let_go_of_stdout() -> None:

@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from anomaly_ft.data.checks.report import Report
     from anomaly_ft.run.console import Terminal
 
-# exit codes beside 0 done, 1 a bug, 2 something the user can mend
-ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES = 3, 4, 5, 6
+ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES, UNDECIDED, INTERRUPTED = 3, 4, 5, 6, 7, 130
+EXIT_CODES = {  # documentation is made from this
+    0: "done",
+    1: "a bug",
+    2: "something you can mend",
+    ANOMALY: "an anomaly was found (`predict --fail-on-anomaly`)",
+    DIVERGED: "training diverged",
+    FAILED_RUNS: "runs of a sweep failed",
+    DISAGREES: "an export does not agree with its detector",
+    UNDECIDED: "not every image got a decision (`predict --fail-on-anomaly`), whatever the others got",
+    INTERRUPTED: "interrupted",
+}
 
 
 def echo_json(path: Path) -> None:
@@ -28,12 +38,12 @@ def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") ->
     from anomaly_ft.recipe.schema import Data
     from anomaly_ft.run.analyse import with_audit
 
-    shares = Data(root=root)
+    shares = Data(root=".")  # of the recipe's defaults; whether there is a folder, `inspect` says better
     report = inspect(
         root,
         layout=layout,
         group_by=group_by,
-        watch=shares.watch_share,
+        watch=shares.val_share,
         calibrate=shares.calibration_share,
         threads=os.cpu_count() or 1,
         progress=terminal.track,

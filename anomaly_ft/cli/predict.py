@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from anomaly_ft.cli.options import ANOMALY, quieten_libraries
+from anomaly_ft.cli.options import ANOMALY, UNDECIDED, quieten_libraries
 
 
 @click.command()
@@ -19,7 +19,11 @@ from anomaly_ft.cli.options import ANOMALY, quieten_libraries
 )
 @click.option("--maps", is_flag=True, help="Also write each map over its image (.png) and raw (.npy).")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
-@click.option("--fail-on-anomaly", is_flag=True, help="Exit with 3 when an image is anomalous.")
+@click.option(
+    "--fail-on-anomaly",
+    is_flag=True,
+    help="Exit with 7 when an image got no decision, else with 3 when one is anomalous.",
+)
 def predict(
     run: Path,
     images: tuple[str, ...],
@@ -32,7 +36,8 @@ def predict(
 
     IMAGES are files, folders, patterns in quotes, or - for paths on stdin, one a line. A row for each
     image appears while it works: path, score, decision, all scores, and in the column `error` why an
-    image could not be read.
+    image could not be read or scored. With --fail-on-anomaly, 0 means that every image was scored and none
+    is anomalous.
 
     \b
     Examples:
@@ -52,5 +57,8 @@ def predict(
         output, open_run(run)[1], images, stdin=sys.stdin, form=form, maps=maps, progress=terminal.track
     )
     terminal.say(str(tally))
+    if fail_on_anomaly and tally.errors:
+        sys.exit(UNDECIDED)
+    tally.refuse_if_nothing_was_scored()
     if fail_on_anomaly and tally.anomalous:
         sys.exit(ANOMALY)

@@ -27,10 +27,11 @@ def promote(run: Path, name: str, alias: str, uri: str | None) -> None:
       anomaly-ft promote runs/bottle-002 --name bottle --alias challenger
       mlflow models serve -m models:/bottle@champion --env-manager local
     """
-    from anomaly_ft.run.summary import read_summary
+    from anomaly_ft.run.open import open_summary
+    from anomaly_ft.system.addresses import without_password
     from anomaly_ft.tracking.store import choose_store, existing
 
-    run_id = read_summary(run)["mlflow_run_id"]
+    run_id = open_summary(run).mlflow_run_id
     if run_id is None:
         raise RunError(
             f"{run} was not logged to MLflow, so there is no model to promote; anomaly-ft sync uploads it"
@@ -42,4 +43,5 @@ def promote(run: Path, name: str, alias: str, uri: str | None) -> None:
     from anomaly_ft.tracking.model_registry import promote_detector
 
     version = promote_detector(store, run_id, name=name, alias=alias)
-    click.echo(f"models:/{name}@{alias} is version {version}, the detector of {run.resolve().name}, in {store}")
+    shown = without_password(store)
+    click.echo(f"models:/{name}@{alias} is version {version}, the detector of {run.resolve().name}, in {shown}")

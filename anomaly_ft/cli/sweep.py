@@ -60,7 +60,7 @@ def sweep(
     if dry_run:
         for job in plan.jobs:
             found = finished(job.recipe, output / plan.name)
-            terminal.say(f"{job.recipe.name}: {found['folder'] if found else 'to be run'}")
+            terminal.say(f"{job.recipe.name}: {found.folder if found else 'to be run'}")
         return
     with locked(output / plan.name):
         summary = run_sweep(plan, output, terminal, engine=engine, address=address)

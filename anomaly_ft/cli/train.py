@@ -64,11 +64,11 @@ def train(
     with locked(output) if first else nullcontext():
         if partial:
             refuse_changes(partial, setup)
-        summary = train_together(setup, output, unfinished=partial)
+        run = train_together(setup, output, unfinished=partial)
     if not first:
         return
-    terminal.results(summary)
+    terminal.results(run)
     if as_json:
-        echo_json(Path(summary["folder"], "summary.json"))
-    if summary["stop_reason"] == "diverged":
+        echo_json(run.folder / "summary.json")
+    if run.summary.stop_reason == "diverged":
         sys.exit(DIVERGED)

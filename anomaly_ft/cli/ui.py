@@ -27,14 +27,19 @@ def ui(output: Path, store: str | None, host: str, port: int, browse: bool) -> N
     import webbrowser
     from contextlib import nullcontext
 
+    from anomaly_ft.system.addresses import without_password
     from anomaly_ft.tracking.store import choose_store, first_page
     from anomaly_ft.tracking.ui_server import serve
 
     uri = choose_store(store, output)
     served = uri.startswith(("http://", "https://"))
     if not served:
-        click.echo(f"starting MLflow on {uri} (takes a while)", err=True)
-    with nullcontext(uri.rstrip("/")) if served else serve(uri, host=host, port=port) as address:
+        click.echo(f"starting MLflow on {without_password(uri)} (takes a while)", err=True)
+    with (
+        nullcontext(without_password(uri).rstrip("/"))
+        if served
+        else serve(uri, host=host, port=port) as address
+    ):
         page = address + first_page(uri)
         click.echo(page)
         if browse:

@@ -44,7 +44,7 @@ def make_augment(steps: Sequence[Mapping[str, Mapping[str, Any]]], *, image_size
     trial = pipeline(image=np.zeros((image_size, image_size, 3), np.uint8))["image"]
     if trial.shape != (image_size, image_size, 3) or trial.dtype != np.uint8:
         raise DataError(
-            f"data.augment: the pipeline turns uint8 {image_size} x {image_size} x 3 into {trial.dtype} "
+            f"expert.data.augment: the pipeline turns uint8 {image_size} x {image_size} x 3 into {trial.dtype} "
             f"{' x '.join(map(str, trial.shape))}; images must keep their size and type"
         )
     return augment
@@ -58,10 +58,12 @@ def _transform(name: str, how: Mapping[str, Any]) -> Any:
         and issubclass(value, albumentations.ImageOnlyTransform | albumentations.DualTransform)
     }
     if name not in known:
-        raise DataError(f"data.augment: albumentations has no transform {name!r}{did_you_mean(name, known)}")
+        raise DataError(
+            f"expert.data.augment: albumentations has no transform {name!r}{did_you_mean(name, known)}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of settings it does not know it warns only
             return known[name](**how)
     except (TypeError, ValueError, UserWarning) as cause:
-        raise DataError(f"data.augment: {name} cannot be made with {dict(how)}: {cause}") from cause
+        raise DataError(f"expert.data.augment: {name} cannot be made with {dict(how)}: {cause}") from cause

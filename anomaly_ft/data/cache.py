@@ -22,24 +22,18 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from anomaly_ft.data.duplicates import digest
-from anomaly_ft.data.images import (
-    UNREADABLE,
-    Decoder,
-    Images,
-    decode_all,
-    load_images,
-    refuse_if_none,
-    why_unreadable,
-)
+from anomaly_ft.data.images import Decoder, why_unreadable
 from anomaly_ft.data.lazy_images import Rows, as_array
+from anomaly_ft.data.loaded import UNREADABLE, Images, decode_all, load_images, refuse_if_none
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
 Kind = Literal["memory", "disk", "none"]
-FORMAT = 1  # of the files; a new number makes old files useless
+FORMAT = 2  # of the files; a new number makes old files useless
 ABANDONED = 24 * 3600  # seconds after which a half written file is nobody's
 SPARE = 1.1  # times the space needed that has to be free on the disk
 
@@ -67,7 +61,7 @@ def choose_cache(wanted: Kind | Literal["auto"], need: int, gib: float, disk: Di
         if wanted == "disk":
             raise DataError(
                 f"runtime.cache: {need / 2**30:.1f} GiB of images are more than all caches may take; raise "
-                f"runtime.cache_disk_gib ({disk.gib:g}), or set runtime.cache to none"
+                f"expert.runtime.cache_disk_gib ({disk.gib:g}), or set runtime.cache to none"
             )
         return "none"
     try:
@@ -80,15 +74,14 @@ def choose_cache(wanted: Kind | Literal["auto"], need: int, gib: float, disk: Di
     if wanted == "disk":
         raise DataError(
             f"runtime.cache: {folder} cannot take {need / 2**30:.1f} GiB ({free / 2**30:.1f} GiB free, "
-            f"{'' if writable else 'not '}writable); set runtime.cache_dir, or runtime.cache to none"
+            f"{'' if writable else 'not '}writable); set expert.runtime.cache_dir, or runtime.cache to none"
         )
     return "none"
 
 
 def default_folder() -> Path:
-    """Where caches go unless a folder is named: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "anomaly_ft"
+    """Name the folder of caches where none is asked for: the user's cache folder, as the system has it."""
+    return user_cache_path("anomaly_ft")
 
 
 def load_cached(
@@ -167,8 +160,8 @@ def _from_disk(
         return np.load(path, mmap_mode="r"), bad
     except OSError as cause:
         raise DataError(
-            f"runtime.cache: {disk.folder} cannot be written to ({cause}); make room, set runtime.cache_dir, "
-            "or set runtime.cache to none"
+            f"runtime.cache: {disk.folder} cannot be written to ({cause}); make room, "
+            "set expert.runtime.cache_dir, or set runtime.cache to none"
         ) from cause
     finally:
         with suppress(OSError):

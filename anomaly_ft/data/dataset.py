@@ -1,6 +1,7 @@
 """A data root, read, decoded and split: what a run works on."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.cache import Disk, Kind, choose_cache, default_folder, load_cached
+from anomaly_ft.data.deep_values import deep_values, is_deep
 from anomaly_ft.data.duplicates import leaks
-from anomaly_ft.data.images import DARK, Decoder, Images, is_deep
+from anomaly_ft.data.images import Decoder, has_pages
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.lazy_images import view
+from anomaly_ft.data.loaded import DARK, LOST_SAYS, PAGES_SAY, UNREADABLE, Images
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.data.records import PARTS, Part, Record
 from anomaly_ft.data.splits import Split, group, hold_out, shared_groups, split_normals
@@ -30,7 +33,7 @@ class Options:
     layout: str = "auto"
     manifest: str = ""
     group_by: str = ""
-    resize: Resize = "squash"
+    resize: Resize = "stretch"
     value_range: tuple[float, float] | None = None
     on_error: Literal["skip", "fail"] = "skip"
     max_bad_share: float = 0.01
@@ -51,6 +54,7 @@ class Dataset:
     split: Split
     why: str = ""  # it was taken for this layout
     cache: Kind = "memory"
+    notices: tuple[str, ...] = ()  # what is not used and why, and what else somebody should know of the files
 
     def normals(self, part: Part) -> Images:
         """The normal training images that serve one purpose; their pixels are fetched when asked for."""
@@ -109,7 +113,7 @@ def read_records(
     if shared:
         raise DataError(
             f"data.group_by: {len(shared)} groups stand in train and in test as {root} splits them: "
-            f"{', '.join(shared[:SHOWN])}; split by groups, or set data.allow_leak to true"
+            f"{', '.join(shared[:SHOWN])}; split by groups, or set expert.data.allow_leak to true"
         )
     return replace(reading, records=tuple(placed))
 
@@ -152,7 +156,8 @@ def load_dataset(
     train, test = load("train"), load("test")
     refuse_bad(train.skipped + test.skipped, len(reading.records), how.on_error, how.max_bad_share)
     split = split_normals(train.records, watch=watch, calibrate=calibrate, seed=seed)
-    return Dataset(reading.layout, train, test, split, reading.why, kind)
+    notices = (*reading.notes, *map(str, reading.unused), *_odd_files(train.records + test.records))
+    return Dataset(reading.layout, train, test, split, reading.why, kind, notices)
 
 
 def place(decoder: Decoder, count: int, how: Options) -> tuple[Kind, Disk]:
@@ -174,6 +179,21 @@ def _is_deep(record: Record) -> bool:
         return is_deep(image)
 
 
+def _odd_files(records: Sequence[Record]) -> Iterator[str]:
+    """What a few of the files, evenly chosen, hold that is not used; `anomaly-ft data` looks at all."""
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).round().astype(int))
+    pages, lost = [], []
+    for record in (records[int(i)] for i in chosen):
+        with suppress(UNREADABLE), Image.open(record.path) as image:
+            pages += [record.name] if has_pages(image) else []
+            deep = deep_values(image) if image.mode == "F" else None
+            lost += [record.name] if deep and deep.limits().lost else []
+    if pages:
+        yield f"files hold {PAGES_SAY}, such as {pages[0]}"
+    if lost:
+        yield f"images hold {LOST_SAYS}, such as {lost[0]}"
+
+
 def refuse_leaks(records: Sequence[Record]) -> None:
     """Raise a DataError that lists files which are in train and, byte by byte the same, in test."""
     found = leaks(records)
@@ -182,7 +202,7 @@ def refuse_leaks(records: Sequence[Record]) -> None:
         raise DataError(
             f"data: {len(found)} images are in train and in test alike, so test numbers would flatter:\n  "
             + "\n  ".join(_some(lines))
-            + "\nremove one of each, or set data.allow_leak to true"
+            + "\nremove one of each, or set expert.data.allow_leak to true"
         )
 
 
@@ -194,7 +214,7 @@ def refuse_bad(skipped: Sequence[tuple[Record, str]], total: int, on_error: str,
     allowed = 0.0 if on_error == "fail" else max_bad_share
     if len(skipped) > max(allowed * total, 1 if on_error == "skip" else 0):
         lines = [f"{record.path}: {why}" for record, why in skipped]
-        advice = "set data.on_error to skip" if on_error == "fail" else "raise data.max_bad_share"
+        advice = "set expert.data.on_error to skip" if on_error == "fail" else "raise expert.data.max_bad_share"
         raise DataError(
             f"data: {len(skipped)} of {total} images cannot be read, more than the {allowed:.1%} allowed:\n  "
             + "\n  ".join(_some(lines))

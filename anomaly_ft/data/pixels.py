@@ -1,17 +1,37 @@
 """What an image is to the rest: an array of uint8, how it is resized, and the file names it has."""
 
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
+HEIF = frozenset({".heic", ".heif", ".hif"})
+JXL = frozenset({".jxl"})
+EXTRA = 'pip install "anomaly-ft[formats]"'
+# Endings of files that Pillow decodes, or a plugin where the extra `formats` is installed
+SUFFIXES = frozenset(
+    {
+        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+        *(".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi"),
+        *(".ras", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+        *(HEIF if find_spec("pillow_heif") else ()),
+        *(JXL if find_spec("pillow_jxl") else ()),
+    }
+)
+_SAVE_AS = "a kind of file that is not read; save these as PNG or TIFF"
+# Endings of image files that are not read, and what to do about it
+FOREIGN = {
+    **dict.fromkeys(HEIF - SUFFIXES, f"HEIF images need a plugin: {EXTRA}"),
+    **dict.fromkeys(JXL - SUFFIXES, f"JPEG XL images need a plugin: {EXTRA}"),
+    **dict.fromkeys((".dcm", ".dicom"), f"DICOM is {_SAVE_AS}"),
+    **dict.fromkeys((".npy", ".npz"), f"NumPy's arrays are {_SAVE_AS}"),
+    **dict.fromkeys(
+        (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), f"a camera's raw data is {_SAVE_AS}"
+    ),
+    **dict.fromkeys((".exr", ".fits", ".hdr", ".ico", ".nrrd", ".psd", ".svg", ".xcf"), f"this is {_SAVE_AS}"),
+}
 
 Pixels = NDArray[np.uint8]
-
-
-Resize = Literal["squash", "shortest-crop", "letterbox"]
-
-
+Resize = Literal["stretch", "center-crop", "letterbox"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)

@@ -29,14 +29,17 @@ class Record:
 
     @property
     def path(self) -> Path:
+        """The image's file."""
         return self.root / self.name
 
     @property
     def mask(self) -> Path | None:
+        """The file of its mask, where there is one."""
         return self.root / self.mask_name if self.mask_name else None
 
     @property
     def anomalous(self) -> bool:
+        """Whether it shows something that is not normal."""
         return self.kind != NORMAL
 
 

@@ -50,7 +50,7 @@ def split_normals(records: Sequence[Record], *, watch: float, calibrate: float, 
         raise DataError(
             f"data: {count} normal training images{together} are too few to hold back {watch:.0%} for watching "
             f"and {calibrate:.0%} for calibration; each share needs at least {FEWEST} images: "
-            "use more images or raise data.watch_share and data.calibration_share"
+            "use more images or raise expert.data.val_share and expert.data.calibration_share"
         )
     return Split(fit=dealt[2], watch=dealt[0], calibrate=dealt[1])
 

@@ -31,8 +31,8 @@ NEEDS = {
 }
 READ = 'image = Image.open(sys.argv[1]).convert("RGB")'
 SQUARE = {
-    "squash": "image = image.resize(({size}, {size}), Image.Resampling.BICUBIC)",
-    "shortest-crop": """\
+    "stretch": "image = image.resize(({size}, {size}), Image.Resampling.BICUBIC)",
+    "center-crop": """\
 scale = {size} / min(image.size)
 image = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
 left, top = (image.width - {size}) // 2, (image.height - {size}) // 2

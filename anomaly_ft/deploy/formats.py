@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from anomaly_ft import __version__
 from anomaly_ft.data.pixels import Pixels
@@ -119,10 +120,34 @@ def refuse_if_missing(form: str) -> None:
 
 def _write_pt2(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph) -> Computes:
     written = io.BytesIO()  # on a full disk torch's own writer ends the process
-    torch.export.save(trace(graph), written)
+    torch.export.save(_traced(graph), written)
     path.write_bytes(written.getbuffer())
     module = torch.export.load(path).module()
     return lambda pixels: _no_grad(module, torch.from_numpy(_input(run, pixels, graph.raw)))
+
+
+def _traced(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
+    with _named_failure(graph, "torch.export"):
+        return trace(graph)
+
+
+@contextmanager
+def _named_failure(graph: DetectorGraph | EncoderGraph, target: str) -> Iterator[None]:
+    """Converters raise nearly anything at an operation they do not know; a user can take another format.
+
+    Raises:
+        RunError: in place of that, in one line.
+    """
+    try:
+        yield
+    except Exception as cause:
+        encoder = graph.encoder if isinstance(graph, EncoderGraph) else graph.detector.encoder
+        why = (str(cause.__cause__ or cause).splitlines() or [type(cause).__name__])[0]
+        others = "pt2, encoder-pt2 or timm" if target == "ONNX" else "timm"
+        model = type(encoder.model).__name__
+        raise RunError(
+            f"--format: {model} cannot be converted to {target} ({why:.200}); use {others}"
+        ) from cause
 
 
 @contextmanager
@@ -157,17 +182,19 @@ def _save_onnx(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph, 
     if size > PROTOBUF_LIMIT:
         raise RunError(
             f"--format: {size / 2**30:.1f} GiB of weights do not fit into one ONNX file (2 GiB); use pt2, or "
-            "train with a smaller gaussian.grid"
+            "train with a smaller expert.gaussian.grid"
         )
-    program = torch.onnx.export(
-        trace(graph),
-        dynamo=True,
-        verbose=False,
-        external_data=False,
-        opset_version=OPSET,
-        input_names=["image"],
-        output_names=list(outputs),
-    )
+    traced = _traced(graph)
+    with _named_failure(graph, "ONNX"):
+        program = torch.onnx.export(
+            traced,
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(outputs),
+        )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto

@@ -6,6 +6,7 @@ resizes differently, and Pillow does it in one line.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.interface import Detector
 
 OUTPUTS = ("score", "map", "decision")
 
@@ -27,9 +28,11 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, detector: Detector, *, raw: bool) -> None:
         super().__init__()
-        self.detector, self.raw = detector, raw
+        self.detector: Any = detector  # a module whatever its kind
+        self.raw = raw
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute score, map and decision of images, see the class."""
         return self.judge(_levels(self.detector.encoder, image, self.raw))
 
     def judge(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,6 +50,7 @@ class EncoderGraph(nn.Module):
         self.encoder, self.raw = encoder, raw
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature map of each level."""
         return tuple(_levels(self.encoder, image, self.raw))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomaly_ft.data.images import Decoder, resize_image, why_unreadable
+from anomaly_ft.data.images import Decoder, resize_image, to_rgb, why_unreadable
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.errors import DataError
 
@@ -30,7 +30,7 @@ def to_pixels(item: Any, decoder: Decoder) -> Pixels:
     if isinstance(item, str | Path):
         return _from_text(item, decoder)
     if isinstance(item, Image.Image):
-        return np.asarray(resize_image(item.convert("RGB"), decoder.size, decoder.resize))
+        return _of_pillow(item, decoder)
     try:
         values = np.asarray(item)
     except ValueError as cause:
@@ -43,6 +43,15 @@ def to_pixels(item: Any, decoder: Decoder) -> Pixels:
         )
     image = Image.fromarray(values.astype(np.uint8)).convert("RGB")
     return np.asarray(resize_image(image, decoder.size, decoder.resize))
+
+
+def _of_pillow(image: Image.Image, decoder: Decoder) -> Pixels:
+    """As the file that it would be in: all bits, upright, see-through parts on white."""
+    try:
+        rgb = to_rgb(image, decoder.value_range)
+    except Exception as cause:  # decoders raise nearly anything on damaged files
+        raise DataError(f"a Pillow image of mode {image.mode}: {why_unreadable(cause)}") from cause
+    return np.asarray(resize_image(rgb, decoder.size, decoder.resize))
 
 
 def _from_text(text: str | Path, decoder: Decoder) -> Pixels:

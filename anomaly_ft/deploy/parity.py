@@ -1,16 +1,13 @@
 """Does an export say what the detector says? Measured on real images before it is called done.
 
-The reference is the detector in float32, along the path that `predict` takes. Distances are compared
+The reference is what `predict` says: the run as it is loaded there, along the same path. Distances are compared
 relative to what matters: a score to itself or to the threshold, whichever is larger (the fused score of a
 usual image is near 0, where a relative difference says nothing); a map to its own maximum. A decision
 may only differ where the score is so near to the threshold that the tolerance covers it.
-
-A run that computes in bfloat16 or float16 predicts so too; how far those scores are from the export's, and how
-many decisions differ, is measured and written down beside it, but decides nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from typing import Any
 
@@ -23,7 +20,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.formats import Computes
 from anomaly_ft.deploy.graph import DetectorGraph
-from anomaly_ft.model.inference import examine_batch
+from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import upsample
 
@@ -38,18 +35,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """How far the export is from what `predict` says in the run's own precision."""
-
-    precision: str
-    score: Difference
-    decisions_changed: int
-
-
-@dataclass(frozen=True)
 class Parity:
-    """What `parity.json` holds. `band` is the range of scores in which a decision may differ; `predicted` is
-    None where the run computes in float32, as the export does."""
+    """What `parity.json` holds. `band` is the range of scores in which a decision may differ."""
 
     images: int
     tolerance: float
@@ -59,15 +46,16 @@ class Parity:
     band: tuple[float, float]
     decisions_changed: int
     decisions_changed_outside_band: int
-    predicted: Predicted | None = None
 
     @property
     def passed(self) -> bool:
+        """Whether score, map and levels agree within the tolerance, and every decision outside the band."""
         parts = [self.score, self.map, *([self.levels] if self.levels else [])]
         close = all(part.max_relative <= self.tolerance for part in parts)  # not if it is not a number
         return close and self.decisions_changed_outside_band == 0
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to plain values, with whether it passed first."""
         return {"passed": self.passed, **asdict(self)}
 
     def __str__(self) -> str:
@@ -88,7 +76,7 @@ def compare(
     *,
     gives_levels: bool,
     tolerance: float,
-    predicting: tuple[str, LoadedRun] | None = None,
+    predicting: LoadedRun | None = None,
 ) -> Parity:
     """Put the same images through the detector and through the export, a batch at a time.
 
@@ -98,24 +86,14 @@ def compare(
         batches: decoded images.
         gives_levels: the export is a bare encoder; the run's own Gaussians turn its levels into scores.
         tolerance: relative difference that is allowed.
-        predicting: another precision that the run predicts in, by name, and the run that computes so.
+        predicting: the same run as `predict` loads it, on another device perhaps; unset: `run`.
     """
     rows: list[NDArray[np.float64]] = []
-    spoken: list[NDArray[np.float64]] = []
     for pixels in batches:
         with torch.inference_mode():
-            rows.append(_rows(run, pixels, computes(pixels), gives_levels))
-        if predicting:
-            own = predicting[1]
-            found = examine_batch(own.detector, own.compute.batch(pixels), own.compute, explain=False)
-            spoken.append(found.scores[own.score])
-    table, threshold = np.concatenate(rows, 1), run.point.threshold
-    parity = _summarise(table, threshold, tolerance, gives_levels)
-    if not predicting:
-        return parity
-    said, given = np.concatenate(spoken), table[1]
-    changed = int(((said > threshold) != (given > threshold)).sum())
-    return replace(parity, predicted=Predicted(predicting[0], _apart(said, given, threshold), changed))
+            expected = reference(predicting or run, pixels)
+            rows.append(_rows(run, pixels, expected, computes(pixels), gives_levels=gives_levels))
+    return _summarise(np.concatenate(rows, 1), run.point.threshold, tolerance, gives_levels)
 
 
 def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> Iterator[Pixels]:
@@ -130,12 +108,10 @@ def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> It
 
 def reference(run: LoadedRun, pixels: Pixels) -> list[Tensor]:
     """Score, map and decision as `predict` comes by them."""
-    pooled = run.score == "pooled"
-    found = examine_batch(run.detector, run.compute.batch(pixels), run.compute, explain=pooled)
-    score, small = found.scores[run.score], found.contribution if pooled else found.dense
-    squashed = Decoder(run.decoder.size)
-    large = np.stack([upsample(one, squashed.size, squashed.size, squashed) for one in small])
-    return [torch.from_numpy(values) for values in (score, large, score > run.point.threshold)]
+    outputs = predict_batch(run.detector, run.compute.batch(pixels), run.compute, explain=False)
+    square = Decoder(run.decoder.size)
+    large = np.stack([upsample(one, square.size, square.size, square) for one in outputs.map])
+    return [torch.from_numpy(values) for values in (outputs.score, large, outputs.score > run.point.threshold)]
 
 
 def judge(run: LoadedRun, levels: Sequence[Tensor]) -> list[Tensor]:
@@ -143,9 +119,10 @@ def judge(run: LoadedRun, levels: Sequence[Tensor]) -> list[Tensor]:
     return list(DetectorGraph(run.detector, raw=True).judge(levels))
 
 
-def _rows(run: LoadedRun, pixels: Pixels, given: Sequence[Tensor], gives_levels: bool) -> NDArray[np.float64]:
+def _rows(
+    run: LoadedRun, pixels: Pixels, expected: Sequence[Tensor], given: Sequence[Tensor], *, gives_levels: bool
+) -> NDArray[np.float64]:
     """A column for each image; see `_scores_and_maps`, and last the difference of the levels."""
-    expected = reference(run, pixels)
     if not gives_levels:
         return np.stack([*_scores_and_maps(expected, given), np.zeros(len(pixels))])
     levels = run.detector.encoder(run.compute.batch(pixels))

@@ -10,7 +10,7 @@ from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.localisation import Localisation, localise
 from anomaly_ft.evaluation.measure import describe_point, intervals, measure, measure_kinds
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.inference import Examined
+from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import WorkingPoint
 
 
@@ -19,20 +19,19 @@ class Assessment:
     """What a detector said about labelled images, and how well its maps fit the masks."""
 
     records: tuple[Record, ...]
-    examined: Examined
+    outputs: Predictions
     localisation: Localisation
-    chosen: str
     point: WorkingPoint
     decoder: Decoder  # by which the images were read
 
     @property
     def scores(self) -> Floats:
         """The score that decides, `(n,)`."""
-        return self.examined.scores[self.chosen]
+        return self.outputs.score
 
     def numbers(self) -> dict[str, float | None]:
         """Image numbers, the shares that the threshold rejects, pixel numbers; flat, None where missing."""
-        image = measure(self.records, self.examined.scores, self.chosen, self.point)
+        image = measure(self.records, self.outputs.scores, self.outputs.decides, self.point)
         return image | self.localisation.numbers
 
     def summary(self) -> dict[str, Any]:
@@ -42,7 +41,7 @@ class Assessment:
         return {
             "test": self.numbers(),
             "test_intervals": intervals(self.records, self.scores),
-            "test_by_kind": measure_kinds(self.records, self.examined.scores, self.chosen, self.point),
+            "test_by_kind": measure_kinds(self.records, self.outputs.scores, self.outputs.decides, self.point),
             "test_masks": {name: found[name] for name in left_out},
             "test_attention": list(found["attention"]),
             "test_threshold": describe_point(self.point, self.records, self.scores),
@@ -50,8 +49,8 @@ class Assessment:
 
 
 def assess(
-    records: Sequence[Record], examined: Examined, chosen: str, point: WorkingPoint, decoder: Decoder
+    records: Sequence[Record], outputs: Predictions, point: WorkingPoint, decoder: Decoder
 ) -> Assessment:
-    """Measure what was examined against labels and masks; reads the masks."""
-    found = localise(records, examined.dense, examined.contribution, decoder)
-    return Assessment(tuple(records), examined, found, chosen, point, decoder)
+    """Measure a detector's outputs against labels and masks; reads the masks."""
+    found = localise(records, outputs.maps, decoder)
+    return Assessment(tuple(records), outputs, found, point, decoder)

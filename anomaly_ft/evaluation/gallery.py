@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from anomaly_ft.data.images import Images
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import NORMAL, Record
 from anomaly_ft.evaluation.pictures import ColourScale, Pixels, overlay, scale_of
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.gaussian.detector import Detector
-from anomaly_ft.model.inference import Examined, examine
+from anomaly_ft.model.inference import predict
+from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.outputs import Predictions
 
 CAPTION = 18  # pixels below a picture
 NOT_IN_A_KEY = re.compile(r"[^\w .-]+")  # what MLflow takes in the name of an image, less the slash
@@ -33,27 +34,27 @@ class Gallery:
     names: Sequence[str]
     pixels: Pixels  # (n, h, w, 3)
     normal: NDArray[np.bool_]  # (n,), which of them are normal images
-    score: str  # written below each picture
     compute: Compute
     _scale: ColourScale | None = None
-    _seen: Examined | None = None
+    _seen: Predictions | None = None
 
     def look(self, detector: Detector) -> None:
+        """Score and map the images by a detector, for the next `pictures`."""
         if not self.names:
             return
-        self._seen = examine(detector, self.pixels, self.compute)
-        self._scale = self._scale or scale_of(self._seen.dense, self.normal)
+        self._seen = predict(detector, self.pixels, self.compute)
+        self._scale = self._scale or scale_of(self._seen.localises, self.normal)
 
     def pictures(self) -> Iterator[tuple[str, Pixels]]:
         """Each image beside its map, under `maps/NAME`; nothing when there was no look since."""
         seen, self._seen = self._seen, None
         if seen is None or self._scale is None:
             return
-        scores = seen.scores[self.score]
-        for name, image, values, score in zip(self.names, self.pixels, seen.dense, scores, strict=True):
+        shown = zip(self.names, self.pixels, seen.localises, seen.score, strict=True)
+        for name, image, values, score in shown:
             large = Image.fromarray(values).resize((image.shape[1], image.shape[0]), Image.Resampling.BILINEAR)
             pair = np.hstack([image, overlay(image, np.asarray(large), self._scale)])
-            yield f"maps/{name}", _captioned(pair, f"{name}: {self.score} score {score:.2f}")
+            yield f"maps/{name}", _captioned(pair, f"{name}: {seen.decides} score {score:.2f}")
 
 
 def choose(records: Sequence[Record], count: int) -> list[int]:
@@ -70,7 +71,7 @@ def choose(records: Sequence[Record], count: int) -> list[int]:
 
 
 def gallery_of(
-    test: Images, watched: Images, pseudo: Mapping[str, Pixels], compute: Compute, *, count: int, score: str
+    test: Images, watched: Images, pseudo: Mapping[str, Pixels], compute: Compute, *, count: int
 ) -> Gallery:
     """Test images, or where there are none held-out normal images and their pseudo-anomalies.
 
@@ -79,7 +80,6 @@ def gallery_of(
         watched: held-out normal images.
         pseudo: pseudo-anomalies by augmentation.
         count: how many to show.
-        score: the score that decides.
     """
     if len(test):
         shown = [test.records[i] for i in choose(test.records, count)]
@@ -92,7 +92,7 @@ def gallery_of(
         names = [*_names(alone), *(f"pseudo {name}" for name in wrong)]
         normal = [True] * len(alone) + [False] * len(wrong)
     stacked = np.stack(pixels) if pixels else np.empty((0, 1, 1, 3), np.uint8)
-    return Gallery(names, stacked, np.array(normal, dtype=bool), score, compute)
+    return Gallery(names, stacked, np.array(normal, dtype=bool), compute)
 
 
 def _names(records: Sequence[Record]) -> list[str]:

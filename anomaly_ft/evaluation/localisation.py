@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_ft.data.images import Decoder, read_mask
+from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.metrics import PixelCounts, curve
 from anomaly_ft.model.maps import Map, upsample
@@ -36,8 +37,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class Localisation:
-    """Pixel numbers, prefixed with `contribution_` for that map, None where there are no masks; attention
-    by kind; pixel AUROC of the dense map for single images, by position in the records; what was left out."""
+    """Pixel numbers of the map that localises, and of each other one with its name before them, None where
+    there are no masks; attention by kind; pixel AUROC of the map that localises for single images, by position
+    in the records; what was left out."""
 
     numbers: dict[str, float | None]
     attention: tuple[Attention, ...]
@@ -49,15 +51,18 @@ class Localisation:
     unreadable_masks: int
 
 
-def localise(records: Sequence[Record], dense: Map, contribution: Map, decoder: Decoder) -> Localisation:
+def localise(records: Sequence[Record], maps: Mapping[str, Map], decoder: Decoder) -> Localisation:
     """Compare maps `(n, grid, grid)` with the records' masks; where there is no mask nothing is measured.
+
+    The first map localises, the last one explains the score, see `Outputs`.
 
     The decoder, by which the images were read, says which place of an image a place of the map is.
     """
+    prefixes = {"" if i == 0 else f"{name}_": name for i, name in enumerate(maps)}
     if not any(record.mask for record in records):
         anomalous = sum(record.anomalous for record in records)
-        return Localisation(_flat({}), (), {}, 0, 0, 0, anomalous, 0)
-    pixels = {"": PixelCounts(), "contribution_": PixelCounts()}
+        return Localisation(_flat({prefix: {} for prefix in prefixes}), (), {}, 0, 0, 0, anomalous, 0)
+    pixels = {prefix: PixelCounts() for prefix in prefixes}
     by_image: dict[int, float] = {}
     shares: dict[str, list[tuple[float, float]]] = {}
     left_out = {"without": 0, "unreadable": 0, "empty": 0}
@@ -67,12 +72,12 @@ def localise(records: Sequence[Record], dense: Map, contribution: Map, decoder: 
             left_out[mask] += 1
             continue
         height, width = mask.shape if mask is not None else image_size(record.path)
-        large, split = (upsample(m[i], height, width, decoder) for m in (dense, contribution))
-        pixels[""].add(large, mask)
-        pixels["contribution_"].add(split, mask)
+        large = [upsample(map_[i], height, width, decoder) for map_ in maps.values()]
+        for prefix, one in zip(prefixes, large, strict=True):
+            pixels[prefix].add(one, mask)
         if mask is not None and record.anomalous:
-            shares.setdefault(record.kind, []).append(attention_share(split, mask))
-            by_image.update(_coarse_auroc(i, large, mask))
+            shares.setdefault(record.kind, []).append(attention_share(large[-1], mask))
+            by_image.update(_coarse_auroc(i, large[0], mask))
     return Localisation(
         _flat({prefix: counts.numbers() for prefix, counts in pixels.items()}),
         tuple(_attention(kind, pairs) for kind, pairs in shares.items()),
@@ -132,6 +137,4 @@ def _coarse_auroc(i: int, large: Map, mask: Mask) -> dict[int, float]:
 
 def _flat(numbers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
     names = ("pixel_auroc", "pixel_ap", "pixel_aupro")
-    return {
-        prefix + name: numbers.get(prefix, {}).get(name) for prefix in ("", "contribution_") for name in names
-    }
+    return {prefix + name: found.get(name) for prefix, found in numbers.items() for name in names}

@@ -13,10 +13,8 @@ from anomaly_ft.model.maps import Map, upsample
 
 
 def colour_scale(run: LoadedRun) -> ColourScale:
-    """One scale for all maps of a run: up to twice what no place of an unsuspicious image exceeds; for the
-    pooled score, whose map has no such limit, up to four times the mean score of held-out normal images."""
-    limit = run.detector.map_threshold()
-    top = 4 * float(run.detector.location[0]) if limit is None else 2 * limit
+    """One scale for all maps of a run, see `Detector.colour_top`."""
+    top = run.detector.colour_top()
     return ColourScale(top / 8, top)
 
 
@@ -24,8 +22,8 @@ def write_maps(run: LoadedRun, path: Path, small: Map, folder: Path, number: int
     """Write `NUMBER-STEM.npy`, the map at the image's own size in score units, float32, and the same
     drawn over the image as `NUMBER-STEM.png`; returns the name without ending.
 
-    The white outline encloses what exceeds the map's limit, see `Detector.map_threshold`; the pooled
-    score, an average over the image, has none.
+    The white outline encloses what exceeds the map's limit, see `Detector.map_threshold`; a map without
+    one has no outline.
     """
     image = np.asarray(read_image(path, run.decoder.value_range))
     height, width = image.shape[:2]

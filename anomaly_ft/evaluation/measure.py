@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from anomaly_ft.data.records import NORMAL, Record, counts
-from anomaly_ft.evaluation.working_points import realised
+from anomaly_ft.evaluation.working_points import observed
 from anomaly_ft.metrics import (
     Floats,
     Interval,
@@ -88,13 +88,23 @@ def measure_kinds(
     return rows
 
 
-def describe_point(point: WorkingPoint, records: Sequence[Record], scores: Floats) -> dict[str, Any]:
-    """The promise, and beside it what the threshold did to the normal test images."""
-    found = realised(point.threshold, scores[~_labels(records)])
+def threshold_numbers(point: WorkingPoint) -> dict[str, float | int]:
+    """Name the numbers of a threshold as `summary.json` does: target and guaranteed false positive rate."""
     return {
-        **asdict(point),
+        "threshold": point.threshold,
+        "target_fpr": point.target_fpr,
+        "guaranteed_fpr": point.guaranteed_fpr,
+        "images": point.images,
+    }
+
+
+def describe_point(point: WorkingPoint, records: Sequence[Record], scores: Floats) -> dict[str, Any]:
+    """Put what the threshold did to the normal test images beside what it guarantees."""
+    found = observed(point.threshold, scores[~_labels(records)])
+    return {
+        **threshold_numbers(point),
         "likely_at_most": point.likely_at_most(),
-        "realised": asdict(found) if found else None,
+        "observed": asdict(found) if found else None,
     }
 
 

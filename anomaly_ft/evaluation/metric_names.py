@@ -1,44 +1,142 @@
-"""The metric names of a run, each with what it means: in MLflow, `history.jsonl` and `anomaly-ft compare`.
+"""The metrics of a run: name, human label, meaning and digits, in one table that all readers share.
 
-Charts in MLflow group by the part before the slash. The step is the epoch, 0 the pretrained encoder.
-`train/` and `val/` are curves. All other metrics are logged once, after the best epoch's weights were
-restored, so their last value is what the run left.
+The names stand in MLflow, `history.jsonl` and `anomaly-ft compare`. Charts in MLflow group by the part before
+the slash. The step is the epoch, 0 the pretrained encoder. `train/` and `val/` are curves. All others are
+logged once, after the best epoch's weights were restored, so their last value is what the run left.
 """
 
-# `<augmentation>` and `<metric>` stand for names
-METRICS: dict[str, str] = {
-    "train/loss": "mean distance of the epoch's training images to the induced Gaussians; lower is nearer",
-    "train/images_per_second": "training speed",
-    "val/vicinal_auroc": "the watched number: how well held-out normal images are told from "
-    "pseudo-anomalies, mean over the augmentations that have a say; in [0, 1], higher is better",
-    "val/vicinal_auroc.<augmentation>": "the same for one augmentation",
-    "val/normal_score_mean": "mean score of held-out normal images",
-    "val/train_distance": "mean pooled distance of images that were trained on",
-    "val/held_out_distance": "the same of held-out normal images; a growing lead over training images says "
-    "that the encoder memorises",
-    "drift/cka.<level>": "linear CKA of held-out normal images' features with those before training; "
-    "1: unmoved",
-    "drift/effective_rank.<level>": "how many directions these features fill; falls when they collapse",
-    "best/epoch": "the epoch whose encoder was kept; 0: the pretrained one",
-    "best/vicinal_auroc": "`val/vicinal_auroc` of the encoder that was kept",
-    "gain/vicinal_auroc": "the same, less that of the pretrained encoder",
-    "frozen/<metric>": "of the pretrained encoder's detector on the test images",
-    "test/<metric>": "of the fine-tuned encoder's detector on the test images",
-    "gain/<metric>": "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped",
-    "threshold/score": "the score above which an image is called anomalous",
-    "threshold/promised_fpr": "share of normal images that the threshold promises to reject at most",
-    "system/<metric>": "of the machine while it trained, with `tracking.system_metrics: true`",
+import re
+from dataclasses import dataclass
+
+PERCENT = ".2%"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called and means; `form` is how its numbers are written.
+
+    `at_threshold`: a share at the run's own threshold, which the frozen encoder does not have.
+    """
+
+    label: str
+    meaning: str
+    form: str = ".4f"
+    at_threshold: bool = False
+
+
+# `<augmentation>`, `<level>` and `<metric>` stand for names
+METRICS: dict[str, Metric] = {
+    "train/loss": Metric(
+        "train loss",
+        "mean distance of the epoch's training images to the induced Gaussians; lower is nearer",
+        ".3f",
+    ),
+    "train/images_per_second": Metric("images per second", "training speed", ".0f"),
+    "val/vicinal_auroc": Metric(
+        "vicinal AUROC",
+        "the watched number: how well held-out normal images are told from pseudo-anomalies, mean over the "
+        "augmentations that have a say; in [0, 1], higher is better",
+    ),
+    "val/vicinal_auroc.<augmentation>": Metric(
+        "vicinal AUROC, <augmentation>", "the same for one augmentation"
+    ),
+    "val/normal_score_mean": Metric("mean normal score", "mean score of held-out normal images"),
+    "val/train_distance": Metric(
+        "distance of training images", "mean distance, over levels, of images that were trained on"
+    ),
+    "val/held_out_distance": Metric(
+        "distance of held-out images",
+        "the same of held-out normal images; a growing lead over training images says that the encoder "
+        "memorises",
+    ),
+    "drift/cka.<level>": Metric(
+        "CKA, <level>",
+        "linear CKA of held-out normal images' features with those before training; 1: unmoved",
+    ),
+    "drift/effective_rank.<level>": Metric(
+        "effective rank, <level>",
+        "how many directions these features fill; falls when they collapse",
+        ".1f",
+    ),
+    "best/epoch": Metric("best epoch", "the epoch whose encoder was kept; 0: the pretrained one", ".0f"),
+    "best/vicinal_auroc": Metric("best vicinal AUROC", "`val/vicinal_auroc` of the encoder that was kept"),
+    "gain/vicinal_auroc": Metric(
+        "gain in vicinal AUROC", "the same, less that of the pretrained encoder", "+.4f"
+    ),
+    "frozen/<metric>": Metric("frozen <metric>", "of the pretrained encoder's detector on the test images"),
+    "test/<metric>": Metric("fine-tuned <metric>", "of the fine-tuned encoder's detector on the test images"),
+    "gain/<metric>": Metric(
+        "gain in <metric>", "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped", "+.4f"
+    ),
+    "threshold/score": Metric("threshold", "the score above which an image is called anomalous"),
+    "threshold/guaranteed_fpr": Metric(
+        "guaranteed FPR", "share of normal images that the threshold is guaranteed to reject at most", PERCENT
+    ),
+    "system/<metric>": Metric(
+        "<metric>", "of the machine while it trained, with `expert.tracking.system_metrics: true`"
+    ),
 }
-TEST_METRICS: dict[str, str] = {
-    "image_auroc": "area under the ROC curve over images, of the score that decides; also for each score "
-    "as `pooled_image_auroc`, `dense_image_auroc`, `fused_image_auroc`",
-    "image_ap": "average precision over images",
-    "image_f1_max": "F1 at the threshold that makes it highest",
-    "image_tpr_at_1pct_fpr": "share of anomalous images found where 1 % of normal ones are rejected; "
-    "also `5pct`",
-    "false_positive_rate": "share of normal test images above the run's own threshold",
-    "true_positive_rate": "share of anomalous test images above the run's own threshold",
-    "pixel_auroc": "area under the ROC curve over pixels, of the dense map; also `pixel_ap`",
-    "pixel_aupro": "area under the per-region overlap curve up to 30 % false positives, of the dense map",
-    "contribution_pixel_auroc": "the same of the contribution map; also `_ap` and `_aupro`",
+# on test images; `<score>` and `<map>` stand for those that the detector has
+TEST_METRICS: dict[str, Metric] = {
+    "image_auroc": Metric("image AUROC", "area under the ROC curve over images, of the score that decides"),
+    "<score>_image_auroc": Metric("image AUROC, <score> score", "the same of each score that the detector has"),
+    "image_ap": Metric("image average precision", "average precision over images"),
+    "image_f1_max": Metric("image F1, best threshold", "F1 at the threshold that makes it highest"),
+    "image_tpr_at_1pct_fpr": Metric(
+        "anomalies found at 1 % FPR", "share of anomalous images found where 1 % of normal ones are rejected"
+    ),
+    "image_tpr_at_5pct_fpr": Metric("anomalies found at 5 % FPR", "the same for 5 %"),
+    "false_positive_rate": Metric(
+        "observed FPR", "share of normal test images above the run's own threshold", PERCENT, at_threshold=True
+    ),
+    "true_positive_rate": Metric(
+        "observed TPR",
+        "share of anomalous test images above the run's own threshold",
+        PERCENT,
+        at_threshold=True,
+    ),
+    "pixel_auroc": Metric("pixel AUROC", "area under the ROC curve over pixels, of the map that is shown"),
+    "pixel_ap": Metric("pixel average precision", "average precision over pixels"),
+    "pixel_aupro": Metric(
+        "pixel AUPRO (FPR ≤ 0.3)", "area under the per-region overlap curve up to 30 % false positives"
+    ),
+    "<map>_pixel_auroc": Metric("pixel AUROC, <map> map", "the same three of another map"),
+    "<map>_pixel_ap": Metric("pixel average precision, <map> map", "likewise"),
+    "<map>_pixel_aupro": Metric("pixel AUPRO (FPR ≤ 0.3), <map> map", "likewise"),
 }
+STAGES = ("frozen", "test", "gain")
+
+
+def on_test(name: str) -> Metric:
+    """The table's entry of a metric on test images, such as `image_auroc` or `<score>_image_auroc`.
+
+    Raises:
+        KeyError: a name that the table does not have.
+    """
+    if name in TEST_METRICS:
+        return TEST_METRICS[name]
+    found = re.fullmatch(r"(\w+?)_(image|pixel)_(\w+)", name)
+    place = {"image": "<score>", "pixel": "<map>"}
+    if not found or (known := f"{place[found[2]]}_{found[2]}_{found[3]}") not in TEST_METRICS:
+        raise KeyError(name)
+    entry = TEST_METRICS[known]
+    return Metric(entry.label.replace(place[found[2]], found[1]), entry.meaning, entry.form)
+
+
+def metric(name: str) -> Metric:
+    """The table's entry of a metric under its full name, such as `gain/image_auroc`.
+
+    Raises:
+        KeyError: a name that the table does not have.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    stage, _, rest = name.partition("/")
+    if stage not in STAGES:
+        raise KeyError(name)
+    entry = on_test(rest)
+    if entry.at_threshold:  # there is one encoder only that has a threshold
+        return entry
+    outer = METRICS[f"{stage}/<metric>"]
+    form = "+" + entry.form if stage == "gain" else entry.form
+    return Metric(outer.label.replace("<metric>", entry.label), outer.meaning, form)

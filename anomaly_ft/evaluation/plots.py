@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,13 +11,37 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from anomaly_ft.finetune.records import Validation, Verdict
+from anomaly_ft.evaluation.metric_names import METRICS
 from anomaly_ft.metrics import Curve, Floats
 
 NORMAL_COLOUR, ANOMALOUS_COLOUR, FROZEN_COLOUR = "#3b7dd8", "#d9822b", "#8a8f98"
 
 
-def forgetting_figure(validations: Sequence[Validation], verdict: Verdict) -> Figure:
+class Validation(Protocol):
+    """What is drawn of a validation."""
+
+    @property
+    def auroc(self) -> float:
+        """Of the watched scores, mean over augmentations."""
+
+    @property
+    def by_augmentation(self) -> Mapping[str, float]:
+        """The same for each augmentation."""
+
+
+class StopDecision(Protocol):
+    """What is drawn of the end of training."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that is kept."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why training ended."""
+
+
+def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) -> Figure:
     """Vicinal AUROC over epochs: the watched mean, each augmentation, the best epoch and why it ended."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes: Axes = figure.subplots()
@@ -30,7 +55,7 @@ def forgetting_figure(validations: Sequence[Validation], verdict: Verdict) -> Fi
     axes.axvline(best, color="tab:green", linestyle="--", label=f"best epoch: {best}")
     axes.set_xlim(-0.3, len(validations) - 0.7)
     axes.set_xlabel("epoch (0 = pretrained)")
-    axes.set_ylabel("vicinal AUROC")
+    axes.set_ylabel(METRICS["val/vicinal_auroc"].label)
     axes.set_title(
         f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}", fontsize=10
     )

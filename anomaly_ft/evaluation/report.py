@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from anomaly_ft.data.checks.audit import ShortcutAudit
-from anomaly_ft.data.images import read_image, read_mask
+from anomaly_ft.data.images import read_image
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.evaluation.assess import Assessment
+from anomaly_ft.evaluation.metric_names import on_test
 from anomaly_ft.evaluation.pictures import (
     TRUTH,
     ColourScale,
@@ -25,8 +26,14 @@ from anomaly_ft.evaluation.pictures import (
     scale_picture,
     shrunk,
 )
-from anomaly_ft.evaluation.plots import figure_uri, forgetting_figure, roc_pr_figure, score_figure
-from anomaly_ft.finetune.records import Validation, Verdict
+from anomaly_ft.evaluation.plots import (
+    StopDecision,
+    Validation,
+    figure_uri,
+    forgetting_figure,
+    roc_pr_figure,
+    score_figure,
+)
 from anomaly_ft.metrics import Floats, curve
 from anomaly_ft.model.maps import upsample
 
@@ -35,26 +42,9 @@ SHOWN = 6  # pictures in each gallery
 HELD_OUT = "held-out normal"
 MISSING = "-"
 
-LABELS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image average precision",
-    "image_f1_max": "image F1, best threshold",
-    "image_tpr_at_1pct_fpr": "anomalies found at 1 % false positives",
-    "image_tpr_at_5pct_fpr": "anomalies found at 5 % false positives",
-    "pooled_image_auroc": "image AUROC, pooled score",
-    "dense_image_auroc": "image AUROC, dense score",
-    "fused_image_auroc": "image AUROC, fused score",
-    "pixel_auroc": "pixel AUROC, dense map",
-    "pixel_ap": "pixel average precision, dense map",
-    "pixel_aupro": "pixel AUPRO (FPR ≤ 0.3), dense map",
-    "contribution_pixel_auroc": "pixel AUROC, contribution map",
-    "contribution_pixel_ap": "pixel average precision, contribution map",
-    "contribution_pixel_aupro": "pixel AUPRO (FPR ≤ 0.3), contribution map",
-}
-
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """What a report shows beyond the numbers of the summary.
 
     Attributes:
@@ -65,7 +55,6 @@ class Material:
         frozen: scores of the pretrained encoder's detector on the same labelled images.
         validations: of each epoch, the pretrained encoder's first; empty where nothing was trained here.
         verdict: why training ended.
-        audit: what a light meter tells apart.
     """
 
     recipe: str
@@ -74,12 +63,17 @@ class Material:
     held_out: Floats
     frozen: Floats | None = None
     validations: Sequence[Validation] = ()
-    verdict: Verdict | None = None
-    audit: ShortcutAudit | None = None
+    verdict: StopDecision | None = None
 
 
-def write_report(path: Path, summary: Mapping[str, Any], material: Material) -> None:
-    """Write the page to `path`; pictures of images that cannot be read any more are left out."""
+def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> None:
+    """Write the page to `path`; pictures of images that cannot be read any more are left out.
+
+    Args:
+        path: of the file.
+        summary: plain values, as `summary.json` holds them.
+        data: what else is shown.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -90,14 +84,19 @@ def write_report(path: Path, summary: Mapping[str, Any], material: Material) -> 
     environment.filters |= {"number": number, "percent": percent, "interval": interval}
     page = environment.get_template("report.html.j2").render(
         s=summary,
-        labels=LABELS,
-        recipe=material.recipe,
-        figures=_figures(material),
-        audit=material.audit,
-        examples=_examples(material) if material.audit else [],
-        galleries=_galleries(material.assessment) if material.assessment else None,
+        labels=_labels(summary["test"] or {}),
+        recipe=data.recipe,
+        figures=_figures(data),
+        examples=_examples(summary.get("shortcuts"), data.assessment),
+        galleries=_galleries(data.assessment) if data.assessment else None,
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _labels(numbers: Mapping[str, float | None]) -> dict[str, str]:
+    """Name the metrics that both encoders have, in the order they come."""
+    entries = {name: on_test(name) for name in numbers}
+    return {name: entry.label for name, entry in entries.items() if not entry.at_threshold}
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -106,6 +105,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def percent(value: float | None) -> str:
+    """Format a share in [0, 1] as a percentage; a dash for what was not measured."""
     return MISSING if value is None else f"{100 * value:.1f} %"
 
 
@@ -114,19 +114,19 @@ def interval(ends: Sequence[float] | None, sign: str = "") -> str:
     return f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}" if ends else ""
 
 
-def _figures(material: Material) -> dict[str, str]:
+def _figures(data: ReportData) -> dict[str, str]:
     figures: dict[str, str] = {}
-    found = material.assessment
-    kinds = score_kinds(material.held_out, found)
+    found = data.assessment
+    kinds = score_kinds(data.held_out, found)
     if kinds:
         normal = [kind for kind in kinds if kind in (HELD_OUT, "good")]
-        figures["scores"] = figure_uri(score_figure(kinds, material.threshold, normal))
-    if len(material.validations) > 1 and material.verdict:
-        figures["forgetting"] = figure_uri(forgetting_figure(material.validations, material.verdict))
+        figures["scores"] = figure_uri(score_figure(kinds, data.threshold, normal))
+    if len(data.validations) > 1 and data.verdict:
+        figures["forgetting"] = figure_uri(forgetting_figure(data.validations, data.verdict))
     if found:
         labels = np.array([record.anomalous for record in found.records])
         if labels.any() and not labels.all():
-            detectors = {} if material.frozen is None else {"frozen": material.frozen}
+            detectors = {} if data.frozen is None else {"frozen": data.frozen}
             detectors["fine-tuned" if detectors else "detector"] = found.scores
             curves = {name: curve(labels, scores) for name, scores in detectors.items()}
             above = found.scores > found.point.threshold
@@ -152,8 +152,7 @@ def _galleries(found: Assessment) -> dict[str, Any]:
     missed = np.flatnonzero(labels & (found.scores <= found.point.threshold))
     by_score = np.argsort(found.scores)
     by_map = sorted(found.localisation.by_image, key=lambda i: -found.localisation.by_image[i])
-    scale = scale_of(found.examined.dense, ~labels)
-    split_scale = scale_of(found.examined.contribution, ~labels)
+    scales = {name: scale_of(values, ~labels) for name, values in found.outputs.maps.items()}
     chosen = {
         "suspicious": [i for i in by_score[::-1] if not labels[i]][:SHOWN],
         "missed": [i for i in by_score if i in set(missed.tolist())][:SHOWN],
@@ -161,44 +160,43 @@ def _galleries(found: Assessment) -> dict[str, Any]:
         "worst": by_map[max(SHOWN, len(by_map) - SHOWN) :][::-1],
     }
     drawn: dict[str, Any] = {
-        name: [card for i in places if (card := _card(found, int(i), scale, split_scale))]
+        name: [card for i in places if (card := _card(found, int(i), scales))]
         for name, places in chosen.items()
     }
     drawn["missed_count"] = len(missed)
     drawn["scales"] = [
-        {"name": name, "low": s.low, "high": s.high}
-        for name, s in (("dense map", scale), ("contribution map", split_scale))
+        {"name": f"{name} map", "low": scale.low, "high": scale.high} for name, scale in scales.items()
     ]
     drawn["strip"] = picture_uri(scale_picture())
     return drawn
 
 
-def _examples(material: Material) -> list[dict[str, str]]:
+def _examples(audit: Mapping[str, Any] | None, found: Assessment | None) -> list[dict[str, str]]:
     """The pictures of a shortcut audit; they lie below the root of the labelled images."""
-    if not material.audit or not material.assessment or not material.assessment.records:
-        return []
-    root, decoder = material.assessment.records[0].root, material.assessment.decoder
     shown = []
-    for example in material.audit.examples:
+    for example in audit["examples"] if audit and found else ():
+        path = found.records[0].root / example["name"]
         try:
-            image = shrunk(np.asarray(read_image(root / example.name, decoder.value_range)), SIDE)
+            image = shrunk(np.asarray(read_image(path, found.decoder.value_range)), SIDE)
         except Exception:  # the file was there a moment ago; decoders raise nearly anything
             continue
-        shown.append({"name": example.name, "shows": example.shows, "picture": picture_uri(image)})
+        shown.append({**example, "picture": picture_uri(image)})
     return shown
 
 
-def _card(found: Assessment, i: int, scale: ColourScale, split_scale: ColourScale) -> dict[str, Any] | None:
+def _card(found: Assessment, i: int, scales: Mapping[str, ColourScale]) -> dict[str, Any] | None:
     record = found.records[i]
     try:
         image = shrunk(np.asarray(read_image(record.path, found.decoder.value_range)), SIDE)
     except Exception:  # the file was there a moment ago; decoders raise nearly anything
         return None
-    (height, width), maps = image.shape[:2], found.examined
+    height, width = image.shape[:2]
     pictures = [
         image,
-        overlay(image, upsample(maps.dense[i], height, width, found.decoder), scale),
-        overlay(image, upsample(maps.contribution[i], height, width, found.decoder), split_scale),
+        *(
+            overlay(image, upsample(found.outputs.maps[name][i], height, width, found.decoder), scale)
+            for name, scale in scales.items()
+        ),
     ]
     if i in found.localisation.by_image and record.mask:
         mask = shrunk(np.repeat(read_mask(record.mask)[..., None], 3, axis=2).astype(np.uint8) * 255, SIDE)

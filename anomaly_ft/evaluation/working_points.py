@@ -39,7 +39,7 @@ def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:
 
 
 @dataclass(frozen=True)
-class Realised:
+class Observed:
     """How many of `images` normal images a threshold rejected, and the 95 % Wilson interval of the rate."""
 
     rejected: int
@@ -55,7 +55,7 @@ class Realised:
 
 @dataclass(frozen=True)
 class ChiSquarePoint:
-    """A distance that a Gaussian of `dimensions` dimensions exceeds with probability `wanted_fpr`.
+    """A distance that a Gaussian of `dimensions` dimensions exceeds with probability `target_fpr`.
 
     `held_out` is what became of that among held-out normal images: features are not Gaussian, and a
     covariance estimated from few images is not the true one.
@@ -64,18 +64,18 @@ class ChiSquarePoint:
     level: str
     dimensions: int
     threshold: float
-    wanted_fpr: float
-    held_out: Realised | None = None
+    target_fpr: float
+    held_out: Observed | None = None
 
 
-def realised(threshold: float, scores: ArrayLike) -> Realised | None:
+def observed(threshold: float, scores: ArrayLike) -> Observed | None:
     """What a threshold does to normal images with these scores `(n,)`; None where there are none."""
     values = np.asarray(scores, dtype=np.float64)
     if not len(values):
         return None
     rejected = int((values > threshold).sum())
     low, high = wilson_interval(rejected, len(values))
-    return Realised(rejected, len(values), rejected / len(values), low, high)
+    return Observed(rejected, len(values), rejected / len(values), low, high)
 
 
 def chi_square(
@@ -85,19 +85,21 @@ def chi_square(
     held_out: ArrayLike | None = None,
     *,
     weights: ArrayLike | None = None,
+    total: str = "mean",
 ) -> list[ChiSquarePoint]:
-    """Thresholds on each level's distance (not squared), and last one on the pooled score.
+    """Thresholds on each level's distance (not squared), and last one on their weighted mean.
 
     Squared Mahalanobis distances of a Gaussian follow a chi-square distribution (Rippel et al., IEEE TIM
-    70, 2021). The pooled score, a mean of distances, has no such law; the same mean of the thresholds is its
+    70, 2021). A mean of distances has no such law; the same mean of the thresholds is its
     quantile if all levels rise and fall together, and too high, that is cautious, otherwise.
 
     Args:
         levels: names.
         dimensions: of each level's features.
-        false_positive_rate: wanted, in (0, 1).
+        false_positive_rate: the target, in (0, 1).
         held_out: distances `(n, levels)` of normal images not used for fitting.
-        weights: of the levels in the pooled score, shares of one; unset: all alike.
+        weights: of the levels in the mean, shares of one; unset: all alike.
+        total: what the mean is called.
 
     Raises:
         ValueError: a rate outside (0, 1).
@@ -109,9 +111,9 @@ def chi_square(
     shares = np.full(len(levels), 1 / len(levels)) if weights is None else np.asarray(weights)
     columns = [*distances.T, distances @ shares]
     return [
-        ChiSquarePoint(name, size, float(quantile), false_positive_rate, realised(quantile, column))
+        ChiSquarePoint(name, size, float(quantile), false_positive_rate, observed(quantile, column))
         for name, size, quantile, column in zip(
-            [*levels, "pooled"],
+            [*levels, total],
             [*dimensions, sum(dimensions)],
             [*quantiles, quantiles @ shares],
             columns,

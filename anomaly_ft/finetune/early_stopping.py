@@ -13,12 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anomaly_ft.finetune.records import Reason, Validation, Verdict
+from anomaly_ft.finetune.records import Reason, StopDecision, Validation
 from anomaly_ft.metrics import Floats
 
 
 @dataclass(frozen=True)
-class Rule:
+class StoppingRule:
     """When to stop, and which epoch to keep.
 
     Attributes:
@@ -44,7 +44,7 @@ def paired_standard_error(a: Floats, b: Floats) -> float:
     return float((a - b).std(ddof=1)) / math.sqrt(len(a))
 
 
-def judge(history: Sequence[Validation], rule: Rule, *, diverged: bool = False) -> Verdict:
+def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: bool = False) -> StopDecision:
     """Judge the validations of epochs 0, 1, … so far.
 
     Args:
@@ -77,4 +77,4 @@ def judge(history: Sequence[Validation], rule: Rule, *, diverged: bool = False) 
         reason = "no_progress"
     elif epoch >= rule.max_epochs:
         reason = "max_epochs"
-    return Verdict(reason is not None, reason, best)
+    return StopDecision(reason is not None, reason, best)

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from anomaly_ft.errors import DivergedError, GaussianError
-from anomaly_ft.finetune.early_stopping import Rule, judge
+from anomaly_ft.finetune.early_stopping import StoppingRule, early_stop
 from anomaly_ft.finetune.records import EpochRecord, Validation
 from anomaly_ft.finetune.state import LoopState, snapshot
 
@@ -29,7 +29,7 @@ def fine_tune(
     fabric: Fabric,
     batches: Callable[[int, int], Iterable[Tensor]],
     validate: Callable[[], Validation],
-    rule: Rule,
+    rule: StoppingRule,
     keep: Keep = lambda state, ended: None,
     at_a_time: int = 0,
 ) -> Iterator[EpochRecord]:
@@ -55,11 +55,13 @@ def fine_tune(
         first = validate()
         state.best = snapshot(state.objective)
         seconds = time.perf_counter() - started
-        state.records.append(EpochRecord(0, None, first, judge([first], rule), 0, 0.0, seconds))
+        state.records.append(EpochRecord(0, None, first, early_stop([first], rule), 0, 0.0, seconds))
         keep(state, True)
         yield state.records[0]
     last = state.records[-1]
-    verdict = judge(state.history, rule, diverged=last.validation is None)  # the rule may be another by now
+    verdict = early_stop(
+        state.history, rule, diverged=last.validation is None
+    )  # the rule may be another by now
     state.records[-1] = replace(last, verdict=verdict)
     if verdict.stop:
         state.objective.load_state_dict(state.best)
@@ -71,7 +73,7 @@ def fine_tune(
         with state.mean.in_place():
             validation = _validate_unless_diverged(validate, loss, float(state.first_loss))
             history = [*state.history, validation] if validation else state.history
-            verdict = judge(history, rule, diverged=validation is None)
+            verdict = early_stop(history, rule, diverged=validation is None)
             if verdict.best_epoch == epoch:
                 state.best = snapshot(state.objective)
         images, trained = state.end_epoch()

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anomaly_ft.finetune.penalties import Term
+from anomaly_ft.finetune.brakes.penalties import Term
 from anomaly_ft.model.encoder.encoder import pool
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 
 Distance = Literal["mahalanobis", "squared_mahalanobis"]
 Target = Literal["pooled", "dense", "joint"]
@@ -26,13 +26,17 @@ class InducedDistance(nn.Module):
     """
 
     def __init__(
-        self, detector: Detector, distance: Distance = "mahalanobis", target: Target = "pooled"
+        self,
+        detector: GaussianDetector,
+        distance: Distance = "mahalanobis",
+        target: Target = "pooled",
+        terms: Mapping[Term, float] | None = None,
     ) -> None:
         super().__init__()
         self.detector = detector
         self.power = 1.0 if distance == "squared_mahalanobis" else 0.5
         self.target = target
-        self.terms: Mapping[Term, float] = {}
+        self.terms = dict(terms or {})
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `(n, 3, h, w)` in 0..255 to a scalar: the mean over images, and over levels by their

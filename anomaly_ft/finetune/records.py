@@ -39,7 +39,7 @@ Reason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StopDecision:
     """`reason` is None as long as training goes on. `best_epoch` is the one to keep; epoch 0 is the
     pretrained encoder."""
 
@@ -55,7 +55,7 @@ class EpochRecord:
     epoch: int
     train_loss: float | None
     validation: Validation | None
-    verdict: Verdict
+    verdict: StopDecision
     images: int
     train_seconds: float
     validation_seconds: float

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from anomaly_ft.finetune.records import EpochRecord, Validation, Verdict
-from anomaly_ft.finetune.weight_average import WeightAverage
+from anomaly_ft.finetune.brakes.weight_average import WeightAverage
+from anomaly_ft.finetune.records import EpochRecord, StopDecision, Validation
 
 
 @dataclass
@@ -119,7 +119,7 @@ def snapshot(objective: nn.Module) -> dict[str, Tensor]:
 
 def _record(stored: Mapping[str, Any]) -> EpochRecord:
     validation = Validation(**stored["validation"]) if stored["validation"] else None
-    return EpochRecord(**{**stored, "validation": validation, "verdict": Verdict(**stored["verdict"])})
+    return EpochRecord(**{**stored, "validation": validation, "verdict": StopDecision(**stored["verdict"])})
 
 
 def _random_state() -> dict[str, Any]:

@@ -10,9 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_ft.data.images import Images
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pseudo_anomalies import Pixels, pseudo_anomalies
-from anomaly_ft.errors import GaussianError
 from anomaly_ft.finetune.records import PseudoSet, Validation
 from anomaly_ft.metrics import Floats, placements
 
@@ -90,36 +89,6 @@ def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Val
             influences.append(of_normal + of_pseudo - 2 * of_pseudo.mean())
     auroc = np.mean([by_augmentation[name] for name, pseudo in sets.items() if pseudo.informative])
     return Validation(float(auroc), by_augmentation, np.mean(influences, axis=0), float(normal.mean()))
-
-
-def level_informativeness(
-    distances: Score, normals: Pixels, sets: Mapping[str, PseudoSet]
-) -> NDArray[np.float64]:
-    """How well each level tells normal images from their pseudo-anomalies, `(levels,)`, in [0, 1]: the square
-    of 2 AUROC - 1, mean over the informative sets; 0 for a level that guesses, or that sees it the other
-    way round.
-
-    Args:
-        distances: of images to each level's Gaussian, `(n, levels)`.
-        normals: held-out normal images.
-        sets: their pseudo-anomalies.
-
-    Raises:
-        GaussianError: no level tells anything apart, so that none could count.
-    """
-    normal, found = distances(normals), []
-    for pseudo in sets.values():
-        if pseudo.informative:
-            wrong = distances(pseudo.pixels)
-            aurocs = [placements(a, b)[1].mean() for a, b in zip(normal.T, wrong.T, strict=True)]
-            found.append(np.clip(2 * np.array(aurocs) - 1, 0, None) ** 2)
-    weights: NDArray[np.float64] = np.mean(found, axis=0)
-    if not weights.any():
-        raise GaussianError(
-            "gaussian.level_weights: no level tells held-out normal images from their pseudo-anomalies; "
-            "use uniform, or other validation.augmentations"
-        )
-    return weights
 
 
 def _pseudo_set(

@@ -1,12 +1,12 @@
 """Where and how precisely the encoder runs: device, precision, memory format, batches.
 
-Lightning Fabric does the placing and the autocasting; statistics and distances never see less than
-float32, see `gaussian`.
+Lightning Fabric does the placing, and the autocasting of training. Every other pass is float32: statistics,
+thresholds and scores have to be those that an export gives, which computes in float32.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from anomaly_ft.errors import DeviceError
-from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.encoder import Encoder
 
-P = TypeVar("P", NDArray[np.uint8], Halfway)
+P = TypeVar("P", NDArray[np.uint8], EarlyActivations)
 PATIENCE = timedelta(minutes=10)  # with another process that does not answer
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -39,7 +39,7 @@ class Compute:
     batch_size: int = 32
     channels_last: bool = True
 
-    def share(self, pixels: P) -> P:
+    def shard(self, pixels: P) -> P:
         """What this process sees of images that all processes share; everything where there is one.
 
         Raises:
@@ -52,13 +52,13 @@ class Compute:
             raise DeviceError(f"{len(pixels)} images are too few for {ranks} processes; start fewer")
         return pixels[self.fabric.global_rank :: ranks]
 
-    def add_up(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.fabric.world_size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
-    def together(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def all_gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """What all processes found for their shares `(k, ...)`, in the order of the whole `(n, ...)`."""
         ranks = self.fabric.world_size
         if ranks == 1:
@@ -78,16 +78,17 @@ class Compute:
     @overload
     def batch(self, pixels: NDArray[np.uint8]) -> Tensor: ...
     @overload
-    def batch(self, pixels: Halfway) -> Halfway: ...
-    def batch(self, pixels: NDArray[np.uint8] | Halfway) -> Tensor | Halfway:
+    def batch(self, pixels: EarlyActivations) -> EarlyActivations: ...
+    def batch(self, pixels: NDArray[np.uint8] | EarlyActivations) -> Tensor | EarlyActivations:
         """uint8 `(n, h, w, 3)` to uint8 `(n, 3, h, w)` on the device; channels last as it lies in memory.
         What is halfway through the encoder goes there as it is."""
-        if isinstance(pixels, Halfway):
+        if isinstance(pixels, EarlyActivations):
             return pixels.to(self.fabric.device)
         images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.fabric.device).permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
 
     def batches(self, pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
+        """Batches of uint8 images `(n, h, w, 3)` on the device, as `batch` gives them."""
         for start in range(0, len(pixels), self.batch_size):
             yield self.batch(pixels[start : start + self.batch_size])
 
@@ -99,7 +100,7 @@ def make_compute(
 
     Args:
         device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the device computes it fast.
+        precision: of training: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where the device computes it fast.
         batch_size: images at a time wherever nothing is trained.
         channels_last: memory format of convolutions.
 
@@ -112,6 +113,9 @@ def make_compute(
     if precision == "fp16" and not (present["cuda"] or present["mps"]):
         raise DeviceError("runtime.precision: processors do not train in fp16; use auto, bf16 or fp32")
     fabric = _launch(device, PRECISIONS[resolve_precision(device, precision)])
+    # the objective that fabric.setup wraps trains in the precision all the same; only passes that ask are meant
+    fabric.autocast = nullcontext  # type: ignore[method-assign]
+    torch.backends.cudnn.allow_tf32 = False  # its convolutions have 10 bits of mantissa; exports have 23
     return Compute(fabric, batch_size, channels_last)
 
 

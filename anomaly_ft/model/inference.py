@@ -1,69 +1,57 @@
-"""All that a detector says about images, each seen once by the encoder; batches in, arrays out.
+"""All that a detector says about images, each seen once by the encoder; batches in, arrays out."""
 
-* dense map: the distance at every position; it localises.
-* contribution map: the pooled score split over positions without remainder; it explains.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder, pool
-from anomaly_ft.model.gaussian.detector import SCORES, Detector
-from anomaly_ft.model.interface import Scores
-from anomaly_ft.model.maps import Map
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.outputs import Outputs, Predictions
+
+Floats = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Examined:
-    """All that a detector says about n images; distances, higher = more anomalous.
-
-    `scores` by name `(n,)`; `distances (n, levels)` of pooled features; `dense` and `contribution`
-    maps `(n, grid, grid)`: the dense score is the maximum of the one, the pooled score the mean of
-    the other.
-    """
-
-    scores: dict[str, NDArray[np.float64]]
-    distances: NDArray[np.float64]
-    dense: Map
-    contribution: Map
-
-
-def examine(detector: Detector, pixels: NDArray[np.uint8], compute: Compute) -> Examined:
-    """Scores, distances and maps of uint8 images `(n, h, w, 3)`, each seen once by the encoder.
+def predict(detector: Detector, pixels: Pixels, compute: Compute) -> Predictions:
+    """Predict scores, distances and maps of uint8 images `(n, h, w, 3)`, each seen once by the encoder.
 
     Raises:
         DivergedError: a score that is not finite.
     """
     with detector.encoder.folded():
-        parts = [examine_batch(detector, images, compute) for images in compute.batches(pixels)]
-    return Examined(
-        {name: np.concatenate([part.scores[name] for part in parts]) for name in SCORES},
+        parts = [predict_batch(detector, images, compute, explain=True) for images in compute.batches(pixels)]
+    first = parts[0]
+    return Outputs(
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in first.scores},
+        {name: np.concatenate([part.maps[name] for part in parts]) for name in first.maps},
         np.concatenate([part.distances for part in parts]),
-        np.concatenate([part.dense for part in parts]),
-        np.concatenate([part.contribution for part in parts]),
+        first.decides,
+        first.shows,
     )
 
 
-def examine_batch(detector: Detector, images: Tensor, compute: Compute, *, explain: bool = True) -> Examined:
-    """`examine` for one batch `(n, 3, h, w)` in 0..255; without `explain` distances and contribution stay
-    empty, and it takes no longer than the scores alone."""
+def predict_batch(detector: Detector, images: Tensor, compute: Compute, *, explain: bool) -> Predictions:
+    """`predict` for one batch `(n, 3, h, w)` in 0..255; without `explain` distances and the map that explains
+    are left out, and it takes no longer than the scores alone.
+
+    Raises:
+        DivergedError: a score that is not finite.
+    """
     with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
-        maps = detector.encoder(images)
-        output = detector.score(maps)
-        distances = detector.level_distances(pool(maps)) if explain else output.map[:0]
-        contribution = detector.contribution_map(maps) if explain else output.map[:0]
-    return Examined(
-        finite_scores([output]),
-        distances.cpu().double().numpy(),
-        output.map.float().cpu().numpy(),
-        contribution.float().cpu().numpy(),
+        outputs = detector.outputs(detector.encoder(images), explain=explain)
+    found = outputs.convert(lambda tensor: tensor.float().cpu().numpy())
+    return replace(
+        found,
+        scores=_finite({name: values.astype(np.float64) for name, values in found.scores.items()}),
+        distances=found.distances.astype(np.float64),
     )
 
 
@@ -87,14 +75,14 @@ def scores_and_features(
     Raises:
         DivergedError: a score that is not finite.
     """
-    outputs, first = list[Scores](), FirstFeatures(compute, keep)
+    outputs, first = list[dict[str, Tensor]](), FirstFeatures(compute, keep)
     with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
-        for images in compute.batches(compute.share(pixels)):
+        for images in compute.batches(compute.shard(pixels)):
             maps = detector.encoder(images)
-            outputs.append(detector.score(maps))
+            outputs.append(detector.scores(maps))
             if first.missing:
                 first.add(pool(maps))
-    scores = {name: compute.together(values) for name, values in _joined(outputs).items()}
+    scores = {name: compute.all_gather(values) for name, values in _joined(outputs).items()}
     return _finite(scores), first.rows()
 
 
@@ -121,7 +109,7 @@ class FirstFeatures:
     def rows(self) -> list[NDArray[np.float32]]:
         """`(n, d)` for each level, of all processes; nothing where no image was asked for."""
         own = [torch.cat(level).cpu().double().numpy() for level in zip(*self.parts, strict=True)]
-        return [self.compute.together(level).astype(np.float32) for level in own]
+        return [self.compute.all_gather(level).astype(np.float32) for level in own]
 
 
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:
@@ -134,7 +122,7 @@ def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Comput
 
 
 def level_distances(
-    detector: Detector, features: Sequence[NDArray[np.float32]], compute: Compute
+    detector: GaussianDetector, features: Sequence[NDArray[np.float32]], compute: Compute
 ) -> NDArray[np.float64]:
     """Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
     tensors = [torch.from_numpy(level).to(compute.fabric.device) for level in features]
@@ -142,17 +130,9 @@ def level_distances(
         return detector.level_distances(tensors).cpu().double().numpy()
 
 
-def finite_scores(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
-    """The scores of batches, joined, each `(n,)`.
-
-    Raises:
-        DivergedError: a score that is not finite.
-    """
-    return _finite(_joined(outputs))
-
-
-def _joined(outputs: Sequence[Scores]) -> dict[str, NDArray[np.float64]]:
-    return {name: torch.cat([getattr(out, name) for out in outputs]).cpu().double().numpy() for name in SCORES}
+def _joined(outputs: Sequence[Mapping[str, Tensor]]) -> dict[str, Floats]:
+    names = outputs[0] if outputs else ()
+    return {name: torch.cat([scores[name] for scores in outputs]).cpu().double().numpy() for name in names}
 
 
 def _finite(scores: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:

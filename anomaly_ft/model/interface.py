@@ -1,22 +1,69 @@
-"""What every detector gives."""
+"""What the rest of the toolkit may ask of a detector, whatever its kind.
 
-from typing import NamedTuple
+A kind of detector is a folder beside `gaussian`; `loading` names it in one dict literal.
+"""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
 from torch import Tensor
 
-
-class Detection(NamedTuple):
-    """The score that decides `(n,)` and where it comes from `(n, h, w)`, a pixel for each of the image;
-    in units of distance, higher = more anomalous."""
-
-    scores: Tensor
-    maps: Tensor
+from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.outputs import Detection, Outputs
+from anomaly_ft.model.threshold import Thresholds
 
 
-class Scores(NamedTuple):
-    """All scores `(n,)` of a batch and its dense maps `(n, map_grid, map_grid)`; higher = more anomalous."""
+class Detector(Protocol):
+    """A module that turns images into scores and maps; a view of an encoder and of values fitted to it."""
 
-    pooled: Tensor
-    dense: Tensor
-    fused: Tensor
-    map: Tensor
+    encoder: Encoder
+    thresholds: Thresholds | None
+    threshold: Tensor  # (), infinite until thresholds are set
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of the scores that `outputs` gives, in the order of reports."""
+
+    @property
+    def decides(self) -> str:
+        """Name of the score that is compared with the threshold."""
+
+    def __call__(self, images: Tensor) -> Detection:
+        """RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, h, w)`."""
+
+    def detect(self, levels: Sequence[Tensor], size: Sequence[int]) -> Detection:
+        """The same from the encoder's levels, of images of `size` (height, width)."""
+
+    def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """All scores `(n,)` by name, from the encoder's levels."""
+
+    def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
+        """Scores and maps from the encoder's levels; with `explain` also what explains the score."""
+
+    def map_threshold(self) -> float | None:
+        """The value that no place of an unsuspicious map exceeds; None where the map has no such limit."""
+
+    def colour_top(self) -> float:
+        """The value of the map that is drawn in the brightest colour."""
+
+    @property
+    def level_weights(self) -> Tensor:
+        """What each level counts for in the mean of their distances, shares of one `(levels,)`."""
+
+    @property
+    def level_mean(self) -> str:
+        """Name of the score that is that mean."""
+
+    def save(self, folder: Path, *, about: Mapping[str, Any]) -> None:
+        """Write encoder, tensors and description below `folder`; `about` is kept beside them for a reader."""
+
+    def with_thresholds(self, thresholds: Thresholds) -> "Detector":
+        """A view of the same encoder and values that decides by other thresholds."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name."""
+
+    def to(self, device: torch.device) -> "Detector":
+        """The detector with its tensors on a device."""

@@ -1,17 +1,20 @@
 """A finished run folder, ready to score images: detector, threshold, and how it computes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import RESIZES
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.gaussian.detector import Detector, ScoreName
-from anomaly_ft.model.storage import read_description
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.restore import restore_detector
+from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.storage import read_description, read_detector
 from anomaly_ft.model.threshold import WorkingPoint
+
+# kinds of detector, by the name that detector.json gives them
+KINDS = {"gaussian": restore_detector}
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,20 @@ class LoadedRun:
     """A detector that has a working point, how it computes, and how files become what it takes."""
 
     folder: Path
-    detector: Detector
+    detector: GaussianDetector
     point: WorkingPoint
     compute: Compute
     decoder: Decoder
 
     @property
     def name(self) -> str:
+        """Name of the run's folder."""
         return self.folder.resolve().name
 
     @property
-    def score(self) -> ScoreName:
+    def score(self) -> str:
         """The score that decides."""
-        return self.detector.settings.score
+        return self.detector.decides
 
 
 def load_run(
@@ -41,34 +45,44 @@ def load_run(
     precision: str = "auto",
     batch_size: int = 32,
     channels_last: bool = True,
-    preprocessing: Mapping[str, Any] | None = None,
 ) -> LoadedRun:
     """Load a run folder; see `make_compute` for the rest.
-
-    `preprocessing`, `resize` and `range` of the recipe, is for the very first runs, whose description does not
-    have them.
 
     Raises:
         RunError: a folder that is not a finished run, or whose description lacks threshold or preprocessing.
     """
     if not folder.is_dir():
         raise RunError(f"no run folder at {folder}; expected what anomaly-ft train leaves, with detector.json")
-    detector = Detector.load(folder)
-    if detector.point is None:
+    detector = load_detector(folder)
+    if detector.thresholds is None:
         raise RunError(f"{folder}: detector.json has no threshold")
     compute = make_compute(
         device=device, precision=precision, batch_size=batch_size, channels_last=channels_last
     )
     compute.prepare(detector.encoder)
     detector.to(compute.fabric.device)
-    return LoadedRun(folder, detector, detector.point, compute, _decoder(folder, detector, preprocessing))
+    return LoadedRun(folder, detector, detector.thresholds.point, compute, _decoder(folder, detector))
 
 
-def _decoder(folder: Path, detector: Detector, otherwise: Mapping[str, Any] | None) -> Decoder:
+def load_detector(folder: Path) -> GaussianDetector:
+    """Load the detector of a run folder, on the CPU, without the way it computes.
+
+    Raises:
+        RunError: files that are missing, damaged, or of a format or kind this version does not know.
+        EncoderError: an encoder that is missing or is not the one described.
+    """
+    description, tensors = read_detector(folder)
+    kind = description.get("kind")
+    if kind not in KINDS:
+        older = "; it is of a version before the first release: train it again" if kind is None else ""
+        expected = f"expected one of {', '.join(KINDS)}"
+        raise RunError(f"{folder}: detector.json has kind {kind!r:.40}, {expected}{older}")
+    return KINDS[kind](folder, description, tensors)
+
+
+def _decoder(folder: Path, detector: Detector) -> Decoder:
     try:
-        how = read_description(folder).get("preprocessing", otherwise)
-        if how is None:
-            raise ValueError("it is of the first runs, whose images were read as their recipe.yaml says")
+        how = read_description(folder)["preprocessing"]
         resize, limits = how["resize"], how["range"]
         if resize not in RESIZES:
             raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")

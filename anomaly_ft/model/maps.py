@@ -77,10 +77,10 @@ def upsample(small: Map, height: int, width: int, decoder: Decoder) -> Map:
 
     What the decoder cut off was never looked at, and has the lowest value of the map.
     """
-    if decoder.resize == "squash":
+    if decoder.resize == "stretch":
         return _bilinear(small, height, width)
     seen = _bilinear(small, decoder.size, decoder.size)
-    scale = decoder.size / (min(height, width) if decoder.resize == "shortest-crop" else max(height, width))
+    scale = decoder.size / (min(height, width) if decoder.resize == "center-crop" else max(height, width))
     tall, wide = max(1, round(scale * height)), max(1, round(scale * width))
     top, left = (decoder.size - tall) // 2, (decoder.size - wide) // 2  # of the image in what was seen
     if decoder.resize == "letterbox":

@@ -2,7 +2,7 @@
 
 Tensors and JSON only; nothing in these files can run code. `format` in detector.json counts up whenever
 an older anomaly_ft could no longer read what is written; `anomaly_ft` beside it is the version that wrote it.
-Every older format is still read: `tests/fixtures` keeps a folder of each.
+From the first release on every older format is still read.
 """
 
 import json
@@ -10,38 +10,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anomaly_ft import __version__
 from anomaly_ft.errors import RunError
-from anomaly_ft.model.encoder.encoder import Encoder
 
-FORMAT = 2
+FORMAT = 1
 
 
-def write_detector(
-    folder: Path, encoder: Encoder, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
-) -> None:
-    """Write the encoder, the tensors beside it, and a description for readers of either kind."""
-    encoder.save(folder / "encoder", resize=description.get("preprocessing", {}).get("resize", "squash"))
+def write_detector(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write the tensors of a detector, and a description for readers of either kind.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
     plain = {key: value.contiguous().cpu() for key, value in tensors.items()}
     try:
         save_file(plain, folder / "detector.safetensors")
     except SafetensorError as cause:  # its name for a full disk
         raise OSError(f"{folder}: {cause}") from cause
-    described = {
-        "format": FORMAT,
-        "anomaly_ft": __version__,
-        "encoder": json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))["architecture"],
-        "image_size": encoder.image_size,
-        "levels": list(encoder.levels),
-        "units": "Mahalanobis distances (fused: a sum of two standard scores), higher = more anomalous",
-        "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",
-        **description,
-    }
+    described = {"format": FORMAT, "anomaly_ft": __version__, **description}
     (folder / "detector.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
@@ -58,13 +48,7 @@ def read_detector(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RunError(f"{folder}: the stored detector is damaged: {cause}") from cause
     # copied, for in a file they lie at any address, and products of matrices round by that
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    try:
-        return _upgraded(description, tensors)
-    except Exception as cause:  # the files may hold anything
-        said = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
-        raise RunError(
-            f"{folder}: detector.json and detector.safetensors do not fit together: {said}"
-        ) from cause
+    return description, tensors
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -91,29 +75,6 @@ def check_grid(name: str, mean: Tensor, grid: int, smoothing: float) -> None:
         raise ValueError(f"the dense {name} does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
 
 
-def _upgraded(
-    description: dict[str, Any], tensors: dict[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Format 1 had one dense Gaussian for score and map alike, and an outline drawn where the dense distance
-    alone would make an image of usual pooled score anomalous. Its first runs had the threshold in their
-    description alone."""
-    if description["format"] > 1:
-        return description, tensors
-    how, new = dict(description["settings"]), dict(tensors)
-    if "threshold" not in new and "chi_square" not in new:
-        new["threshold"] = torch.tensor(float(description["threshold"]["threshold"]))
-        new["chi_square"] = torch.full((len(description["levels"]) + 1,), torch.inf)
-    how |= {"map_levels": how["dense_levels"], "map_grid": how["grid"], "map_smoothing": how["smoothing"]}
-    how |= {"dense_weight": 1.0, "dense_dimensions": tensors["dense_mean"].shape[-1]}
-    for name in ("dense", "map"):
-        new |= {f"{name}_mean": tensors["dense_mean"], f"{name}_whitening": tensors["dense_whitening"]}
-        new[f"{name}_kept"] = torch.arange(tensors["dense_mean"].shape[-1])
-    fused = how["score"] == "fused"
-    limit = new["threshold"] * (tensors["spread"][1] if fused else 1)
-    new["map_limit"] = limit + (tensors["location"][1] if fused else 0)
-    return {**description, "settings": how}, new
-
-
 def _present(file: Path) -> Path:
     if not file.is_file():
         raise RunError(f"{file.parent} is not a finished run: {file.name} is missing")
@@ -127,8 +88,10 @@ def _check_format(folder: Path, description: Any) -> None:
     if type(found) is int and 1 <= found <= FORMAT:
         return
     readable = f"format {FORMAT}" if FORMAT == 1 else f"formats 1 to {FORMAT}"
-    newer = type(found) is int and found > FORMAT
+    advice = ""
+    if type(found) is int and found > FORMAT:
+        advice = "; install a newer anomaly_ft, or train again if the run is of before the first release"
     raise RunError(
         f"{folder}: detector.json has format {found!r:.40}, written by anomaly_ft {writer!s:.40}; this is "
-        f"anomaly_ft {__version__}, which reads {readable}" + ("; install a newer anomaly_ft" if newer else "")
+        f"anomaly_ft {__version__}, which reads {readable}{advice}"
     )

@@ -1,17 +1,30 @@
-"""A YAML file and command-line overrides to a validated `Recipe`, or all mistakes in it at once."""
+"""A YAML file and command-line overrides to a validated `Recipe`, or all mistakes in it at once.
 
+OmegaConf reads values (`1e-4` is a number, a key given twice an error) and applies overrides. Ours stay
+the limit on a file's size and the refusal of aliases, since OmegaConf looks at neither before it has read
+the whole file, and counts aliases only in newer versions, up to a number that the environment can change;
+the refusal of its interpolation, since a recipe from elsewhere must not look into the environment; and the
+wording of mistakes, since OmegaConf ends with the first.
+"""
+
+import difflib
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 import yaml
+from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from anomaly_ft.errors import RecipeError, did_you_mean
-from anomaly_ft.recipe.schema import EXPONENT, Recipe, Section
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.recipe.section import BEGINNER, EXPERT, Section, dotted_key, places, sections
 
 LARGEST = 256 * 1024  # bytes
+DEEPEST = 50  # lists and sections in each other
 MISTAKE, SHOWN = 400, 50  # characters of a mistake, and mistakes, in one message
 
 S = TypeVar("S", bound=Section)
@@ -28,74 +41,90 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool =
     Raises:
         RecipeError: everything that is wrong with it, at once.
     """
-    tree = read_yaml(path)
+    tree: Any = OmegaConf.create(read_yaml(path))
     for override in overrides:
-        _override(tree, override, str(path))
-    return validate(Recipe, tree, str(path), check_root=check_root)
+        tree = OmegaConf.merge(tree, _override(override, str(path)))
+    settings, mistakes = _arrange(_plain(tree, str(path)))
+    context = {"check_root": check_root}
+    try:
+        recipe = Recipe.model_validate(settings, context=context)
+    except pydantic.ValidationError as cause:
+        mistakes = dict(_word(cause, Recipe)) | mistakes  # a section that is none lacks nothing as well
+    except UnicodeEncodeError as cause:
+        mistakes |= _no_character(cause)
+    if mistakes:
+        raise _all_of(mistakes, str(path))
+    return recipe
 
 
-def validate(model: type[S], tree: Mapping[str, Any], source: str, *, check_root: bool = True) -> S:
-    """A tree of settings as a validated section.
+def validate(model: type[S], tree: Mapping[str, Any], source: str) -> S:
+    """Make a validated section, other than a recipe, of a tree of settings.
 
     Raises:
         RecipeError: everything that is wrong with it, at once.
     """
     try:
-        return model.model_validate(_tuples(tree), context={"check_root": check_root})
+        return model.model_validate(_tuples(tree, source))
     except pydantic.ValidationError as cause:
-        mistakes = [_short(mistake, MISTAKE) for mistake in _word(cause, model)]
-        more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
-        raise RecipeError(source, [*mistakes[:SHOWN], *more]) from None
+        raise _all_of(dict(_word(cause, model)), source) from None
     except UnicodeEncodeError as cause:
-        found = cause.object[cause.start : cause.end]
-        raise RecipeError(source, [f"holds {found!r}, which is no character"]) from None
+        raise _all_of(_no_character(cause), source) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a YAML file, not validated.
+    """Read the sections of a YAML file, not validated.
 
     Raises:
         RecipeError: no file, no text, no YAML, or no sections.
     """
-    tree = _parse(_read(path), str(path))
-    if not isinstance(tree, dict):
-        kind = "nothing" if tree is None else f"a {type(tree).__name__}"
-        raise RecipeError(str(path), [f"expected sections with settings, such as 'data:', got {kind}"])
-    return tree
+    text, source = _read(path), str(path)
+    with _worded(source):
+        root = _scan(text)
+        if root == "a mapping":
+            return dict(_plain(OmegaConf.load(io.StringIO(text)), source))
+    raise RecipeError(source, [f"expected sections with settings, such as 'data:', got {root}"])
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error, and so is *alias: a few of them can stand for more
-    than fits into memory."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, f"*{event.anchor}: aliases are not read, write the value itself", event.start_mark
-            )
-        return super().compose_node(parent, index)
+def _override(override: str, source: str) -> Any:
+    """Read `KEY=VALUE` as a tree of one setting."""
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise RecipeError(source, [f"override {override!r}: expected KEY=VALUE, such as optimizer.lr=1e-4"])
+    with _worded(f"override {override!r}"):
+        _scan(text)
+        return OmegaConf.from_dotlist([override])
 
 
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    seen = set()
-    for key in keys:
-        wrong = "is not a text" if not isinstance(key, str) else "stands twice" if key in seen else ""
-        if wrong:
-            said = f"key {_short(repr(key))} {wrong}"
-            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
+def _scan(text: str) -> str:
+    """Refuse, with its line, what YAML or OmegaConf would put in the place of what is written; tell what the
+    text holds. Nothing is built here, so a few aliases that stand for more than fits into memory do no harm."""
+    root, depth = "nothing", 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            _refuse(f"*{event.anchor}: aliases are not read, write the value itself", event.start_mark)
+        if isinstance(event, yaml.ScalarEvent) and ("${" in event.value or event.value == "???"):
+            said = f"{_short(repr(event.value))}: variables are not filled in, write the value itself"
+            _refuse(said, event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:  # the time of YAML's scanner grows with the square of it
+            _refuse("nested too deeply", event.start_mark)
+        if root == "nothing" and isinstance(event, yaml.NodeEvent):
+            kinds: dict[type, str] = {yaml.MappingStartEvent: "a mapping", yaml.SequenceStartEvent: "a list"}
+            root = kinds.get(type(event), "a single value")
+    return root
 
 
-_UniqueKeyLoader.add_implicit_resolver(*EXPONENT)
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+def _refuse(problem: str, mark: Any) -> None:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
-def _parse(text: str, source: str) -> Any:
+@contextmanager
+def _worded(source: str) -> Iterator[None]:
+    """Say what YAML and OmegaConf raise as a `RecipeError`, with its line where there is one."""
     try:
-        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
+        yield
+    except RecipeError:
+        raise
     except yaml.MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
@@ -104,27 +133,22 @@ def _parse(text: str, source: str) -> Any:
     except RecursionError:
         raise RecipeError(source, ["not valid YAML: nested too deeply"]) from None
     except Exception as cause:  # values that say what they are and are not: !!int "", !!timestamp x
-        said = _short(str(cause), MISTAKE)
+        said = _short(str(cause).partition("\n")[0], MISTAKE)
         raise RecipeError(source, [f"not valid YAML: {type(cause).__name__}: {said}"]) from None
 
 
-def _override(tree: dict[str, Any], override: str, source: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise RecipeError(source, [f"override {override!r}: expected KEY=VALUE, such as optimizer.lr=1e-4"])
-    *sections, last = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise RecipeError(source, [f"override {override!r}: {section} is not a section"])
-    tree[last] = _parse(text, f"override {override!r}")
+def _plain(tree: Any, source: str) -> Any:
+    return _tuples(OmegaConf.to_container(tree, resolve=False), source)
 
 
-def _tuples(value: Any) -> Any:
-    """YAML knows lists only, the frozen recipe holds tuples."""
+def _tuples(value: Any, source: str) -> Any:
+    """YAML knows lists only, the frozen recipe holds tuples; its keys are texts."""
     if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        for key in value:
+            if not isinstance(key, str):
+                raise RecipeError(source, [f"key {_short(repr(key))} is not a text"])
+        return {key: _tuples(item, source) for key, item in value.items()}
+    return tuple(_tuples(item, source) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _read(path: Path) -> str:
@@ -140,8 +164,64 @@ def _read(path: Path) -> str:
         raise RecipeError(str(path), [f"cannot be read as text: {cause}"]) from cause
 
 
-def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """One line for each mistaken key: `section.key: expected this or that, got value`."""
+def _arrange(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Bring the settings of a file into the sections of code, those under `expert` among the others; and word
+    a mistake for each key that is not known where it stands."""
+    inner, known = sections(Recipe), places(Recipe)
+    settings: dict[str, Any] = {}
+    mistakes: dict[str, str] = {}
+
+    def settle(part: Mapping[str, Any], above: str) -> None:
+        for name, value in part.items():
+            key = above + name
+            section = key.removeprefix(f"{EXPERT}.")
+            if key in known and "." not in name:
+                where, own = known[key]
+                (settings.setdefault(where, {}) if where else settings)[own] = value
+            elif key != EXPERT and section not in inner:
+                guess = _guess(key) if len(mistakes) < SHOWN else ""  # it takes a while, and no more are shown
+                mistakes[key] = f"{key}: unknown key{guess}"
+            elif isinstance(value, Mapping):
+                if section in inner:
+                    settings.setdefault(section, {})
+                settle(value, f"{key}.")
+            else:
+                example = next((k for k in known if k.startswith(f"{key}.")), dotted_key(section, "..."))
+                mistakes[key] = f"{key}: expected settings, such as {example}, got {_short(repr(value))}"
+
+    settle(tree, "")
+    return settings, mistakes
+
+
+def _guess(key: str) -> str:
+    """The key that an unknown one may be meant to be: the same in its right place, a similar one beside it,
+    one of the same name elsewhere, or whatever is similar."""
+    keys = list(places(Recipe))
+    bare = {known.removeprefix(f"{EXPERT}."): known for known in keys}
+    wanted, (section, _, name) = key.removeprefix(f"{EXPERT}."), key.rpartition(".")
+    if wanted in bare:
+        return f" (did you mean '{bare[wanted]}'?)" if bare[wanted] != key else ""
+    beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == section]
+    beside += [] if section else [*BEGINNER, EXPERT]
+    if near := did_you_mean(name, beside):
+        return near
+    same = [known for known in keys if known.rpartition(".")[2] == name]
+    close = same or [bare[near] for near in difflib.get_close_matches(wanted, bare, n=1)]
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _all_of(mistakes: Mapping[str, str], source: str) -> RecipeError:
+    lines = [_short(mistake, MISTAKE) for mistake in mistakes.values()]
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return RecipeError(source, [*lines[:SHOWN], *more])
+
+
+def _no_character(cause: UnicodeEncodeError) -> dict[str, str]:
+    return {"": f"holds {cause.object[cause.start : cause.end]!r}, which is no character"}
+
+
+def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Each mistaken key, and a line for it: `section.key: expected this or that, got value`."""
     by_key: dict[str, list[Any]] = {}
     known: dict[str, Iterable[str]] = {}
     for mistake in error.errors():
@@ -151,28 +231,31 @@ def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[s
     for key, mistakes in by_key.items():
         kind, message = mistakes[0]["type"], mistakes[0]["msg"]
         if kind == "extra_forbidden":
-            yield f"{key}: unknown key{did_you_mean(key.rpartition('.')[2], known[key])}"
+            yield key, f"{key}: unknown key{did_you_mean(key.rpartition('.')[2], known[key])}"
         elif kind == "missing":
-            yield f"{key}: is required"
+            yield key, f"{key}: is required"
         elif kind == "value_error":
-            yield f"{key}: {message.removeprefix('Value error, ')}"
+            yield key, f"{key}: {message.removeprefix('Value error, ')}"
         else:
             wanted = dict.fromkeys(m["msg"].removeprefix("Input should be ") for m in mistakes)
-            yield f"{key}: expected {' or '.join(wanted)}, got {_short(repr(mistakes[0]['input']))}"
+            yield key, f"{key}: expected {' or '.join(wanted)}, got {_short(repr(mistakes[0]['input']))}"
 
 
 def _short(text: str, length: int = 80) -> str:
     return text if len(text) < length else text[: length - 3] + "..."
 
 
-def _locate(location: Sequence[str | int], section: type[BaseModel]) -> tuple[str, Iterable[str]]:
+def _locate(location: Sequence[str | int], model: type[BaseModel]) -> tuple[str, Iterable[str]]:
     """The dotted key of a mistake and the keys known beside it. What follows a setting's own key
     (branches of a union, positions in a list) says nothing to a reader and is dropped."""
-    keys: list[str] = []
-    for part in location:
-        keys.append(str(part))
-        field = section.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            break
-        section = field.annotation
-    return ".".join(keys) or "recipe", section.model_fields
+    keys, inner = [str(part) for part in location[:2]], sections(model)
+    if not keys:
+        return "recipe", ()
+    first, *rest = keys
+    if first not in inner:
+        return first, model.model_fields
+    if model is not Recipe:
+        return ".".join(keys), inner[first].model_fields
+    if rest:
+        return dotted_key(first, rest[0]), inner[first].model_fields
+    return first, ()

@@ -1,42 +1,32 @@
-"""Every setting of a run, what it may be, and its default: here and nowhere else. Frozen once read."""
+"""Every setting of a run, what it may be, and its default: here and nowhere else. Frozen once read.
+
+Which of them a beginner meets, and which stand under `expert`, is said in `recipe.section`.
+"""
 
 import math
-import re
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from omegaconf import OmegaConf
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from anomaly_ft.recipe.machine import Runtime, Tracking
+from anomaly_ft.recipe.section import EXPERT, Section, places
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal[
     "mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"
 ]
 
-# YAML 1.1 takes 1e-4 for a text; here it is the number that everyone means
-EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Safe YAML in which a text that looks like such a number is quoted."""
-
-
-_Dumper.add_implicit_resolver(*EXPONENT)
-
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys are mistakes, values do not change after reading."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
 
 class Data(Section):
+    """What images there are, and how they are read."""
+
     root: str = Field(min_length=1)
     """Folder of images, a manifest (.csv, .parquet), or `demo:elpv-mono` / `demo:elpv-poly`."""
-    layout: Literal["auto", "mvtec", "visa", "mtd", "kolektor", "folders", "plain", "manifest"] = "auto"
+    layout: Literal[
+        "auto", "mvtec", "visa", "mtd", "kolektor", "dagm", "folders", "annotated", "names", "plain", "manifest"
+    ] = "auto"
     """How the images are laid out; `auto` finds out and says so."""
     manifest: str = ""
     """A manifest with paths below `root`, such as the split.csv of an earlier run, to split alike."""
@@ -44,8 +34,8 @@ class Data(Section):
     """Regular expression with a (group) on paths, or a manifest's column; groups are never split."""
     image_size: int = Field(default=224, ge=32, le=2048)
     """Height and width in pixels to which images are resized."""
-    resize: Literal["squash", "shortest-crop", "letterbox"] = "squash"
-    """Images that are not square: squashed, cut to their middle, or put whole on black."""
+    resize: Literal["stretch", "center-crop", "letterbox"] = "stretch"
+    """Images that are not square: stretched into a square, cut to their middle, or put whole on black."""
     range: tuple[float, float] | None = None
     """Values of black and white in images of more than 8 bits, such as [0, 4095]; unset: [0, 65535]."""
     on_error: Literal["skip", "fail"] = "skip"
@@ -58,7 +48,7 @@ class Data(Section):
         {"RandomBrightnessContrast": {"brightness_limit": 0.1, "contrast_limit": 0.1, "p": 0.8}},
     )
     """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]; [] for none."""
-    watch_share: Share = 0.15
+    val_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
     calibration_share: Share = 0.15
     """Share of the normal training images held back to set the decision threshold."""
@@ -92,12 +82,14 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _leave_some_to_fit(self) -> "Data":
-        if self.watch_share + self.calibration_share > 0.8:
-            raise ValueError("watch_share and calibration_share together may take at most 0.8")
+        if self.val_share + self.calibration_share > 0.8:
+            raise ValueError("expert.data.val_share and calibration_share together may take at most 0.8")
         return self
 
 
 class Encoder(Section):
+    """Which pretrained encoder, and what of it trains."""
+
     name: str = Field(default="tf_efficientnet_lite0", min_length=1)
     """A timm model name."""
     weights: str = Field(default="auto", min_length=1)
@@ -109,6 +101,8 @@ class Encoder(Section):
 
 
 class GaussianSection(Section):
+    """How Gaussians are fitted, and which score decides."""
+
     score: Literal["pooled", "dense", "fused"] = "fused"
     """The score that decides; it is watched, of the fused one both parts. All three are reported."""
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
@@ -125,41 +119,36 @@ class GaussianSection(Section):
     """Channels at most at each position; of more a random choice is kept. Memory grows with the square."""
     dense_weight: float = Field(default=5.0, ge=0)
     """What the dense score counts in the fused one; the pooled score counts 1."""
-    map_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
-    """Levels of the map that shows where; `auto`: the last at stride 4 and 8 and the first at 16."""
-    map_grid: int = Field(default=14, ge=2, le=64)
-    """Positions along each side of the map."""
-    map_smoothing: float = Field(default=0.0, ge=0, le=10)
-    """Standard deviation, in positions of its grid, with which the map is smoothed."""
-    level_weights: Literal["uniform", "informative"] | tuple[Annotated[float, Field(ge=0)], ...] = "uniform"
-    """What each level counts for in the pooled score; informative: by what it tells apart before training."""
-    final: Literal["induced", "refitted", "averaged", "validated"] = "refitted"
-    """Gaussians of the detector: of the pretrained encoder, of the fine-tuned one, the mean of both, or
-    whichever vicinal validation finds best. It judges epochs by the same (`validated`: by refitted ones)."""
+    level_weights: Literal["uniform"] | tuple[Annotated[float, Field(ge=0)], ...] = "uniform"
+    """What each level counts for in the pooled score."""
+    statistics: Literal["pretrained", "refit"] = "refit"
+    """Gaussians of the detector: of the pretrained encoder, or of the fine-tuned one; they judge epochs."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
-        pairs = {"": (self.smoothing, self.grid), "map_": (self.map_smoothing, self.map_grid)}
-        for prefix, (smoothing, grid) in pairs.items():
-            if math.ceil(3 * smoothing) >= grid:  # the blur reaches so far, mirrored at the border
-                raise ValueError(f"{prefix}smoothing {smoothing:g} is too wide for a grid of {grid} positions")
+        if math.ceil(3 * self.smoothing) >= self.grid:  # the blur reaches so far, mirrored at the border
+            raise ValueError(
+                f"expert.gaussian.smoothing {self.smoothing:g} is too wide for a grid of {self.grid} positions"
+            )
         return self
 
 
 class Objective(Section):
+    """What fine-tuning minimises."""
+
     distance: Literal["mahalanobis", "squared_mahalanobis"] = "mahalanobis"
     """What is averaged over normal images and minimised."""
     target: Literal["pooled", "dense", "joint"] = "pooled"
     """Distance of the pooled features, of the features at each position, or the mean of both."""
     l2_sp: float = Field(default=0.0, ge=0)
     """Strength with which weights are held at their pretrained values."""
-    ewc: float = Field(default=0.0, ge=0)
-    """The same, each weight by its Fisher information."""
     distillation: float = Field(default=0.0, ge=0)
     """Strength with which features are held at those of the pretrained encoder."""
 
 
 class Validation(Section):
+    """How forgetting is looked for."""
+
     augmentations: tuple[Augmentation, ...] = Field(
         default=("cutmix", "cutpaste", "scar", "cutout"), min_length=1
     )
@@ -175,6 +164,8 @@ class Validation(Section):
 
 
 class Optimizer(Section):
+    """How weights are changed."""
+
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
     lr: float = Field(default=3e-4, gt=0)
@@ -188,6 +179,8 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
+    """How long training lasts, and when it stops."""
+
     max_epochs: int = Field(default=6, ge=0)
     """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
     max_steps: int = Field(default=90, ge=1)
@@ -195,7 +188,7 @@ class Schedule(Section):
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Passes over all images, at most half of max_steps, while the learning rate rises to its full height."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps of an epoch; `auto`: max_steps in equal parts, as many as validation.max_share allows."""
+    """Training steps of an epoch; `auto`: equal parts of max_steps, as many as max_share allows."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()
@@ -209,63 +202,15 @@ class Schedule(Section):
 
 
 class Evaluation(Section):
+    """What the threshold has to promise."""
+
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of normal images that the threshold may reject."""
 
 
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", 'Field name "register"')  # a method of the metaclass, called by nobody
-
-    class Tracking(Section):
-        mlflow: bool = True
-        """Log to MLflow."""
-        uri: str | None = None
-        """Tracking server or database; unset: MLFLOW_TRACKING_URI, else a database in the output folder."""
-        experiment: str = Field(default="anomaly_ft", min_length=1)
-        """MLflow experiment."""
-        images: int = Field(default=6, ge=0, le=8)
-        """Test images (else held-out ones) whose maps are logged after every validation; 0: none."""
-        system_metrics: bool = False
-        """Log the machine's load as system/..., which needs the package psutil."""
-        register: str = Field(default="", pattern=r"^[^/:]*$")
-        """Name in MLflow's model registry under which the detector becomes a new version; unset: none."""
-
-
-class Runtime(Section):
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the encoder runs."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the encoder; `auto`: bf16 where it is fast. Statistics and distances stay float32 or better."""
-    channels_last: bool = True
-    """Memory format of convolutions; faster on most processors."""
-    batch_size: int = Field(default=32, ge=1)
-    """Images at a time wherever nothing is trained."""
-    micro_batch_size: int = Field(default=0, ge=0)
-    """Images of a training step at a time, gradients added up: less memory, the same step; 0: all at once."""
-    checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, a third slower."""
-    compile: bool = False
-    """torch.compile the encoder: a minute or more at first, then faster; pays in long runs."""
-    threads: int = Field(default=0, ge=0)
-    """Processor threads; 0: as many as there are cores."""
-    cache: Literal["auto", "memory", "disk", "none"] = "auto"
-    """Where decoded images are kept; `auto`: memory up to cache_gib, else the disk if it has room."""
-    cache_gib: float = Field(default=4.0, ge=0)
-    """Memory that decoded images, and what frozen early blocks made of them, may take."""
-    cache_dir: str = ""
-    """Folder of the cache on disk; unset: anomaly_ft in the user's cache folder."""
-    cache_disk_gib: float = Field(default=50.0, ge=0)
-    """Space that all caches on disk may take together; those used longest ago make room for a new one."""
-
-    checkpoint_minutes: float = Field(default=5.0, ge=0)
-    """Minutes between checkpoints within an epoch; there is one after each epoch anyway. 0: after each step."""
-
-    def computing(self) -> dict[str, Any]:
-        """The settings that decide how a batch is computed."""
-        return self.model_dump(include={"device", "precision", "batch_size", "channels_last"})
-
-
 class Recipe(Section):
+    """Everything that a run is asked to do."""
+
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Of the run and its folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -283,15 +228,20 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults filled in; `read_recipe` of it gives an equal object."""
-        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        tree: dict[str, Any] = {EXPERT: {}}
+        for key, value in self.flat().items():
+            *path, name = key.split(".")
+            section = tree
+            for part in path:
+                section = section.setdefault(part, {})
+            section[name] = value
+        tree[EXPERT] = tree.pop(EXPERT)  # to the end of the file
+        return OmegaConf.to_yaml(OmegaConf.create(tree))
 
     def flat(self) -> dict[str, Any]:
-        """Every setting under its dotted key."""
-        found: dict[str, Any] = {}
-        for name, value in self.model_dump(mode="json").items():
-            found |= (
-                {f"{name}.{key}": each for key, each in value.items()}
-                if isinstance(value, dict)
-                else {name: value}
-            )
-        return found
+        """Every setting under its dotted key, such as `optimizer.lr` and `expert.optimizer.name`."""
+        settings = self.model_dump(mode="json")
+        return {
+            key: settings[section][name] if section else settings[name]
+            for key, (section, name) in places(type(self)).items()
+        }

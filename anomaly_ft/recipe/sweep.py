@@ -21,7 +21,8 @@ from pydantic import Field
 
 from anomaly_ft.errors import RecipeError
 from anomaly_ft.recipe.read import read_recipe, read_yaml, validate
-from anomaly_ft.recipe.schema import Recipe, Section
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.recipe.section import Section
 
 
 class Resources(Section):

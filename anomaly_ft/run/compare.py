@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_ft.errors import RunError
-from anomaly_ft.recipe.read import read_recipe
-from anomaly_ft.run.summary import final_metrics, read_summary
-from anomaly_ft.run.summary_text import sparkline, verdict
+from anomaly_ft.evaluation.metric_names import metric
+from anomaly_ft.run.open import finished_runs, is_finished, open_recipe, open_summary, refuse_unfinished
+from anomaly_ft.run.summary import final_metrics
+from anomaly_ft.run.summary_text import sparkline, verdict_of
 from anomaly_ft.tracking.store import LoggedRun, read_logged
 
-# what is shown of a run: heading, metric, decimals
+# what is shown of a run
 NUMBERS = (
-    ("frozen AUROC", "frozen/image_auroc", ".4f"),
-    ("fine-tuned AUROC", "test/image_auroc", ".4f"),
-    ("gain", "gain/image_auroc", "+.4f"),
-    ("vicinal gain", "gain/vicinal_auroc", "+.4f"),
-    ("promised FPR", "threshold/promised_fpr", ".2%"),
-    ("realised FPR", "test/false_positive_rate", ".2%"),
+    "frozen/image_auroc",
+    "test/image_auroc",
+    "gain/image_auroc",
+    "gain/vicinal_auroc",
+    "threshold/guaranteed_fpr",
+    "test/false_positive_rate",
 )
 CURVE = "val/vicinal_auroc"
 NO_DIFFERENCE = {"name"}  # of the run; it stands in the first column
@@ -31,7 +32,7 @@ LONGEST = 40  # characters of a setting in a table for people
 
 @dataclass(frozen=True)
 class Row:
-    """One run: settings by dotted key, metrics by the names of `vocabulary`, the watched curve."""
+    """One run: settings by dotted key, metrics by the names of `metric_names`, the watched curve."""
 
     name: str
     settings: Mapping[str, str]
@@ -48,11 +49,13 @@ class Comparison:
     rows: tuple[tuple[str, ...], ...]
 
     def csv(self) -> str:
+        """Format as CSV, headings first."""
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows([self.headings, *self.rows])
         return buffer.getvalue()
 
     def markdown(self) -> str:
+        """Format as a Markdown table."""
         lines = [self.headings, ("---",) * len(self.headings), *self.rows]
         return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
@@ -83,19 +86,18 @@ def compare(rows: Sequence[Row], *, exact: bool = False) -> Comparison:
         exact: numbers with all their digits and settings in full, for programs.
     """
     differing = [key for key in _keys(rows) if len({row.settings.get(key, "") for row in rows}) > 1]
-    numbers = [number for number in NUMBERS if any(row.metrics.get(number[1]) is not None for row in rows)]
+    numbers = [name for name in NUMBERS if any(row.metrics.get(name) is not None for row in rows)]
     headings = [
         "run",
         *differing,
-        *(metric if exact else heading for heading, metric, _ in numbers),
-        CURVE if exact else "vicinal AUROC",
+        *(name if exact else metric(name).label for name in (*numbers, CURVE)),
         "verdict",
     ]
     cells = [
         (
             row.name,
             *(_shortened(row.settings.get(key, ""), exact) for key in differing),
-            *(_number(row.metrics.get(metric), "" if exact else form) for _, metric, form in numbers),
+            *(_number(row.metrics.get(name), "" if exact else metric(name).form) for name in numbers),
             " ".join(map(repr, row.curve)) if exact else sparkline(row.curve),
             row.verdict,
         )
@@ -106,27 +108,24 @@ def compare(rows: Sequence[Row], *, exact: bool = False) -> Comparison:
 
 def _runs_in(folder: Path) -> list[Path]:
     """The folder itself if it is a run, else the finished runs in it."""
-    if (folder / "recipe.yaml").is_file():
+    if is_finished(folder):
         return [folder]
-    found = [path for path in sorted(folder.iterdir()) if _is_run(path)]
+    found = finished_runs(folder)
     if not found:
+        if (folder / "recipe.yaml").exists():
+            refuse_unfinished(folder)
         raise RunError(f"{folder}: neither a finished run nor a folder of finished runs")
     return found
 
 
-def _is_run(folder: Path) -> bool:
-    return not folder.name.startswith(".") and (folder / "history.jsonl").is_file()
-
-
 def _from_folder(folder: Path) -> Row:
-    settings = read_recipe(folder / "recipe.yaml", check_root=False).flat()
-    summary = read_summary(folder)
+    summary = open_summary(folder)
     return Row(
         folder.resolve().name,
-        {key: str(value) for key, value in settings.items()},
+        {key: str(value) for key, value in open_recipe(folder).flat().items()},
         final_metrics(summary),
-        [value for value in summary["vicinal_auroc"] if value is not None],
-        verdict(summary),
+        summary.curve,
+        verdict_of(summary),
     )
 
 

@@ -4,7 +4,8 @@ Everything goes to stderr; stdout is for results that a program reads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,7 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from anomaly_ft.run.summary_text import story, worth_line
+from anomaly_ft.evaluation.metric_names import METRICS, on_test
+from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, Numbers, RunSummary
+from anomaly_ft.run.summary_text import story_of
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
     from anomaly_ft.finetune.records import EpochRecord
@@ -33,6 +36,7 @@ class Terminal:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
 
     def say(self, text: str) -> None:
+        """Print a line on stderr."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def track(
@@ -62,8 +66,9 @@ class Terminal:
         validation, verdict = record.validation, record.verdict
         parts = [f"epoch {record.epoch:>3}" if record.epoch else "epoch   0 (pretrained)"]
         if record.train_loss is not None:
-            parts.append(f"train loss {record.train_loss:.3f}")
-        parts.append(f"vicinal AUROC ({score}) {validation.auroc:.4f}" if validation else "not finite")
+            parts.append(f"{METRICS['train/loss'].label} {record.train_loss:.3f}")
+        label = METRICS["val/vicinal_auroc"].label
+        parts.append(f"{label} ({score}) {validation.auroc:.4f}" if validation else "not finite")
         if record.train_seconds:
             parts.append(f"{record.images / record.train_seconds:.0f} img/s")
         if verdict.best_epoch == record.epoch and record.epoch:
@@ -72,36 +77,37 @@ class Terminal:
             parts.append(f"stop: {verdict.reason}, best epoch {verdict.best_epoch}")
         self.say("  ".join(parts))
 
-    def results(self, summary: Mapping[str, Any]) -> None:
+    def results(self, run: FinishedRun) -> None:
         """The final table, frozen against fine-tuned on the test split, and what happened."""
-        frozen, tuned = summary["frozen_test"], summary["test"]
-        if frozen is None or tuned is None:
+        summary = run.summary
+        if summary.frozen_test is None or summary.test is None:
             self.say("No test split was found, so there is no test number.")
         else:
-            self._compare(summary["name"], summary["score"], frozen, tuned)
-        self.say(story(summary))
-        self.say(f"run folder  {summary['folder']}")
-        self.say(f"report      {summary['folder']}/report.html")
-        if summary["mlflow_run_id"]:
-            self.say(f"compare     anomaly-ft ui --store {summary['mlflow_uri']}")
-        if summary.get("shortcuts"):
-            self.say(worth_line(summary["shortcuts"]))
+            self._compare(summary, summary.frozen_test, summary.test)
+        self.say(story_of(summary))
+        self.say(f"run folder  {run.folder}")
+        self.say(f"report      {run.folder}/report.html")
+        if summary.mlflow_run_id:
+            self.say(f"compare     anomaly-ft ui --store {run.mlflow_uri}")
+        if summary.shortcuts:
+            self.say(f"worth       {summary.shortcuts.sentence}")
 
-    def evaluation(self, summary: Mapping[str, Any]) -> None:
+    def evaluation(self, summary: EvaluationSummary, folder: Path) -> None:
         """The table of an evaluation, each number with its 95 % interval."""
-        table = Table(title=f"{summary['run']}: {summary['data']['root']}", title_justify="left")
+        table = Table(title=f"{summary.run}: {summary.data.root}", title_justify="left")
         table.add_column("")
         for heading in ("value", "95 % interval"):
             table.add_column(heading, justify="right")
-        for key, value in summary["test"].items():
-            ends = summary["test_intervals"].get(key)
+        for name, value in (summary.test or {}).items():
+            ends = summary.test_intervals.get(name)
             if value is not None:
-                table.add_row(key, _number(value), f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "")
+                between = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
+                table.add_row(on_test(name).label, _number(value), between)
         self.console.print(table)
-        for row in summary["test_attention"]:
-            if row["elsewhere"]:
-                self.say(f"{row['kind']}: the detector looks elsewhere than at the defect, see the report")
-        self.say(f"report      {summary['folder']}/report.html")
+        for row in summary.test_attention:
+            if row.elsewhere:
+                self.say(f"{row.kind}: the detector looks elsewhere than at the defect, see the report")
+        self.say(f"report      {folder}/report.html")
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
         """Rows of equal keys as a table."""
@@ -112,25 +118,22 @@ class Terminal:
             table.add_row(*row.values())
         self.console.print(table)
 
-    def _compare(
-        self, name: str, score: str, frozen: Mapping[str, float | None], tuned: Mapping[str, float | None]
-    ) -> None:
-        table = Table(title=f"{name}: test split", title_justify="left")
+    def _compare(self, summary: RunSummary, frozen: Numbers, tuned: Numbers) -> None:
+        table = Table(title=f"{summary.name}: test split, {summary.score} score", title_justify="left")
         table.add_column("")
         for heading in ("frozen", "fine-tuned", "gain"):
             table.add_column(heading, justify="right")
-        labels = {"image_ap": f"average precision, {score} score"}
-        labels |= {f"{name}_image_auroc": f"image AUROC, {name} score" for name in ("pooled", "dense", "fused")}
-        for key, label in labels.items():
-            before, after = frozen[key], tuned[key]
+        for name in ("image_ap", *(name for name in tuned if name.endswith("_image_auroc"))):
+            before, after = frozen.get(name), tuned.get(name)
             gain = None if before is None or after is None else after - before
-            style = "bold" if key == f"{score}_image_auroc" else ""
+            style = "bold" if name == f"{summary.score}_image_auroc" else ""
+            label = on_test(name).label
             table.add_row(label, _number(before), _number(after), _number(gain, "+.4f"), style=style)
         self.console.print(table)
-        for key, label in (("false_positive_rate", "normal"), ("true_positive_rate", "anomalous")):
-            share = tuned[key]
+        for name, kind in (("false_positive_rate", "normal"), ("true_positive_rate", "anomalous")):
+            share = tuned.get(name)
             if share is not None:
-                self.say(f"At the threshold {share:.1%} of the {label} test images are rejected.")
+                self.say(f"At the threshold {share:.1%} of the {kind} test images are rejected.")
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -13,22 +13,24 @@ import torch
 from anomaly_ft import __version__
 from anomaly_ft.data.cache import load_cached
 from anomaly_ft.data.dataset import place, read_records
-from anomaly_ft.data.images import Decoder, Images
+from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.assess import Assessment, assess
-from anomaly_ft.evaluation.measure import prediction_table
-from anomaly_ft.evaluation.report import Material, write_report
+from anomaly_ft.evaluation.measure import prediction_table, threshold_numbers
+from anomaly_ft.evaluation.report import ReportData, write_report
 from anomaly_ft.evaluation.working_points import chi_square
-from anomaly_ft.model.inference import examine
+from anomaly_ft.model.inference import predict
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.folder import finish_folder, start_folder
-from anomaly_ft.run.open import open_run
+from anomaly_ft.run.open import open_run, open_summary
+from anomaly_ft.run.run_summary import EvaluationSummary
 from anomaly_ft.run.setup import data_options
-from anomaly_ft.run.summary import LIBRARIES, read_summary
+from anomaly_ft.run.summary import LIBRARIES
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.store import EVALUATION_TAG, refuse_new_database
 from anomaly_ft.tracking.tracker import make_tracker
@@ -41,8 +43,9 @@ def evaluate(
     root: str | None = None,
     output: Path | None = None,
     mlflow: bool = False,
-) -> dict[str, Any]:
-    """Measure the detector of a run folder on the test images of `root`; returns the new summary.
+) -> tuple[Path, EvaluationSummary]:
+    """Measure the detector of a run folder on the test images of `root`; returns the new folder
+    and its summary.
 
     Args:
         folder: what `train` left.
@@ -62,21 +65,18 @@ def evaluate(
     source = root or recipe.data.root
     layout, records = _own_test(recipe) if root is None else _labelled(root)
     images = _load(source, records, recipe, run.decoder, terminal)
-    examined = examine(run.detector, images.pixels, run.compute)
-    found = assess(images.records, examined, run.score, run.point, run.decoder)
-    summary = {
-        **_summary(recipe, run, found),
-        "data": _describe(source, layout, images),
-        "folder_name": run.name,
-    }
-    table = prediction_table(found.records, examined.scores, run.score, run.point)
+    outputs = predict(run.detector, images.pixels, run.compute)
+    found = assess(images.records, outputs, run.point, run.decoder)
+    data = _describe(source, layout, images)
+    summary = EvaluationSummary.model_validate({**_summary(recipe, run, found), "data": data})
+    table = prediction_table(found.records, outputs.scores, run.score, run.point)
     partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
     try:
         write_text(partial / "recipe.yaml", recipe.to_yaml())
-        write_json(partial / "summary.json", summary)
+        write_json(partial / "summary.json", summary.plain())
         table.to_csv(partial / "predictions.csv", index=False)
-        material = Material(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
-        write_report(partial / "report.html", summary, material)
+        shown = ReportData(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
+        write_report(partial / "report.html", summary.plain(), shown)
         finished = finish_folder(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,7 +84,7 @@ def evaluate(
     terminal.say(f"measured {len(images)} images of {source}; written to {finished.name}")
     if measured:
         _log(finished, summary, recipe, folder, measured)
-    return {**summary, "folder": str(finished)}
+    return finished, summary
 
 
 def _tracked_run(folder: Path) -> str:
@@ -93,13 +93,13 @@ def _tracked_run(folder: Path) -> str:
     Raises:
         RunError: it has none.
     """
-    found = read_summary(folder)["mlflow_run_id"]
+    found = open_summary(folder).mlflow_run_id
     if found is None:
         raise RunError(f"{folder} is no run in MLflow; anomaly-ft sync {folder} makes it one")
-    return str(found)
+    return found
 
 
-def _log(finished: Path, summary: Mapping[str, Any], recipe: Recipe, folder: Path, measured: str) -> None:
+def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Path, measured: str) -> None:
     """A finished evaluation as a run in MLflow, below the run that was measured."""
     with make_tracker(
         enabled=True,
@@ -112,12 +112,12 @@ def _log(finished: Path, summary: Mapping[str, Any], recipe: Recipe, folder: Pat
             {
                 "mlflow.parentRunId": measured,
                 EVALUATION_TAG: measured,
-                "dataset": Path(summary["data"]["root"]).name,
+                "dataset": Path(summary.data.root).name,
                 "run_folder": str(finished.resolve()),
             }
         )
-        tracker.params({"data.root": summary["data"]["root"], "run": summary["run"]})
-        tracker.metrics({f"test/{name}": value for name, value in summary["test"].items()})
+        tracker.params({"data.root": summary.data.root, "run": summary.run})
+        tracker.metrics({f"test/{name}": value for name, value in (summary.test or {}).items()})
         tracker.artifacts(finished)
 
 
@@ -154,17 +154,21 @@ def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder
 
 def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:
     normal = np.array([not record.anomalous for record in found.records])
-    encoder, rate = run.detector.encoder, run.point.wanted_fpr
+    encoder, rate = run.detector.encoder, run.point.target_fpr
     weights = run.detector.level_weights.numpy()
-    points = chi_square(encoder.levels, encoder.widths, rate, found.examined.distances[normal], weights=weights)
+    distances = found.outputs.distances[normal]
+    points = chi_square(
+        encoder.levels, encoder.widths, rate, distances, weights=weights, total=run.detector.level_mean
+    )
     return {
         "name": recipe.name,
         "run": run.name,
+        "folder_name": run.name,
         "seed": recipe.seed,
         "encoder": recipe.encoder.name,
         "score": run.score,
         **found.summary(),
-        "thresholds": asdict(run.point),
+        "thresholds": threshold_numbers(run.point),
         "chi_square": [asdict(point) for point in points],
         "versions": {"anomaly_ft": __version__} | {name: version(name) for name in LIBRARIES},
     }

@@ -14,16 +14,17 @@ from anomaly_ft.errors import AnomalyFtError, RunError
 from anomaly_ft.recipe.sweep import Job, Resources
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.resume import refuse_changes, unfinished
+from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import train
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: the summary of its run, or why there is none."""
+    """What became of a job: its finished run, or why there is none."""
 
     job: Job
-    summary: Mapping[str, Any] | None
+    run: FinishedRun | None
     error: str = ""  # for people
     trace: str = ""  # for those who look for the bug
 

@@ -1,7 +1,7 @@
 """A finished run taken away: written in a format others load, compared with the detector, or not there."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,15 @@ from anomaly_ft.deploy.card import Card, write_readme
 from anomaly_ft.deploy.formats import GIVES_LEVELS, WRITERS, refuse_if_missing
 from anomaly_ft.deploy.parity import Parity, compare, in_batches
 from anomaly_ft.errors import DataError, ParityError, RunError
-from anomaly_ft.model.compute import resolve_precision
-from anomaly_ft.model.loading import LoadedRun, load_run
+from anomaly_ft.evaluation.metric_names import on_test
+from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.open import open_run, preprocessing
+from anomaly_ft.run.open import open_exact, open_run, open_summary
 from anomaly_ft.run.predict import expand
-from anomaly_ft.run.summary import read_summary
 from anomaly_ft.system.files import write_json, write_text
 
-SHOWN = {
-    "image_auroc": "image AUROC",
-    "image_ap": "average precision",
-    "image_f1_max": "largest F1",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_aupro": "AUPRO",
-}
+SHOWN = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_aupro")  # metrics on the card
 
 
 def export(
@@ -62,8 +55,7 @@ def export(
     if not output.name or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise RunError(f"--output {output}: exists already; name a new folder")
     recipe, own = open_run(folder)
-    how = preprocessing(recipe)
-    run = load_run(folder, device="cpu", precision="fp32", channels_last=False, preprocessing=how)
+    run = open_exact(folder)
     paths = _spread(list(expand(images)) if images else _own_images(recipe), count)
     card, partial = _card(folder, recipe, run), _start(output)
     try:
@@ -75,7 +67,7 @@ def export(
             in_batches(_decoded(run, terminal.track(paths, "comparing", len(paths)))),
             gives_levels=form in GIVES_LEVELS,
             tolerance=tolerance,
-            predicting=_predicting(recipe, own),
+            predicting=own,
         )
         _refuse_unless_passed(form, parity)
         write_json(partial / "parity.json", {"format": form, "precision": "fp32", **parity.to_json()})
@@ -97,12 +89,6 @@ def _refuse_unless_passed(form: str, parity: Parity) -> None:
             f"--format {form}: the export does not agree with the detector and was deleted: {parity}; "
             f"allowed are {parity.tolerance:g} relative and no decision changed away from the threshold"
         )
-
-
-def _predicting(recipe: Recipe, own: LoadedRun) -> tuple[str, LoadedRun] | None:
-    """The precision that the run predicts in, and the run computing so; None for float32."""
-    precision = resolve_precision(recipe.runtime.device, recipe.runtime.precision)
-    return None if precision == "fp32" else (precision, own)
 
 
 def _start(output: Path) -> Path:
@@ -151,14 +137,10 @@ def _decoded(run: LoadedRun, paths: Iterator[Path]) -> Iterator[Pixels]:
 
 
 def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
-    """What the export says about where it comes from; a run whose summary is gone has no numbers."""
-    summary = read_summary(folder)
-    before, after = summary.get("frozen_test") or {}, summary.get("test") or {}
-    rows = [
-        (said, before[name], after[name])
-        for name, said in SHOWN.items()
-        if before.get(name) is not None and after.get(name) is not None
-    ]
+    """What the export says about where it comes from."""
+    summary = open_summary(folder)
+    before, after = summary.frozen_test or {}, summary.test or {}
+    pairs = [(on_test(name).label, before.get(name), after.get(name)) for name in SHOWN]
     source = recipe.encoder.weights
     known = source in ("hub", "package")  # of a file or of random weights nothing is known
     shown = source if known or source == "random" else Path(source).name
@@ -167,17 +149,9 @@ def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
         name=run.name,
         encoder=recipe.encoder.name,
         data=Path(recipe.data.root).name,
-        epoch=int(summary["best_epoch"]),
-        images=_images(folder, summary),
+        epoch=summary.best_epoch,
+        images=summary.data.normal,
         licence=str(config.get("license") or "") if known else "",
         origin=f"{recipe.encoder.name}, weights: {shown}",
-        rows=rows,
+        rows=[(label, old, new) for label, old, new in pairs if old is not None and new is not None],
     )
-
-
-def _images(folder: Path, summary: Mapping[str, Any]) -> int:
-    """How many normal images went into the run."""
-    try:
-        return sum(int(summary["data"][part]) for part in ("fit", "watch", "calibrate"))
-    except (KeyError, TypeError, ValueError) as cause:
-        raise RunError(f"{folder}: summary.json does not say how many images there were") from cause

@@ -1,16 +1,15 @@
 """Tell MLflow about a run when it starts and when it ends."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from anomaly_ft import __version__
 from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.summary import final_metrics
-from anomaly_ft.run.summary_text import run_note, verdict
-from anomaly_ft.tracking.tracker import Tracker
+from anomaly_ft.run.summary_text import run_note, verdict_of
+from anomaly_ft.tracking.interface import Tracker
 
 
 def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str) -> None:
@@ -27,13 +26,13 @@ def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str
     tracker.dataset(split, recipe.data.root, Path(recipe.data.root).name)
 
 
-def log_end(summary: Mapping[str, Any], tracker: Tracker, folder: Path) -> None:
+def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:
     """What the restored best epoch is worth, why training ended, and the run folder as artifacts."""
     tracker.metrics(final_metrics(summary))
     tracker.tags(
         {
-            "stop_reason": summary["stop_reason"],
-            "verdict": verdict(summary),
+            "stop_reason": summary.stop_reason,
+            "verdict": verdict_of(summary),
             "run_folder": str(folder.resolve()),
             "mlflow.note.content": run_note(summary, folder.resolve()),
         }

@@ -1,68 +1,37 @@
 """Scores for images as they come: paths in, rows out, in the order of the paths, a batch at a time.
 
 Decoding runs ahead of the encoder by a few batches; memory does not grow with the number of images.
-An image that cannot be read becomes a row that says why.
+An image that cannot be read, or whose score is not finite, becomes a row that says why. No file that may be an
+image is passed over in silence: a gate that missed one would let it through.
 """
 
-import csv
 import glob
-import io
-import json
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.images import why_unreadable
+from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
-from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.errors import DataError, DivergedError, RunError
 from anomaly_ft.evaluation.map_files import colour_scale, write_maps
-from anomaly_ft.model.gaussian.detector import SCORES
-from anomaly_ft.model.inference import examine_batch
+from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
+from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, render
 
-Format = Literal["csv", "jsonl"]
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
-COLUMNS = ("path", "score", "decision", *(f"{name}_score" for name in SCORES), "map", "error")
 WILDCARDS = frozenset("*?[")
-LONGEST_ROW = 2**20  # bytes
 AHEAD = 2  # batches decoded while one is scored
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` of the score that
-    decides, if maps were asked for; or the reason why there are none."""
-
-    path: str
-    scores: dict[str, float]
-    score: float | None = None
-    anomalous: bool | None = None
-    map: Map | None = None
-    error: str = ""
-
-    def row(self, map_name: str = "") -> dict[str, str | float | None]:
-        """The columns that are written; None where there is nothing to say."""
-        decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
-        by_name = {f"{name}_score": self.scores.get(name) for name in SCORES}
-        return {
-            "path": self.path,
-            "score": self.score,
-            "decision": decision,
-            **by_name,
-            "map": map_name or None,
-            "error": self.error or None,
-        }
 
 
 Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the name for its column `map`
@@ -71,11 +40,11 @@ Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the n
 def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
     """Paths of images: files, folders with everything below, patterns, and `-` for the lines of `stdin`.
 
-    Lazy: lines are read as they are asked for. A file that does not exist is passed on, and becomes a
-    row with an error.
+    Lazy: lines are read as they are asked for. What cannot be read is passed on, and becomes a row with an
+    error: a file that does not exist, an image of a kind that needs an extra.
 
     Raises:
-        DataError: a folder without images, or a pattern that matches nothing.
+        DataError: a folder without images, or one that cannot be listed, or a pattern that matches nothing.
     """
     for argument in arguments:
         path = Path(argument)
@@ -83,7 +52,8 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
             yield from (Path(line) for line in (raw.rstrip("\r\n") for raw in stdin) if line)
         elif path.is_dir():
             yield from _some(
-                _below(path), f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}"
+                iter(images_below(path)),
+                f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}",
             )
         elif WILDCARDS & set(argument) and not path.exists():
             found = glob.glob(argument, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute ones
@@ -103,9 +73,6 @@ def predict(
         paths: drawn from no further ahead than is decoded ahead.
         threads: so many files are decoded at a time.
         maps: whether predictions carry a map.
-
-    Raises:
-        DivergedError: a score that is not finite.
     """
     Image.init()  # not safe to leave to several threads
     remaining = iter(paths)
@@ -123,7 +90,7 @@ def predict(
 
 @dataclass
 class Tally:
-    """How many images were seen, called anomalous, and could not be read."""
+    """How many images were seen, called anomalous, and could not be read or scored."""
 
     images: int = 0
     anomalous: int = 0
@@ -131,13 +98,19 @@ class Tally:
 
     def __str__(self) -> str:
         said = f"{self.images} images, {self.anomalous} anomalous"
-        return said + (f", {self.errors} could not be read" if self.errors else "")
+        return said + (f", {self.errors} could not be read or scored" if self.errors else "")
+
+    def refuse_if_nothing_was_scored(self) -> None:
+        """Raise a DataError when not a single image got a decision."""
+        if self.errors == self.images:
+            raise DataError(f"none of {self.images} images could be read and scored")
 
 
 def stream(
     predictions: Iterable[Prediction],
     out: TextIO,
     form: Format,
+    scores: Iterable[str],
     draw: Draw = lambda prediction, number: "",
 ) -> Tally:
     """Write a row for each prediction as soon as it is there; what was written is always complete rows.
@@ -146,10 +119,11 @@ def stream(
         predictions: as `predict` gives them.
         out: where rows go.
         form: of the rows.
+        scores: names of the detector's scores.
         draw: is shown each prediction and its number, from 0.
     """
     tally = Tally()
-    out.write(header(form))
+    out.write(header(form, scores))
     for prediction in predictions:
         out.write(render(prediction.row(draw(prediction, tally.images)), form))
         out.flush()
@@ -174,7 +148,7 @@ def predict_to(
     With `maps` each map goes to `output/maps`, see `write_maps`.
 
     Raises:
-        DataError: nothing to score, or not a single file that can be read.
+        DataError: nothing to score.
         RunError: `output` cannot be written to.
     """
     known = "-" not in images  # else nobody knows how many are to come
@@ -184,54 +158,29 @@ def predict_to(
     predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if output is None:
-        tally = stream(seen, sys.stdout, form)
-    else:
-        scale = colour_scale(run)
-        folder = _make(output / "maps" if maps else output)
+        return stream(seen, sys.stdout, form, run.detector.score_names)
+    scale = colour_scale(run)
+    folder = _make(output / "maps" if maps else output)
 
-        def draw(prediction: Prediction, number: int) -> str:
-            if prediction.map is None:
-                return ""
-            return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
+    def draw(prediction: Prediction, number: int) -> str:
+        if prediction.map is None:
+            return ""
+        return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-        tally = _stream_to(output / f"predictions.{form}", seen, form, draw)
-    if tally.errors == tally.images:
-        raise DataError(f"none of {tally.images} images could be read")
-    return tally
+    return _stream_to(output / f"predictions.{form}", seen, form, draw, run.detector.score_names)
 
 
-def _stream_to(path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw) -> Tally:
+def _stream_to(
+    path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw, scores: Iterable[str]
+) -> Tally:
     """`stream` into a file; where the disk is full, complete rows are left."""
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
-            return stream(predictions, file, form, draw)
+            return stream(predictions, file, form, scores, draw)
     except OSError as cause:
         if path.is_file():  # and no device
-            _cut_to_rows(path)
+            cut_to_rows(path)
         raise RunError(f"--output: {path} cannot be written ({cause}); complete rows are kept") from cause
-
-
-def _cut_to_rows(path: Path) -> None:
-    """Take away what follows the last end of a line."""
-    with suppress(OSError), path.open("r+b") as file:
-        start = max(0, path.stat().st_size - LONGEST_ROW)
-        file.seek(start)
-        file.truncate(start + file.read().rfind(b"\n") + 1)
-
-
-def render(row: dict[str, str | float | None], form: Format) -> str:
-    """One complete line, its end included; floats as short as they can be without loss."""
-    if form == "jsonl":
-        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-    buffer = io.StringIO()
-    values = ["" if row[name] is None else row[name] for name in COLUMNS]
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()
-
-
-def header(form: Format) -> str:
-    """What stands before the first row."""
-    return ",".join(COLUMNS) + "\n" if form == "csv" else ""
 
 
 def _make(folder: Path) -> Path:
@@ -243,22 +192,34 @@ def _make(folder: Path) -> Path:
 
 
 def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: bool) -> Iterator[Prediction]:
-    good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    explain = maps and run.score == "pooled"
-    found = None
-    if good:
-        images = run.compute.batch(np.stack(good))
-        found = examine_batch(run.detector, images, run.compute, explain=explain)
-    position = 0
+    """Predictions for one batch of decoded images, or of reasons why there are none, in their order."""
+    scored = iter(_scored(run, [pixels for _, pixels in decoded if not isinstance(pixels, str)], maps))
     for path, pixels in decoded:
-        if isinstance(pixels, str) or found is None:
-            yield Prediction(str(path), {}, error=str(pixels))
+        outcome = pixels if isinstance(pixels, str) else next(scored)
+        if isinstance(outcome, str):
+            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=outcome)
             continue
-        scores = {name: float(values[position]) for name, values in found.scores.items()}
-        score, chosen = scores[run.score], found.contribution if explain else found.dense
-        own_map = chosen[position] if maps else None
-        yield Prediction(str(path), scores, score, score > run.point.threshold, own_map)
-        position += 1
+        scores, own_map = outcome
+        score = scores[run.detector.decides]
+        yield Prediction(str(path), dict(scores), score, score > run.point.threshold, own_map)
+
+
+def _scored(
+    run: LoadedRun, pixels: Sequence[Pixels], maps: bool
+) -> list[tuple[dict[str, float], Map | None] | str]:
+    """Scores by name and the map, if asked for, of each image; or why it has none."""
+    if not pixels:
+        return []
+    try:
+        outputs = predict_batch(run.detector, run.compute.batch(np.stack(pixels)), run.compute, explain=False)
+    except DivergedError as cause:
+        if len(pixels) == 1:
+            return [str(cause)]
+        return [outcome for image in pixels for outcome in _scored(run, [image], maps)]
+    return [
+        ({name: float(values[i]) for name, values in outputs.scores.items()}, outputs.map[i] if maps else None)
+        for i in range(len(pixels))
+    ]
 
 
 def _result(future: "Future[Pixels]") -> Pixels | str:
@@ -268,10 +229,6 @@ def _result(future: "Future[Pixels]") -> Pixels | str:
         return "file does not exist"
     except Exception as cause:  # decoders raise nearly anything on damaged files
         return why_unreadable(cause)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _some(paths: Iterator[Path], otherwise: str) -> Iterator[Path]:

@@ -1,21 +1,19 @@
 """Unfinished runs: which one is meant, and whether it can go on with the recipe and the data there are now."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from anomaly_ft.errors import RunError
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.begin import split_table
 from anomaly_ft.run.folder import finished_name
+from anomaly_ft.run.open import finished_runs
 from anomaly_ft.run.setup import Setup
-from anomaly_ft.system.files import write_json, write_text
 
-SAFE = ("schedule.max_epochs", "tracking", "runtime")  # what may be another when a run goes on
+SAFE = ("schedule.max_epochs", "tracking", "runtime")  # what may change when a run goes on, under expert too
 SHOWN = 10
 
 
@@ -30,7 +28,7 @@ def unfinished(output: Path, name: str) -> Path:
     begun = {number: path for number, path in found.items() if (path / "recipe.yaml").is_file()}
     if begun:
         return begun[max(begun)]
-    ended = [p.name for p in _entries(output) if re.fullmatch(rf"{re.escape(name)}-\d+", p.name)]
+    ended = [p.name for p in finished_runs(output) if re.fullmatch(rf"{re.escape(name)}-\d+", p.name)]
     said = f"; finished is {', '.join(sorted(ended)[-SHOWN:])}" if ended else ""
     raise RunError(
         f"--resume: there is no unfinished run of the name {name!r} in {output}{said}; "
@@ -46,7 +44,9 @@ def refuse_changes(partial: Path, setup: Setup) -> None:
         raise RunError(
             f"--resume: {finished_name(partial)} was begun with another recipe:\n  "
             + "\n  ".join(settings)
-            + f"\nset back what changed, or start a new run without --resume; only {', '.join(SAFE)} may change"
+            + "\nset back what changed, or start a new run without --resume; "
+            f"only {', '.join(SAFE)} may change, "
+            "the last two under expert too"
         )
     if (partial / "split.csv").is_file():
         then = set((partial / "split.csv").read_text(encoding="utf-8").splitlines())
@@ -61,33 +61,6 @@ def refuse_changes(partial: Path, setup: Setup) -> None:
             )
 
 
-def write_start(partial: Path, setup: Setup) -> None:
-    """What a run needs to be known by, before anything takes time."""
-    write_text(partial / "split.csv", split_table(setup))
-    write_text(partial / "recipe.yaml", setup.recipe.to_yaml())
-
-
-def split_table(setup: Setup) -> str:
-    """Which image serves what, as CSV."""
-    return str(pd.DataFrame(setup.data.manifest()).to_csv(index=False, lineterminator="\n"))
-
-
-def remember_run(partial: Path, run_id: str | None) -> None:
-    """Keep the MLflow run's id from the beginning on."""
-    if run_id and run_id != remembered_run(partial):
-        (partial / "checkpoint").mkdir(exist_ok=True)
-        write_json(partial / "checkpoint" / "run.json", {"mlflow_run_id": run_id})
-
-
-def remembered_run(partial: Path) -> str | None:
-    """The MLflow run's id, if there was one."""
-    try:
-        found = json.loads((partial / "checkpoint" / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, str) else None
-
-
 def _entries(output: Path) -> list[Path]:
     try:
         return list(output.iterdir())
@@ -98,6 +71,7 @@ def _entries(output: Path) -> list[Path]:
 def _changed(before: Recipe, now: Recipe) -> Iterator[str]:
     then: Mapping[str, Any] = before.flat()
     for key, value in now.flat().items():
-        safe = any(key == name or key.startswith(f"{name}.") for name in SAFE)
+        topic = key.removeprefix("expert.")
+        safe = any(topic == name or topic.startswith(f"{name}.") for name in SAFE)
         if not safe and then.get(key) != value:
             yield f"{key}: {then.get(key)!r} -> {value!r}"

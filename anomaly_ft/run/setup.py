@@ -4,22 +4,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from lightning_fabric import seed_everything
 
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
-from anomaly_ft.data.images import DARK_SAYS
+from anomaly_ft.data.loaded import DARK_SAYS
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
-from anomaly_ft.model.encoder.early_activations import Halfway
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
-from anomaly_ft.model.gaussian.cache_early import run_halfway
-from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.model.gaussian.cache_early import EarlyCache
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 
@@ -34,7 +32,7 @@ class Setup:
     compute: Compute
     terminal: Terminal
     seconds: dict[str, float] = field(default_factory=dict)
-    halfway: dict[str, Halfway] = field(default_factory=dict)  # what frozen early blocks made of images
+    early: EarlyCache = field(kw_only=True)  # of what frozen early blocks made of images
     augment: Augment = lambda pixels, *_: pixels  # what training images go through
 
     @contextmanager
@@ -44,26 +42,14 @@ class Setup:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def normals(self, part: Part) -> Pixels:
-        """What the encoder is given of the normal images that serve one purpose, see `keep`."""
-        return self.keep(part, self.data.normals(part).pixels)
-
-    def keep(self, name: str, pixels: Pixels) -> Pixels:
-        """What the encoder is given in place of images that it sees again and again: the images, or, where
-        early blocks are frozen, what these made of them, computed once if the cache has room for it."""
-        if name not in self.halfway:
-            taken = self.data.memory + sum(kept.nbytes for kept in self.halfway.values())
-            room = int(self.recipe.runtime.cache_gib * 2**30) - taken
-            made = run_halfway(self.encoder, pixels, self.compute, self.detector_settings(), room)
-            if made is None:
-                return pixels
-            self.halfway[name] = made
-        return cast(Pixels, self.halfway[name])  # it indexes like images, and whoever batches it knows
+    def inputs(self, part: Part) -> Pixels:
+        """What the encoder is given of the normal images that serve one purpose: the images, or, where early
+        blocks are frozen, what these made of them."""
+        return self.early(part, self.data.normals(part).pixels)
 
     def detector_settings(self) -> DetectorSettings:
-        gaussian = self.recipe.gaussian.model_dump(exclude={"final", "level_weights"})
-        weights = self.recipe.gaussian.level_weights
-        return DetectorSettings(**gaussian, level_weights=() if isinstance(weights, str) else weights)
+        """How the recipe wants a detector fitted."""
+        return detector_settings(self.recipe)
 
     def describe(self) -> list[str]:
         """What will be trained on what, for people."""
@@ -103,21 +89,23 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         image_size=recipe.data.image_size,
     )
     encoder.train_only(recipe.encoder.train_blocks)
-    if recipe.runtime.checkpointing:
-        encoder.save_memory()
+    if recipe.runtime.gradient_checkpointing:
+        encoder.checkpoint_gradients()
     if recipe.runtime.compile:
         encoder.compile_parts()
     compute = make_compute(**recipe.runtime.computing())
     data = load_dataset(
         recipe.data.root,
         image_size=recipe.data.image_size,
-        watch=recipe.data.watch_share,
+        watch=recipe.data.val_share,
         calibrate=recipe.data.calibration_share,
         seed=recipe.seed,
         threads=torch.get_num_threads(),
         progress=terminal.track,
         options=data_options(recipe),
     )
+    for notice in data.notices:
+        terminal.say(notice)
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:
@@ -126,9 +114,19 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     if recipe.data.range is None and are_dark(data.train):
         terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
     augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
-    setup = Setup(recipe, data, compute.prepare(encoder), compute, terminal, augment=augment)
+    encoder = compute.prepare(encoder)
+    room = int(recipe.runtime.cache_gib * 2**30) - data.memory
+    early = EarlyCache(encoder, compute, detector_settings(recipe), room)
+    setup = Setup(recipe, data, encoder, compute, terminal, augment=augment, early=early)
     setup.seconds["prepare"] = time.perf_counter() - started
     return setup
+
+
+def detector_settings(recipe: Recipe) -> DetectorSettings:
+    """How the recipe wants a detector fitted."""
+    section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights"})
+    weights = recipe.gaussian.level_weights
+    return DetectorSettings(**section, level_weights=() if isinstance(weights, str) else weights)
 
 
 def data_options(recipe: Recipe) -> Options:

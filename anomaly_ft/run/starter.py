@@ -5,25 +5,23 @@ with its default and the words of the schema.
 """
 
 import json
-import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from anomaly_ft.data.checks.report import Report
-from anomaly_ft.data.images import UNREADABLE, deep_values
-from anomaly_ft.data.records import Record
+from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.recipe.schema import Data, Recipe
 
 WIDTH = 100
 BITS = (10, 12, 14, 16)  # of cameras
-ELONGATED = 1.3  # from this ratio of the sides on, squashing changes what a part looks like
+ELONGATED = 1.3  # from this ratio of the sides on, stretching into a square changes what a part looks like
 FEW = 60  # normal images below which more of them are held back
 FEW_SHARE = 0.25
 LARGE = 2.0  # times the image size from which on detail is lost that may matter
 MORE = (
-    "encoder.name", "encoder.weights", "gaussian.score", "optimizer.lr", "optimizer.batch_size",
+    "encoder.name", "encoder.weights", "optimizer.lr", "optimizer.batch_size",
     "schedule.max_epochs", "evaluation.false_positive_rate", "tracking.uri", "runtime.device",
 )  # fmt: skip
 
@@ -48,6 +46,7 @@ def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto"
     lines += [f"name: {valid_name(name)}", "data:", f"  root: {json.dumps(root)}"]
     lines += [f"  layout: {layout}"] if layout != "auto" else []
     lines += [f"  {line}" for line in _data(report)]
+    lines += _expert(report)
     lines += ["", "# What you may want to change next, with its default:"]
     section = ""
     for key in MORE:
@@ -84,6 +83,8 @@ def _header(report: Report) -> Iterator[str]:
         yield "  There are no labelled test images: the run sets a threshold, but can give no test number."
     elif report.audit:
         yield from textwrap.wrap(f"  worth   {report.audit.sentence}", WIDTH, subsequent_indent="          ")
+    for note in report.notes:
+        yield from textwrap.wrap(f"  note    {note}", WIDTH)
     for trouble in report.troubles:
         refused = "; train refuses this" if trouble.refused else ""
         yield from textwrap.wrap(f"  trouble {trouble.kind}: {trouble.says}{refused}", WIDTH)
@@ -104,34 +105,32 @@ def _data(report: Report) -> Iterator[str]:
         yield f"# defects smaller than that vanish. With {2 * size} a run takes about four times as long."
     yield f"image_size: {size}"
     if max(width, height) / shorter >= ELONGATED:
-        yield f"# Most images are {width} x {height}: put whole on black, not squashed into a square."
+        yield f"# Most images are {width} x {height}: put whole on black, not stretched into a square."
         yield "resize: letterbox"
-    yield from _range(report.records)
-    if _normals(report) < FEW:
-        held_out = report.split.get("calibrate", 0)
-        yield f"# With so few normal images more of them are held back: {held_out} set the threshold, so it"
-        yield f"# can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
-        yield f"watch_share: {FEW_SHARE}"
-        yield f"calibration_share: {FEW_SHARE}"
+    yield from _range(report.limits)
     yield "# Several photographs of one part? Keep them together, by a (group) in the file name:"
     yield r"# group_by: 'part(\d+)_'"
 
 
-def _range(records: Sequence[Record]) -> Iterator[str]:
-    """Black and white of images with more than 8 bits, from their values."""
-    low, high, floating = math.inf, -math.inf, False
-    for record in records:
-        try:
-            values = deep_values(record.path)
-        except UNREADABLE:
-            continue  # the report names it
-        if values is None:
-            continue
-        floating |= values.dtype.kind == "f"
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-    if high < low:
+def _expert(report: Report) -> Iterator[str]:
+    if _normals(report) < FEW:
+        held_out = report.split.get("calibrate", 0)
+        yield "expert:"
+        yield "  data:"
+        yield f"    # With so few normal images more of them are held back: {held_out} set the threshold, so it"
+        yield f"    # can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
+        yield f"    val_share: {FEW_SHARE}"
+        yield f"    calibration_share: {FEW_SHARE}"
+
+
+def _range(found: Limits | None) -> Iterator[str]:
+    """Black and white of images with more than 8 bits, from the limits of their values."""
+    if found is None:
         return
-    if floating:
+    low, high = found.low, found.high
+    if high == low:
+        high = low + 1
+    if found.floating:
         yield f"# Floating-point images with values from {low:g} to {high:g}: which are black and white?"
         yield f"range: [{low:g}, {high:g}]"
         return

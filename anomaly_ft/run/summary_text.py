@@ -1,35 +1,39 @@
 """What a summary says in words: the sentence, the sparkline, the note of a run in MLflow."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
-    pass
-
+from collections.abc import Sequence
 from pathlib import Path
 
+from anomaly_ft.evaluation.metric_names import on_test
+from anomaly_ft.run.run_summary import RunSummary, StopReason
 
-def verdict(summary: Mapping[str, Any]) -> str:
-    """What became of the encoder in a few words, for a column of a table.
+SHOWN = ("image_auroc", "image_ap", "image_tpr_at_1pct_fpr", "pixel_auroc")  # metrics in a note
 
-    >>> verdict({"best_epoch": 2, "epochs": 5, "stop_reason": "forgetting"})
+
+def verdict(best: int, epochs: int, reason: StopReason) -> str:
+    """Say what became of the encoder in a few words, for a column of a table.
+
+    >>> verdict(2, 5, "forgetting")
     'forgot after epoch 2 of 5, kept 2'
     """
-    best, last = summary["best_epoch"], summary["epochs"]
-    if last == 0:
+    if epochs == 0:
         return "pretrained, not trained"
-    if summary["stop_reason"] == "diverged":
-        return f"diverged in epoch {last}, kept {best or 'pretrained'}"
-    if summary["stop_reason"] == "forgetting":
-        return f"forgot after epoch {best} of {last}, kept {best or 'pretrained'}"
-    return f"kept epoch {best} of {last}" if best else "no gain, kept pretrained"
+    if reason == "diverged":
+        return f"diverged in epoch {epochs}, kept {best or 'pretrained'}"
+    if reason == "forgetting":
+        return f"forgot after epoch {best} of {epochs}, kept {best or 'pretrained'}"
+    return f"kept epoch {best} of {epochs}" if best else "no gain, kept pretrained"
 
 
-def run_note(summary: Mapping[str, Any], folder: Path) -> str:
+def verdict_of(summary: RunSummary) -> str:
+    """Say what became of the encoder of a run, see `verdict`."""
+    return verdict(summary.best_epoch, summary.epochs, summary.stop_reason)
+
+
+def run_note(summary: RunSummary, folder: Path) -> str:
     """Markdown: what happened, frozen against fine-tuned, the threshold, and how to use the encoder."""
     return "\n\n".join(
         [
-            story(summary),
+            story_of(summary),
             _result_table(summary),
             _threshold(summary),
             f"Run folder: `{folder}` with `report.html`; the same files are among the artifacts.",
@@ -41,37 +45,30 @@ def run_note(summary: Mapping[str, Any], folder: Path) -> str:
     )
 
 
-def _result_table(summary: Mapping[str, Any]) -> str:
-    frozen, tuned = summary["frozen_test"], summary["test"]
+def _result_table(summary: RunSummary) -> str:
+    frozen, tuned, data = summary.frozen_test, summary.test, summary.data
     if frozen is None or tuned is None:
         return "There was no test split, so there is no test number."
-    score, data = summary["score"], summary["data"]
     rows = [
-        f"| {data['test_normal']} normal, {data['test_anomalous']} anomalous test images "
+        f"| {data.test_normal} normal, {data.test_anomalous} anomalous test images, {summary.score} score "
         "| frozen | fine-tuned | gain |",
         "|---|---|---|---|",
     ]
-    labels = {
-        "image_auroc": f"image AUROC ({score} score)",
-        "image_ap": "average precision",
-        "image_tpr_at_1pct_fpr": "found at 1 % false positives",
-        "pixel_auroc": "pixel AUROC",
-    }
-    for key, label in labels.items():
-        before, after = frozen.get(key), tuned.get(key)
+    for name in SHOWN:
+        before, after = frozen.get(name), tuned.get(name)
         if before is None or after is None:
             continue
-        ends = summary["gain_intervals"].get(key)
+        ends = summary.gain_intervals.get(name)
         between = f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""
-        rows.append(f"| {label} | {before:.4f} | {after:.4f} | {after - before:+.4f}{between} |")
+        rows.append(f"| {on_test(name).label} | {before:.4f} | {after:.4f} | {after - before:+.4f}{between} |")
     return "\n".join(rows)
 
 
-def _threshold(summary: Mapping[str, Any]) -> str:
-    point, test = summary["thresholds"], summary["test"] or {}
+def _threshold(summary: RunSummary) -> str:
+    point, test = summary.thresholds, summary.test or {}
     said = (
-        f"Threshold {point['threshold']:.4g}: at most {point['promised_fpr']:.2%} of normal images are to be "
-        f"rejected, from {point['images']} held-out ones."
+        f"Threshold {point.threshold:.4g}: at most {point.guaranteed_fpr:.2%} of normal images are to be "
+        f"rejected, from {point.images} held-out ones."
     )
     false, true = test.get("false_positive_rate"), test.get("true_positive_rate")
     if false is not None and true is not None:
@@ -79,17 +76,20 @@ def _threshold(summary: Mapping[str, Any]) -> str:
     return said
 
 
-def story(summary: Mapping[str, Any]) -> str:
-    """What happened to the encoder, in one sentence and one sparkline of the vicinal AUROC.
+def story(curve: Sequence[float], best: int, reason: StopReason) -> str:
+    """Say what happened to the encoder, in one sentence and one sparkline of the vicinal AUROC.
 
-    >>> print(story({"vicinal_auroc": [0.8, 0.84, 0.82], "best_epoch": 0, "stop_reason": "no_progress"}))
+    Args:
+        curve: vicinal AUROC of the epochs that have one, 0 first.
+        best: the epoch that was kept.
+        reason: why training ended.
+
+    >>> print(story([0.8, 0.84, 0.82], 0, "no_progress"))
     Nothing was gained after epoch 0: the pretrained encoder is kept, fine-tuning did not help.  ▁█▄
-    >>> print(story({"vicinal_auroc": [0.8], "best_epoch": 0, "stop_reason": "max_epochs"}))
+    >>> print(story([0.8], 0, "max_epochs"))
     No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC 0.8000.
     """
-    curve = [value for value in summary["vicinal_auroc"] if value is not None]
-    best, reason = summary["best_epoch"], summary["stop_reason"]
-    last = len(summary["vicinal_auroc"]) - 1
+    last = len(curve) - 1 + (reason == "diverged")  # the epoch that diverged has no AUROC
     if last == 0 and reason == "max_epochs":
         return f"No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC {curve[0]:.4f}."
     why = {
@@ -105,13 +105,9 @@ def story(summary: Mapping[str, Any]) -> str:
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 
-def worth_line(shortcuts: Mapping[str, Any]) -> str:
-    """What the test numbers are worth, from `shortcuts` of a summary.
-
-    >>> worth_line({"verdict": "look at this", "says": "brightness alone tells them apart"})
-    'worth       look at this: brightness alone tells them apart'
-    """
-    return f"worth       {shortcuts['verdict']}: {shortcuts['says']}"
+def story_of(summary: RunSummary) -> str:
+    """Say what happened to the encoder of a run, see `story`."""
+    return story(summary.curve, summary.best_epoch, summary.stop_reason)
 
 
 def sparkline(values: Sequence[float]) -> str:

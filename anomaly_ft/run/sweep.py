@@ -10,19 +10,28 @@ from typing import Any, Literal
 import pandas as pd
 
 from anomaly_ft.errors import RecipeError, RunError
-from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.sweep import Job, Sweep
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.executors import Outcome, in_process, on_ray
-from anomaly_ft.run.summary import DIGITS
+from anomaly_ft.run.open import finished_runs, open_recipe, open_summary
+from anomaly_ft.run.run_summary import FinishedRun
+from anomaly_ft.run.summary import DIGITS, difference
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
+from anomaly_ft.tracking.interface import Tracker
 from anomaly_ft.tracking.store import choose_store
-from anomaly_ft.tracking.tracker import Tracker, make_tracker
+from anomaly_ft.tracking.tracker import make_tracker
 
+# columns of a run in `results.csv` that a run which failed does not have
+RESULTS = (
+    "frozen", "fine_tuned", "gain", "vicinal_gain", "kept_epoch", "stop_reason", "seconds", "folder"
+)  # fmt: skip
 Engine = Literal["in-process", "ray"]
-NO_SAY, SAY = ("tracking.", "runtime."), "runtime.precision"  # settings that do not decide what a run finds
+# settings that do not decide what a run finds, but for one
+NO_SAY = ("tracking.", "runtime.", "expert.tracking.", "expert.runtime.")
+SAY = "runtime.precision"
 
 
 def run_sweep(
@@ -83,49 +92,55 @@ def run_sweep(
         "failed": failed,
         "skipped": len(before),
         "mlflow_run_id": tracker.run_id,
-        "mlflow_uri": tracker.uri,
+        "mlflow_uri": without_password(tracker.uri or ""),
     }
 
 
-def finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run in `folder` with the recipe's name and settings, if there is one.
+def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
+    """The finished run in `folder` with the recipe's name and settings, if there is one.
 
     Where and how it was computed and tracked is no difference, nor what `auto` stood for.
     """
-    for candidate in sorted(folder.glob(f"{recipe.name}-*"), reverse=True):
+    settings = {k: v for k, v in recipe.flat().items() if k == SAY or not k.startswith(NO_SAY)}
+    wanted = {key: value for key, value in settings.items() if value != "auto"}
+    for candidate in reversed(finished_runs(folder)):
         if not re.fullmatch(re.escape(recipe.name) + r"-\d{3,}", candidate.name):
             continue
         try:
-            found = read_recipe(candidate / "recipe.yaml", check_root=False).flat()
-            summary: dict[str, Any] = json.loads((candidate / "summary.json").read_text(encoding="utf-8"))
-        except (RecipeError, OSError, ValueError):
+            found, summary = open_recipe(candidate).flat(), open_summary(candidate)
+        except (RecipeError, RunError):
             continue  # not a run that this version can vouch for
-        settings = {k: v for k, v in recipe.flat().items() if k == SAY or not k.startswith(NO_SAY)}
-        wanted = {key: value for key, value in settings.items() if value != "auto"}
         if wanted.items() <= {key: found.get(key) for key in wanted}.items():
-            return {**summary, "folder": str(candidate)}
+            return FinishedRun(candidate, summary)
     return None
 
 
 def row_of(outcome: Outcome) -> dict[str, Any]:
     """One run in one flat line; what was not measured is None."""
-    job, summary = outcome.job, outcome.summary or {}
-    frozen, tuned = (summary.get(key) or {} for key in ("frozen_test", "test"))
-    curve, kept = summary.get("vicinal_auroc"), summary.get("best_epoch")
-    before, after = frozen.get("image_auroc"), tuned.get("image_auroc")
+    job = outcome.job
     return {
         "category": job.category or Path(job.recipe.data.root).name,
         "setting": job.setting or "default",
         "seed": job.recipe.seed,
+        **(dict.fromkeys(RESULTS) if outcome.run is None else _results(outcome.run)),
+        "error": outcome.error,
+    }
+
+
+def _results(run: FinishedRun) -> dict[str, Any]:
+    """What came of a finished run, under the keys `RESULTS`."""
+    summary = run.summary
+    before, after = ((numbers or {}).get("image_auroc") for numbers in (summary.frozen_test, summary.test))
+    start, kept = summary.vicinal_auroc[0], summary.vicinal_auroc[summary.best_epoch]
+    return {
         "frozen": before,
         "fine_tuned": after,
-        "gain": None if before is None or after is None else after - before,
-        "vicinal_gain": None if not curve or kept is None else curve[kept] - curve[0],
-        "kept_epoch": kept,
-        "stop_reason": summary.get("stop_reason"),
-        "seconds": sum(summary["seconds"].values()) if "seconds" in summary else None,
-        "folder": summary.get("folder"),
-        "error": outcome.error,
+        "gain": difference(after, before),
+        "vicinal_gain": difference(kept, start),
+        "kept_epoch": summary.best_epoch,
+        "stop_reason": summary.stop_reason,
+        "seconds": sum(summary.seconds.values()),
+        "folder": str(run.folder),
     }
 
 
@@ -217,7 +232,7 @@ def _write_results(
         old.unlink()
     for outcome in outcomes:
         if outcome.error:
-            write_text(errors / f"{outcome.job.recipe.name}.txt", outcome.trace)
+            write_text(errors / f"{outcome.job.recipe.name}.txt", without_password(outcome.trace))
     write_text(folder / "results.csv", pd.DataFrame(rows).to_csv(index=False))
     write_text(folder / "results.md", markdown(table))
 
@@ -243,10 +258,11 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _log_curve(tracker: Tracker, outcomes: Sequence[Outcome]) -> None:
     """The watched curve of runs that differ in their seed alone: the mean, as far as all were trained."""
-    curves = [outcome.summary["vicinal_auroc"] for outcome in outcomes if outcome.summary]
+    curves = [outcome.run.summary.vicinal_auroc for outcome in outcomes if outcome.run]
     settings = {(outcome.job.category, outcome.job.setting) for outcome in outcomes}
     if len(settings) > 1 or len(curves) < len(outcomes):
         return
     for step, values in enumerate(zip(*curves, strict=False)):
-        if None not in values:
-            tracker.metrics({"val/vicinal_auroc": round(mean(values), DIGITS)}, step)
+        there = [value for value in values if value is not None]
+        if len(there) == len(values):
+            tracker.metrics({"val/vicinal_auroc": round(mean(there), DIGITS)}, step)

@@ -1,19 +1,17 @@
 """A finished run into MLflow, where the store was not there while it trained: only what is missing is sent."""
 
-import json
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from anomaly_ft.errors import RunError
-from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.log import log_end, log_start
-from anomaly_ft.run.summary import read_summary
-from anomaly_ft.run.summary_text import run_note
+from anomaly_ft.run.open import Epoch, open_history, open_recipe, open_summary
+from anomaly_ft.run.run_summary import RunSummary
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.retry_queue import NotSent
@@ -34,7 +32,7 @@ def sync(folder: Path, store: str | None = None) -> str:
     """
     recipe, summary, history, split = _read(folder)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a run that was killed when it was complete
-    run_id, uri = summary["mlflow_run_id"], choose_store(store or recipe.tracking.uri, folder.parent)
+    run_id, uri = summary.mlflow_run_id, choose_store(store or recipe.tracking.uri, folder.parent)
     if not store:
         refuse_new_database(recipe.tracking.uri)
     with warnings.catch_warnings(record=True) as said:
@@ -48,7 +46,7 @@ def sync(folder: Path, store: str | None = None) -> str:
             run_id=run_id,
             experiment_tags=experiment_tags(),
         ) as tracker:
-            log_start(recipe, split, tracker, str(summary.get("git_commit", "none")))
+            log_start(recipe, split, tracker, summary.git_commit)
             for epoch, metrics in history:
                 tracker.metrics(metrics, epoch)
             log_end(summary, tracker, folder)
@@ -62,29 +60,18 @@ def sync(folder: Path, store: str | None = None) -> str:
         )
         raise RunError(f"{folder}: {trouble}; what arrived is kept, the same command sends the rest")
     if tracker.run_id != run_id:
-        write_json(folder / "summary.json", summary | {"mlflow_run_id": tracker.run_id})
-    return f"{folder.name} is complete as run {tracker.run_id} in {uri}"
+        summary = summary.model_copy(update={"mlflow_run_id": tracker.run_id})
+        write_json(folder / "summary.json", summary.plain())
+    return f"{folder.name} is complete as run {tracker.run_id} in {without_password(uri)}"
 
 
-def _read(
-    folder: Path,
-) -> tuple[Recipe, dict[str, Any], list[tuple[int, dict[str, float | None]]], pd.DataFrame]:
+def _read(folder: Path) -> tuple[Recipe, RunSummary, list[Epoch], pd.DataFrame]:
     """Recipe, summary, the metrics of each epoch, and the split of a finished run that nobody tampered with."""
-    if not (folder / "summary.json").is_file():
-        raise RunError(
-            f"{folder} is not a finished run: summary.json is missing; go on with train --resume first"
-        )
-    recipe, summary = read_recipe(folder / "recipe.yaml", check_root=False), read_summary(folder)
+    recipe, summary, history = open_recipe(folder), open_summary(folder), open_history(folder)
     if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
         raise RunError(f"{folder}: cannot be sent: {link.relative_to(folder)} is a link, which no run has")
     try:
-        run_note(summary, folder)
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        history = []
-        for line in map(json.loads, lines):
-            points = {key: None if value is None else float(value) for key, value in line.items() if "/" in key}
-            history.append((int(line["epoch"]), points))
         return recipe, summary, history, pd.read_csv(folder / "split.csv", keep_default_na=False)
-    except Exception as cause:  # they may hold anything
-        trouble = f"{type(cause).__name__}: {cause}"
-        raise RunError(f"{folder}: cannot be read as a run: {trouble:.200}") from cause
+    except Exception as cause:  # it may hold anything
+        said = f"{type(cause).__name__}: {cause}"
+        raise RunError(f"{folder} is not a finished run: no usable split.csv ({said:.200})") from cause

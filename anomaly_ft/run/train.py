@@ -1,9 +1,8 @@
-"""A prepared run becomes a finished run folder. The only place where all parts meet."""
+"""A prepared run becomes a finished run folder: induce, watch, fine-tune, choose, finish."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,39 +10,53 @@ from typing import Any
 import pandas as pd
 from torch import distributed
 
-from anomaly_ft.data.images import Decoder
-from anomaly_ft.data.records import Record
-from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.gallery import Gallery, gallery_of
-from anomaly_ft.evaluation.localisation import localise
-from anomaly_ft.evaluation.measure import gain_intervals, intervals, measure, prediction_table
-from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
-from anomaly_ft.evaluation.report import Material, score_kinds, write_report
-from anomaly_ft.evaluation.working_points import chi_square, conformal
+from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.finetune.checkpoint import Checkpoints
-from anomaly_ft.finetune.records import EpochRecord, PseudoSet
+from anomaly_ft.finetune.method import Method
+from anomaly_ft.finetune.methods.gaussian import GaussianMethod
+from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.watch import Watchdog, choose_final, current, watchdog
-from anomaly_ft.finetune.weight_average import trained_weights
+from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
-from anomaly_ft.model.gaussian.detector import Detector
-from anomaly_ft.model.inference import Examined, examine
 from anomaly_ft.run import summary as bookkeeping
 from anomaly_ft.run.analyse import audit_dataset
+from anomaly_ft.run.begin import remember_run, remembered_run, write_start
+from anomaly_ft.run.finish import finish, predict_test
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start
-from anomaly_ft.run.resume import remember_run, remembered_run, write_start
+from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
-from anomaly_ft.run.training import epochs, loop_state, mix
+from anomaly_ft.run.summarise import git_commit, summarise
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
-from anomaly_ft.tracking.tracker import Tracker, make_tracker
+from anomaly_ft.tracking.interface import Tracker
+from anomaly_ft.tracking.tracker import make_tracker
 
 
-def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> dict[str, Any]:
-    """`train`, in this process alone or in all that torchrun started: each does the same with its share of
-    the images, and what others than the first write is thrown away."""
+def _gaussian(setup: Setup) -> GaussianMethod:
+    section = setup.recipe.objective
+    penalties = {"l2_sp": section.l2_sp, "distillation": section.distillation}
+    return GaussianMethod(
+        setup.encoder,
+        setup.compute,
+        setup.detector_settings(),
+        setup.inputs,
+        section.distance,
+        section.target,
+        {name: strength for name, strength in penalties.items() if strength},
+    )
+
+
+METHODS: dict[str, Callable[[Setup], Method]] = {"gaussian": _gaussian}  # by kind of model
+
+
+def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> FinishedRun:
+    """Train in this process alone or in all that torchrun started: each computes its share of the images,
+    and only rank 0's output is kept. See `train`."""
     fabric = setup.compute.fabric
     if fabric.world_size == 1:
         return train(setup, output, unfinished=unfinished)
@@ -59,8 +72,8 @@ def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None
 
 def train(
     setup: Setup, output: Path, *, unfinished: Path | None = None, tags: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Fine-tune, seal, and leave a finished run folder in `output`; returns its summary.
+) -> FinishedRun:
+    """Fine-tune an encoder, and leave a finished run folder in `output`; returns it with its summary.
 
     While it works, what it has so far stands in a folder whose name begins with a dot and ends in
     `.partial`; it stays when the run is interrupted, with the best encoder up to then.
@@ -74,58 +87,80 @@ def train(
     Raises:
         RunError: the folder cannot be written to; what it holds can be gone on with.
     """
-    recipe, partial = setup.recipe, unfinished or start_folder(output, setup.recipe.name)
-    with (
-        explain_memory(),
-        writing_to(partial),
-        make_tracker(
-            enabled=recipe.tracking.mlflow and setup.compute.fabric.is_global_zero,
-            uri=recipe.tracking.uri,
-            experiment=recipe.tracking.experiment,
-            name=finished_name(partial),
-            output=output,
-            run_id=remembered_run(partial),
-            experiment_tags=experiment_tags(),
-            system_metrics=recipe.tracking.system_metrics,
-        ) as tracker,
-    ):
-        write_start(partial, setup)
-        split = pd.DataFrame(setup.data.manifest())
-        log_start(recipe, split, tracker, bookkeeping.git_commit())
-        tracker.tags(tags or {})
-        remember_run(partial, tracker.run_id)
+    partial = unfinished or start_folder(output, setup.recipe.name)
+    with explain_memory(), writing_to(partial), _tracker(setup, output, partial) as tracker:
+        _start(setup, partial, tracker, tags or {})
+
+        # induce: statistics of the pretrained encoder
         with setup.phase("fit"):
-            dog = watchdog(setup)
-            frozen_test = _examine_test(setup, dog.induced)
+            method = METHODS["gaussian"](setup)
+            induced = method.fit()
+            frozen = predict_test(setup, induced)
+
+        # watch: pseudo-anomalies that the pretrained encoder finds neither easy nor impossible
+        with setup.phase("calibrate"):
+            monitor = make_monitor(setup, method, induced)
+
+        # fine-tune: until validation says stop; the best epoch's weights come back
         pretrained = trained_weights(setup.encoder)
-        records = _train(setup, partial, dog, tracker)
+        gallery = _gallery(setup, monitor)
+        gallery.look(induced)  # its colours are those of the pretrained encoder, whenever this run goes on
+        monitor.observe = gallery.look
+        state = loop_state(setup, method.objective())
+        records = _fine_tune(setup, partial, state, monitor, (gallery, tracker))
+
+        # choose: a mixture of pretrained and fine-tuned weights, where the recipe asks for it
         with setup.phase("choose"):
-            mixed = mix(setup, dog, pretrained, records)
-            final = choose_final(setup, dog)
-        with setup.phase("seal"):
-            sealed, material = _seal(setup, partial, dog.induced, final, frozen_test, records)
-        with setup.phase("audit"):  # once everything is decided: nothing of it goes back into the run
-            audit = audit_dataset(setup.data, recipe.data.resize, progress=setup.terminal.track)
-        material = replace(material, audit=audit)
-        summary = bookkeeping.summarise(setup, dog.sets, records, tracker.run_id) | sealed
-        summary["shortcuts"] = audit.to_json() if audit else None
-        summary |= {"final": final, "mixed": mixed, "level_weights": dog.induced.level_weights.tolist()}
-        write_report(partial / "report.html", summary, material)
-        write_json(partial / "summary.json", summary)
+            mixed = mix(setup, monitor, pretrained, records)
+
+        # finish: thresholds, test numbers, files
+        with setup.phase("audit"):  # of the split; nothing of it goes back into the run
+            audit = audit_dataset(setup.data, setup.recipe.data.resize, progress=setup.terminal.track)
+        known = summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed, "shortcuts": audit}
+        with setup.phase("finish"):
+            summary = finish(setup, partial, method, (known, records, frozen))
         finished = finish_folder(partial)
         log_end(summary, tracker, finished)
-        tracker.model(finished, recipe.runtime.computing(), recipe.tracking.register)
-    if tracker.run_id != summary["mlflow_run_id"]:  # a store that was down at first
-        summary["mlflow_run_id"] = tracker.run_id
-        write_json(finished / "summary.json", summary)
-    return {**summary, "folder": str(finished), "mlflow_uri": tracker.uri}
+        tracker.model(finished, setup.recipe.runtime.computing(), setup.recipe.tracking.register)
+    if tracker.run_id != summary.mlflow_run_id:  # a store that was down at first
+        summary = summary.model_copy(update={"mlflow_run_id": tracker.run_id})
+        write_json(finished / "summary.json", summary.plain())
+    return FinishedRun(finished, summary, tracker.uri and without_password(tracker.uri))
 
 
-def _train(setup: Setup, partial: Path, dog: Watchdog, tracker: Tracker) -> list[EpochRecord]:
+def _tracker(setup: Setup, output: Path, partial: Path) -> Any:
+    tracking = setup.recipe.tracking
+    return make_tracker(
+        enabled=tracking.mlflow and setup.compute.fabric.is_global_zero,
+        uri=tracking.uri,
+        experiment=tracking.experiment,
+        name=finished_name(partial),
+        output=output,
+        run_id=remembered_run(partial),
+        experiment_tags=experiment_tags(),
+        system_metrics=tracking.system_metrics,
+    )
+
+
+def _start(setup: Setup, partial: Path, tracker: Tracker, tags: Mapping[str, str]) -> None:
+    """Write down what the run is, before anything takes time."""
+    write_start(partial, setup)
+    split = pd.DataFrame(setup.data.manifest())
+    log_start(setup.recipe, split, tracker, git_commit())
+    tracker.tags(tags)
+    remember_run(partial, tracker.run_id)
+
+
+def _fine_tune(
+    setup: Setup,
+    partial: Path,
+    state: LoopState,
+    monitor: ValidationMonitor,
+    shown: tuple[Gallery, Tracker],
+) -> list[EpochRecord]:
     """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
     checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-    state, gallery = loop_state(setup, dog.induced), _gallery(setup, dog.sets)
-    gallery.look(dog.induced)  # its colours are those of the pretrained encoder, whenever this run goes on
+    gallery, tracker = shown
     checkpoints.restore(state)
     lines = [json_line(bookkeeping.history_line(record)) for record in state.records]
     write_text(partial / "history.jsonl", "".join(lines))
@@ -142,8 +177,7 @@ def _train(setup: Setup, partial: Path, dog: Watchdog, tracker: Tracker) -> list
             if asked and not ended:
                 raise KeyboardInterrupt
 
-        dog.observe = gallery.look
-        for record in epochs(setup, state, dog, keep):
+        for record in epochs(setup, state, monitor, keep):
             setup.terminal.epoch(record, setup.recipe.gaussian.score)
             append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
             tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
@@ -154,99 +188,9 @@ def _train(setup: Setup, partial: Path, dog: Watchdog, tracker: Tracker) -> list
     return state.records
 
 
-def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
-    test = setup.data.test
-    return examine(detector, test.pixels, setup.compute) if len(test) else None
-
-
-def _gallery(setup: Setup, sets: dict[str, PseudoSet]) -> Gallery:
+def _gallery(setup: Setup, monitor: ValidationMonitor) -> Gallery:
     """The images that are shown after every validation."""
-    tracking, score = setup.recipe.tracking, setup.recipe.gaussian.score
+    tracking = setup.recipe.tracking
     count = tracking.images if tracking.mlflow else 0
-    pseudo = {name: pseudo.pixels for name, pseudo in sets.items()}
-    return gallery_of(
-        setup.data.test, setup.data.normals("watch"), pseudo, setup.compute, count=count, score=score
-    )
-
-
-def _seal(
-    setup: Setup,
-    partial: Path,
-    induced: Detector,
-    final: str,
-    frozen: Examined | None,
-    records: list[EpochRecord],
-) -> tuple[dict[str, Any], Material]:
-    """Detectors with induced and with refitted Gaussians are measured on the test split; `final` is kept."""
-    recipe, test = setup.recipe, setup.data.test
-    score_name, rate = recipe.gaussian.score, recipe.evaluation.false_positive_rate
-    decoder = Decoder(recipe.data.image_size, recipe.data.resize, recipe.data.range)
-    numbers: dict[str, Any] = {}
-    for kind in dict.fromkeys(("induced", "refitted", final)):
-        detector = current(setup, induced, kind)
-        calibration = examine(detector, setup.data.normals("calibrate").pixels, setup.compute)
-        point = conformal(calibration.scores[score_name], rate)
-        tested = _examine_test(setup, detector)
-        if kind != final:
-            numbers[kind] = measure(test.records, tested.scores, score_name, point) if tested else None
-            continue
-        levels = chi_square(
-            detector.encoder.levels,
-            detector.encoder.widths,
-            rate,
-            calibration.distances,
-            weights=detector.level_weights.cpu().numpy(),
-        )
-        limit = conformal(calibration.dense.max((1, 2)), rate).threshold
-        detector.set_point(point, [level.threshold for level in levels], limit)
-        how = {"resize": recipe.data.resize, "range": recipe.data.range}
-        detector.save(partial, about={"final": final, "preprocessing": how})
-        found = assess(test.records, tested, score_name, point, decoder) if tested else None
-        numbers[kind] = found.numbers() if found else None
-        if found:
-            table = prediction_table(test.records, found.examined.scores, score_name, point)
-            table.to_csv(partial / "predictions.csv", index=False)
-        setup.terminal.say(str(point))
-        held_out, thresholds = calibration, asdict(point)
-    sealed = {
-        "folder_name": finished_name(partial),
-        **_compare(test.records, frozen, found, score_name),
-        "test_by_gaussian": numbers,
-        "thresholds": thresholds,
-        "chi_square": [asdict(level) for level in levels],
-    }
-    material = Material(
-        recipe=recipe.to_yaml(),
-        assessment=found,
-        threshold=thresholds["threshold"],
-        held_out=held_out.scores[score_name],
-        frozen=frozen.scores[score_name] if frozen else None,
-        validations=[record.validation for record in records if record.validation],
-        verdict=records[-1].verdict,
-    )
-    _draw(partial, material)
-    return sealed, material
-
-
-def _compare(
-    records: Sequence[Record], frozen: Examined | None, found: Assessment | None, score: str
-) -> dict[str, Any]:
-    """Test numbers of the final and of the pretrained encoder's detector, and of the change between them."""
-    if frozen is None or found is None:
-        return {"frozen_test": None, "test": None}
-    before = measure(records, frozen.scores, score)
-    return {
-        "frozen_test": before | localise(records, frozen.dense, frozen.contribution, found.decoder).numbers,
-        "frozen_test_intervals": intervals(records, frozen.scores[score]),
-        "gain_intervals": gain_intervals(records, frozen.scores[score], found.scores),
-        **found.summary(),
-    }
-
-
-def _draw(partial: Path, material: Material) -> None:
-    """The figures as files of their own, for those who write about a run."""
-    kinds = score_kinds(material.held_out, material.assessment)
-    score_figure(kinds, material.threshold, list(kinds)[:2]).savefig(partial / "scores.png", dpi=110)
-    if material.verdict:
-        figure = forgetting_figure(material.validations, material.verdict)
-        figure.savefig(partial / "forgetting.png", dpi=110)
+    pseudo = {name: pseudo.pixels for name, pseudo in monitor.sets.items()}
+    return gallery_of(setup.data.test, setup.data.normals("watch"), pseudo, setup.compute, count=count)

@@ -1,90 +1,108 @@
 """Fine-tuning as the recipe asks for it: the parts of `finetune`, put together for a prepared run."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 
-from anomaly_ft.finetune.early_stopping import Rule
-from anomaly_ft.finetune.interpolation import interpolate
+from anomaly_ft.finetune.brakes.interpolation import interpolate
+from anomaly_ft.finetune.brakes.weight_average import Weights
+from anomaly_ft.finetune.early_stopping import StoppingRule
 from anomaly_ft.finetune.loop import Keep, fine_tune
-from anomaly_ft.finetune.objective import InducedDistance
-from anomaly_ft.finetune.penalties import Term, distillation, ewc, fisher_information, l2_sp
+from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.watch import Watchdog, passes
-from anomaly_ft.finetune.weight_average import Weights
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.finetune.validation import Score, calibrate, fixed
+from anomaly_ft.finetune.watch import ValidationMonitor
+from anomaly_ft.model.interface import Detector
 from anomaly_ft.recipe.schema import Schedule
 from anomaly_ft.run.setup import Setup
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-FISHER_IMAGES = 64  # more change the mean of squared gradients by little
 EPOCH_STEPS = 15  # the encoder should not move further unseen
 TRAINING_COST = 3  # a training step costs as much as so many forward passes without gradients; see RESULTS.md
 
 
-def loop_state(setup: Setup, induced: Detector) -> LoopState:
-    """What trains, before its first step.
-
-    Args:
-        setup: the run.
-        induced: detector of the pretrained encoder, whose Gaussians training pulls towards.
-    """
+def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
+    """Make optimiser and scheduler of an objective: what trains, before its first step."""
     recipe, fabric = setup.recipe, setup.compute.fabric
     optimizer = OPTIMIZERS[recipe.optimizer.name](
         setup.encoder.parameter_groups(recipe.optimizer.lr, layer_decay=recipe.optimizer.layer_decay),
         weight_decay=recipe.optimizer.weight_decay,
     )
-    distance = InducedDistance(induced, recipe.objective.distance, recipe.objective.target)
-    distance.terms = penalties(setup, distance)
-    objective, optimizer = fabric.setup(distance, optimizer)
+    module, optimizer = fabric.setup(objective, optimizer)
     warmup = round(recipe.schedule.warmup_epochs * min(steps_of_a_pass(setup), recipe.schedule.max_steps // 2))
     scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return LoopState(objective, optimizer, scheduler, average=recipe.schedule.average)
+    return LoopState(module, optimizer, scheduler, average=recipe.schedule.average)
 
 
-def penalties(setup: Setup, distance: InducedDistance) -> dict[Term, float]:
-    """The penalties that the recipe asks for, each with its strength."""
-    section, encoder = setup.recipe.objective, setup.encoder
-    terms: dict[Term, float] = {}
-    if section.l2_sp:
-        terms[l2_sp(encoder)] = section.l2_sp
-    if section.ewc:
-        some = setup.data.normals("fit").pixels[:FISHER_IMAGES]
-        images = (setup.compute.batch(some[i : i + 1]) for i in range(len(some)))
-        with setup.compute.fabric.autocast():
-            terms[ewc(encoder, fisher_information(distance, encoder, images))] = section.ewc
-    if section.distillation:
-        terms[distillation(distance.detector)] = section.distillation
-    return terms
+def make_monitor(setup: Setup, method: Method, induced: Detector) -> ValidationMonitor:
+    """Make the validation monitor of a run, with pseudo-anomalies for the pretrained encoder's detector."""
+    sets = pseudo_sets(setup, lambda pixels: method.score(induced, pixels))
+    return ValidationMonitor(method, sets, setup.recipe.gaussian.statistics, setup.early)
+
+
+def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
+    """Make pseudo-anomalies that the pretrained encoder finds neither easy nor impossible.
+
+    Args:
+        setup: the run.
+        score: the watched scores of images by the pretrained encoder's detector.
+    """
+    section, seed = setup.recipe.validation, setup.recipe.seed
+    watch, keep = setup.data.normals("watch"), setup.data.cache == "memory"
+    if not isinstance(section.severity, str):
+        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed, keep=keep)
+    sets = calibrate(
+        score,
+        watch,
+        section.augmentations,
+        target=section.target_auroc,
+        tolerance=section.tolerance,
+        seed=seed,
+        keep=keep,
+    )
+    for name, pseudo in sets.items():
+        said = "" if pseudo.informative else ", too far from the target to have a say"
+        setup.terminal.say(
+            f"watching {name} at severity {pseudo.severity:.3f}: "
+            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{said}"
+        )
+    return sets
 
 
 def steps_of_a_pass(setup: Setup) -> int:
+    """Count the training steps in which every training image is seen once."""
     return math.ceil(len(setup.data.split.fit) / setup.recipe.optimizer.batch_size)
 
 
-def steps_of_an_epoch(setup: Setup, sets: Mapping[str, PseudoSet]) -> int:
+def steps_of_an_epoch(setup: Setup, passes: int) -> int:
     """Training steps from one validation to the next: `max_steps` in equal parts, as many as validation's
     share allows; on very small sets `max_epochs` ends training before. Cost is counted in forward passes, not
-    measured, so that a run is the same anywhere."""
+    measured, so that a run is the same anywhere.
+
+    Args:
+        setup: the run.
+        passes: images that one validation gives to the encoder.
+    """
     section = setup.recipe.schedule
     if isinstance(section.epoch_steps, int):
         return section.epoch_steps
     wanted = min(steps_of_a_pass(setup), EPOCH_STEPS)
     share = setup.recipe.validation.max_share
-    trained = passes(setup, sets) * (1 - share) / share / TRAINING_COST
+    trained = passes * (1 - share) / share / TRAINING_COST
     affordable = math.ceil(trained / setup.recipe.optimizer.batch_size)
     return section.max_steps // max(1, section.max_steps // max(wanted, affordable))
 
 
-def rule_of(schedule: Schedule, epoch_steps: int) -> Rule:
-    return Rule(
+def rule_of(schedule: Schedule, epoch_steps: int) -> StoppingRule:
+    """The stopping rule that the recipe asks for, with epochs of so many steps."""
+    return StoppingRule(
         min(schedule.max_epochs, max(1, schedule.max_steps // epoch_steps)),
         patience=schedule.patience,
         tolerance=schedule.tolerance,
@@ -93,21 +111,21 @@ def rule_of(schedule: Schedule, epoch_steps: int) -> Rule:
 
 
 def epochs(
-    setup: Setup, state: LoopState, watchdog: Watchdog, keep: Keep = lambda state, ended: None
+    setup: Setup, state: LoopState, monitor: ValidationMonitor, keep: Keep = lambda state, ended: None
 ) -> Iterator[EpochRecord]:
     """Fine-tune epoch by epoch; the encoder holds the best epoch's weights afterwards.
 
     Args:
         setup: the run.
         state: what trains, and how far it is.
-        watchdog: validates.
+        monitor: validates.
         keep: see `fine_tune`.
     """
     recipe = setup.recipe
     augmented = recipe.data.augment
-    fit = setup.data.normals("fit").pixels if augmented else setup.normals("fit")
+    fit = setup.data.normals("fit").pixels if augmented else setup.inputs("fit")
     size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
-    an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, watchdog.sets)
+    an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, monitor.passes())
 
     rank, ranks = setup.compute.fabric.global_rank, setup.compute.fabric.world_size
 
@@ -126,16 +144,14 @@ def epochs(
             yield setup.compute.batch(setup.augment(images, own.tolist(), number + 1) if augmented else images)
 
     def validate() -> Validation:
-        if not state.records:  # before training the induced Gaussians are those of the encoder as it is
-            return watchdog.validate_as("induced")
-        return watchdog.validate()
+        return monitor.validate() if state.records else monitor.validate_pretrained()
 
     rule, at_a_time = rule_of(recipe.schedule, an_epoch), recipe.runtime.micro_batch_size
     return fine_tune(state, setup.compute.fabric, batches, validate, rule, keep, at_a_time)
 
 
 def mix(
-    setup: Setup, watchdog: Watchdog, pretrained: Weights, records: list[EpochRecord]
+    setup: Setup, monitor: ValidationMonitor, pretrained: Weights, records: list[EpochRecord]
 ) -> dict[float, float]:
     """Leave in the encoder the mixture of pretrained and best weights that validation chooses, where the
     recipe asks for it; the vicinal AUROC of each share of fine-tuned weights that was tried, the share kept
@@ -146,7 +162,7 @@ def mix(
         return {}
     rule = rule_of(schedule, schedule.max_steps)
     kept, found = interpolate(
-        setup.encoder, pretrained, schedule.interpolate, watchdog.validate, rule, (ends[0], ends[1])
+        setup.encoder, pretrained, schedule.interpolate, monitor.validate, rule, (ends[0], ends[1])
     )
     setup.terminal.say(f"{kept:.0%} of the fine-tuned weights are mixed with the pretrained ones")
     aurocs = {share: validation.auroc for share, validation in found.items()}

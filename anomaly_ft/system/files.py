@@ -14,6 +14,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append a value as a line of JSON, flushed to the disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json_line(value))
         file.flush()
@@ -21,10 +22,12 @@ def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def json_line(value: Mapping[str, Any]) -> str:
+    """Format a value as a line of JSON; a number that is not finite is an error."""
     return json.dumps(value, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     write_bytes(path, text.encode())
 
 

@@ -24,6 +24,7 @@ from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 from anomaly_ft.errors import RunError
+from anomaly_ft.system.addresses import without_password
 
 NAME = "detector"
 FILES = ("detector.json", "detector.safetensors", "encoder")
@@ -88,14 +89,17 @@ def register_detector(uri: str, run_id: str, name: str) -> int:
     try:
         logged = _logged(client, run_id)
     except mlflow.MlflowException as cause:
-        raise RunError(f"the MLflow store {uri} has no run {run_id}; name the right one with --uri") from cause
+        raise RunError(
+            f"the MLflow store {without_password(uri)} has no run {run_id}; name the right one with --uri"
+        ) from cause
     if logged is None:
-        raise RunError(f"the MLflow store {uri}: the run {run_id} has no detector")
+        raise RunError(f"the MLflow store {without_password(uri)}: the run {run_id} has no detector")
     try:
         client.create_registered_model(name)
     except mlflow.MlflowException as cause:
         if cause.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise RunError(f"the MLflow store {uri}: cannot register {name!r}: {cause}") from cause
+            said = f"the MLflow store {uri}: cannot register {name!r}: {cause}"
+            raise RunError(without_password(said)) from cause
     source = logged.artifact_location
     known = [found for found in client.search_model_versions(f"name = '{name}'") if found.source == source]
     if not known:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from anomaly_ft.system.addresses import without_password
+
 PAUSE = 30.0  # seconds before a receiver that failed is tried again
 
 
@@ -13,7 +15,7 @@ class NotSent(UserWarning):
     """A receiver that did not take what it was sent; training goes on."""
 
 
-class Outbox:
+class RetryQueue:
     """Actions that have not succeeded yet. A failure is said once and never raised."""
 
     def __init__(self, receiver: str) -> None:
@@ -55,8 +57,8 @@ class Outbox:
         if not self._said:
             self._said = True
             warnings.warn(
-                f"tracking: {self._receiver} failed ({type(cause).__name__}: {cause}); "
-                "training goes on, the run folder will be complete. "
+                without_password(f"tracking: {self._receiver} failed ({type(cause).__name__}: {cause}); ")
+                + "training goes on, the run folder will be complete. "
                 "It is tried again; anomaly-ft sync RUN uploads what is missing",
                 NotSent,
                 stacklevel=3,

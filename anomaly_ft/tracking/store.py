@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from anomaly_ft.errors import RunError
+from anomaly_ft.system.addresses import without_password
 
+SQLITE = "sqlite:///"
 VIEW = "anomaly-ft"  # key of the view of an experiment that its tag describes
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
@@ -44,11 +47,13 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
         )
     except MlflowException as cause:
         raise RunError(
-            f"{run_id} is no folder, and no run in the MLflow store {uri}: {cause.message}"
+            without_password(f"{run_id} is no folder, and no run in the MLflow store {uri}: {cause.message}")
         ) from cause
     except Exception as cause:  # whatever the database or the network raises
         raise RunError(
-            f"{run_id} is no folder, and MLflow at {uri} cannot be asked: {type(cause).__name__}: {cause}"
+            without_password(
+                f"{run_id} is no folder, and MLflow at {uri} cannot be asked: {type(cause).__name__}: {cause}"
+            )
         ) from cause
 
     children = [run for run in below if EVALUATION_TAG not in run.data.tags]
@@ -86,7 +91,8 @@ def first_page(uri: str) -> str:
     try:
         experiments = MlflowClient(existing(uri)).search_experiments(order_by=["last_update_time DESC"])
     except Exception as cause:  # whatever the database or the network raises
-        raise RunError(f"the MLflow store {uri} cannot be asked: {type(cause).__name__}: {cause}") from cause
+        said = f"the MLflow store {uri} cannot be asked: {type(cause).__name__}: {cause}"
+        raise RunError(without_password(said)) from cause
     ours = [experiment for experiment in experiments if VIEW_TAG in experiment.tags]
     if not ours:
         return "/"
@@ -94,14 +100,21 @@ def first_page(uri: str) -> str:
 
 
 def choose_store(uri: str | None, output: Path) -> str:
-    """The address named, else MLFLOW_TRACKING_URI, else the database in the output folder."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or store_of(output)
+    """The address named, else MLFLOW_TRACKING_URI, else the database in the output folder.
+
+    A run folder keeps the address without user and password; where MLFLOW_TRACKING_URI names the same place
+    with them, it is taken.
+    """
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri and environment and uri == without_password(environment):
+        return environment
+    return uri or environment or store_of(output)
 
 
 def existing(uri: str) -> str:
     """The same address; a database file that is not there is an error, for MLflow would make one."""
-    path = uri.removeprefix("sqlite:///")
-    if path != uri and not Path(path).is_file():
+    path = database_file(uri)
+    if path and not path.is_file():
         raise FileNotFoundError(f"there is no {path}")
     return uri
 
@@ -126,8 +139,43 @@ def quieten_mlflow() -> None:
 
 
 def store_of(output: Path) -> str:
-    """The address of the database in an output folder."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    """The address of the database in an output folder.
+
+    Raises:
+        RunError: as `sqlite_address`.
+    """
+    return sqlite_address((output / "mlflow.db").resolve())
+
+
+def sqlite_address(path: Path) -> str:
+    """The address of an SQLite database, whatever characters its path has.
+
+    Raises:
+        RunError: an installed SQLAlchemy that has no address for such a path.
+    """
+    plain = f"{SQLITE}{path}"
+    if not set("%?#") & set(str(path)):
+        return plain
+    # slashes are quoted too: MLflow takes what stands before one for a folder to make, as it stands
+    for address in (plain, SQLITE + quote(str(path), safe="")):
+        if database_file(address) == path:
+            return address
+    raise RunError(
+        f"{path}: SQLAlchemy older than 2.1 cannot address a path with %, ? or #; name another --output, or "
+        'pip install "sqlalchemy>=2.1"'
+    )
+
+
+def database_file(address: str) -> Path | None:
+    """The file of an SQLite address; None for any other address."""
+    if not address.startswith(SQLITE):
+        return None
+    path = address.removeprefix(SQLITE)
+    if set("%?") & set(path):
+        from sqlalchemy.engine import make_url
+
+        path = make_url(address).database or ""
+    return Path(path)
 
 
 EVALUATION_TAG = "evaluation_of"  # of a run that measured another one again, whose id it holds

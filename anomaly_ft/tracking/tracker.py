@@ -15,48 +15,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ft.system.signals import ending
-from anomaly_ft.tracking.retry_queue import Outbox
+from anomaly_ft.tracking.interface import NullTracker, Tracker
+from anomaly_ft.tracking.retry_queue import RetryQueue
 from anomaly_ft.tracking.store import choose_store, quieten_mlflow
-
-
-class Tracker(Protocol):
-    """What `run` tells a tracker. `run_id` and `uri` are None where nothing is tracked; `complete`: whether
-    everything arrived, known at the end."""
-
-    run_id: str | None
-    uri: str | None
-    complete: bool
-
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def tags(self, tags: Mapping[str, str]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
-    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
-    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
-    def artifacts(self, folder: Path) -> None: ...
-    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
-
-
-class NullTracker:
-    """Logs nothing."""
-
-    run_id: str | None = None
-    uri: str | None = None
-    complete: bool = True
-
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def tags(self, tags: Mapping[str, str]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None: ...
-    def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None: ...
-    def image(self, image: NDArray[np.uint8], key: str, step: int) -> None: ...
-    def artifacts(self, folder: Path) -> None: ...
-    def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None: ...
 
 
 class MlflowTracker:
@@ -89,12 +57,12 @@ class MlflowTracker:
         self._monitor: Any = None
         self._earlier = run_id
         self._has = _Logged()
-        self._outbox = Outbox(f"MLflow at {uri}")
+        self._queue = RetryQueue(f"MLflow at {uri}")
         self._latest = 0
         self.complete = True
 
     def __enter__(self) -> Self:
-        self._outbox.put(self._start)
+        self._queue.put(self._start)
         return self
 
     def __exit__(
@@ -107,10 +75,11 @@ class MlflowTracker:
         with ending():
             if self._monitor is not None:
                 self._monitor.finish()
-            self._outbox.put(lambda: self._client.set_terminated(self._id, status, self._now()))
-            self.complete = self._outbox.empty(lambda: self.run_id is not None)
+            self._queue.put(lambda: self._client.set_terminated(self._id, status, self._now()))
+            self.complete = self._queue.empty(lambda: self.run_id is not None)
 
     def params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; those that are there already stay as they are."""
         from mlflow.entities import Param
 
         entities = [Param(key, str(value)) for key, value in params.items()]
@@ -119,13 +88,14 @@ class MlflowTracker:
             new = [param for param in entities if param.key not in self._has.params]
             self._client.log_batch(self._id, params=new)
 
-        self._outbox.put(log)
+        self._queue.put(log)
 
     def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, value) for key, value in tags.items()]
-        self._outbox.put(lambda: self._client.log_batch(self._id, tags=entities))
+        self._queue.put(lambda: self._client.log_batch(self._id, tags=entities))
 
     def metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log the finite ones; a missing measurement is no point on a curve."""
@@ -139,7 +109,7 @@ class MlflowTracker:
             new = [metric for metric in entities if (metric.key, metric.step) not in self._has.points]
             self._client.log_batch(self._id, metrics=new)
 
-        self._outbox.put(log)
+        self._queue.put(log)
 
     def dataset(self, frame: pd.DataFrame, source: str, name: str) -> None:
         """Link the data, one row an image; MLflow computes the digest."""
@@ -157,14 +127,15 @@ class MlflowTracker:
             tag = InputTag("mlflow.data.context", "training")
             self._client.log_inputs(self._id, [DatasetInput(Dataset(**made), [tag])])
 
-        self._outbox.put(log)
+        self._queue.put(log)
 
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """Log an image `(h, w, 3)`; those of one key make a slider over steps."""
-        self._outbox.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
+        self._queue.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
     def artifacts(self, folder: Path) -> None:
-        self._outbox.put(lambda: self._client.log_artifacts(self._id, str(folder)))
+        """Log all files of a folder."""
+        self._queue.put(lambda: self._client.log_artifacts(self._id, str(folder)))
 
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:
         """Log the detector of a finished run folder as a model, and register it where a name is given.
@@ -183,9 +154,9 @@ class MlflowTracker:
 
             register_detector(uri, self._id, register)
 
-        self._outbox.put(log)
+        self._queue.put(log)
         if register:
-            self._outbox.put(make_version)
+            self._queue.put(make_version)
 
     @property
     def _id(self) -> str:

@@ -11,9 +11,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from anomaly_ft.errors import RunError
+from anomaly_ft.system.addresses import without_password
+from anomaly_ft.tracking.store import database_file
 
 PORTS = 50  # tried from the one asked for on
 PATIENCE = 300.0  # seconds until the server must answer; on a busy machine it takes a minute
@@ -27,16 +28,16 @@ def serve(store: str, *, host: str, port: int) -> Iterator[str]:
     Raises:
         RunError: no such database, no free port, or a server that ends or never answers.
     """
-    path = Path(store.removeprefix("sqlite:///"))
-    if store.startswith("sqlite:///") and not path.is_file():
+    path = database_file(store)
+    if path and not path.is_file():
         raise RunError(
             f"there is no MLflow database at {path}; name the output folder of your runs (--output DIR) "
             "or the server they were logged to (--store URI)"
         )
     free = free_port(host, port)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--host", host]
-    command += ["--port", str(free), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(free), "--workers", "1"]
     quiet = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    quiet |= {"MLFLOW_BACKEND_STORE_URI": store}  # everyone may see a command line, and the password in it
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=quiet, cwd=folder, start_new_session=True
@@ -48,7 +49,8 @@ def serve(store: str, *, host: str, port: int) -> Iterator[str]:
         except _EndedError as cause:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-            raise RunError("\n  ".join([f"mlflow ui on {store} {cause}", *said])) from None
+            trouble = "\n  ".join([f"mlflow ui on {store} {cause}", *said])
+            raise RunError(without_password(trouble)) from None
         finally:
             _stop(process)
 

@@ -4,9 +4,9 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, Self
 
 # processor seconds are fair beside other work as long as a single thread computes
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -58,6 +58,14 @@ class Account:
     def __init__(self, clock: Callable[[], float], rest: str) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._clock, self._open, self._since = clock, [rest], clock()
+        self._replaced = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put the functions that were watched back in their places."""
+        self._replaced.close()
 
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
@@ -80,7 +88,9 @@ class Account:
     def watch(self, owner: Any, names: str, account: str | Callable[[], str]) -> None:
         """Put watched functions in the place of those of a module or class, named in one text."""
         for name in names.split():
-            setattr(owner, name, self.timed(getattr(owner, name), account))
+            original = getattr(owner, name)
+            self._replaced.callback(setattr, owner, name, original)
+            setattr(owner, name, self.timed(original, account))
 
     def close(self) -> dict[str, float]:
         self._turn()

@@ -9,24 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
 
-from anomaly_ft.model.gaussian import statistics as gaussian
 from anomaly_ft.model.gaussian.fitting import fit_detector, sums_of
-from anomaly_ft.model.inference import examine
+from anomaly_ft.model.inference import predict
 from speed_parts.clock import CLOCKS, in_turns, show, show_ratios
-from speed_parts.memory import peak_mib
 from speed_parts.prepared import prepare_run
 
 HERE = Path(__file__).parents[1]
-WIDTH, IMAGES, BATCH = 1280, 4000, 32
 
 
 def fit(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         count = options.images
         setup = prepare_run(options, Path(name), 4 * count // 2)
-        pixels, held_out = setup.normals("fit")[:count], setup.normals("watch")[: count // 4]
+        pixels, held_out = setup.inputs("fit")[:count], setup.inputs("watch")[: count // 4]
         encoder, compute, settings = setup.encoder, setup.compute, setup.detector_settings()
         size = compute.batch_size
         tensors = [(compute.batch(pixels[:size]).float() - encoder.mean) / encoder.std]
@@ -40,7 +36,7 @@ def fit(options: argparse.Namespace) -> None:
         contestants = {
             "bare forward": bare,
             "statistics pass": lambda: sums_of(encoder, pixels, compute, settings),
-            "all scores and maps": lambda: examine(detector, pixels, compute),
+            "all scores and maps": lambda: predict(detector, pixels, compute),
         }
         seconds = in_turns(contestants, options.repeats, CLOCKS[options.clock])
     how = f"{setup.recipe.data.image_size} px, {setup.recipe.encoder.name}, {setup.recipe.runtime.precision}"
@@ -51,31 +47,15 @@ def fit(options: argparse.Namespace) -> None:
 def estimators(options: argparse.Namespace) -> None:
     """Ledoit-Wolf over stored features, each in a process of its own for its memory."""
     rows = []
-    for who in ("nobody", "scikit-learn", "streaming"):
-        command = [sys.executable, "-m", "speed_parts.fit", who, options.clock]
+    for who in ("scikit-learn", "streaming"):
+        command = [sys.executable, "-m", "speed_parts.alone", who, options.clock, *map(str, options.features)]
         found = [
             json.loads(subprocess.run(command, capture_output=True, check=True, cwd=HERE).stdout)
-            for _ in range(1 if who == "nobody" else options.repeats)
+            for _ in range(options.repeats)
         ]
         rows.append((who, *(float(np.median([one[key] for one in found])) for key in ("seconds", "mib"))))
-    (_, _, idle), *others = rows
     show(
-        f"Ledoit-Wolf of {IMAGES} features of width {WIDTH}, {options.clock} seconds",
+        "Ledoit-Wolf of {} features of width {}, {} seconds".format(*options.features, options.clock),
         ("", "seconds", "MiB above the features"),
-        [(who, f"{seconds:.2f}", f"{mib - idle:.0f}") for who, seconds, mib in others],
+        [(who, f"{seconds:.2f}", f"{mib:.0f}") for who, seconds, mib in rows],
     )
-
-
-def alone(who: str, clock: str) -> dict[str, float]:
-    """In a process of its own: one estimate, or none, of features that are made first."""
-    features = np.random.default_rng(0).standard_normal((IMAGES, WIDTH), dtype=np.float32)
-    started = CLOCKS[clock]()
-    if who == "scikit-learn":
-        LedoitWolf().fit(features)
-    elif who == "streaming":
-        gaussian.fit(gaussian.accumulate([part] for part in torch.from_numpy(features).split(BATCH))[0])
-    return {"seconds": CLOCKS[clock]() - started, "mib": peak_mib()}
-
-
-if __name__ == "__main__":
-    print(json.dumps(alone(*sys.argv[1:])))

@@ -11,22 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anomaly_ft.data.dataset import Options, load_dataset
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.gaussian.detector import DetectorSettings
-from anomaly_ft.model.gaussian.fitting import fit_detector, sums_of
+from anomaly_ft.model.gaussian.fitting import sums_of
 from anomaly_ft.model.gaussian.statistics import accumulate
 from anomaly_ft.model.gaussian.statistics import fit as fit_gaussian
+from speed_parts.alone import SIDE
 from speed_parts.clock import CLOCKS, show
-from speed_parts.memory import peak_mib
 from speed_parts.prepared import generate
+from speed_parts.settings import few_settings
 
 HERE = Path(__file__).parents[1]
-IMAGES = (1000, 3000, 10000, 30000)
-WIDTHS = (32, 64, 128, 256, 512, 1024, 1792)
-SIZES = (224, 288, 320, 384, 448)
-SIDE = 32  # pixels of the many images
 
 Points = dict[int, float]
 
@@ -56,45 +51,24 @@ def by_images(options: argparse.Namespace) -> dict[str, Points]:
         "images: peak MiB": {},
     }
     with tempfile.TemporaryDirectory() as name:
-        largest = generate(Path(name) / "all", max(IMAGES), SIDE)
-        for count in IMAGES:
+        largest = generate(Path(name) / "all", max(options.counts), SIDE)
+        for count in options.counts:
             root = Path(name) / str(count)
             root.mkdir()
             for path in sorted(largest.iterdir())[:count]:
                 os.link(path, root / path.name)
-            command = [sys.executable, "-m", "speed_parts.growth", str(root), options.clock]
+            command = [sys.executable, "-m", "speed_parts.alone", "growth", options.clock, str(root)]
             done = subprocess.run(command, capture_output=True, check=True, cwd=HERE)
             for points, value in zip(found.values(), json.loads(done.stdout), strict=True):
                 points[count] = value
     return found
 
 
-def read_and_fit(root: str, clock: str) -> list[float]:
-    """Seconds to read images without a cache, to fit all Gaussians to them, and the peak of memory."""
-    now = CLOCKS[clock]
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    encoder = load_encoder("test_efficientnet", "random", image_size=SIDE)
-    compute = make_compute(device="cpu", precision="fp32")
-    started = now()
-    data = load_dataset(
-        root,
-        image_size=SIDE,
-        watch=0.15,
-        calibrate=0.15,
-        seed=0,
-        options=Options(cache="none", allow_leak=True),
-    )
-    read = now()
-    pixels, held_out = data.normals("fit").pixels, data.normals("watch").pixels
-    fit_detector(encoder, pixels, held_out, compute, DetectorSettings(grid=4, map_grid=4))
-    return [read - started, now() - read, peak_mib()]
-
-
 def by_width(options: argparse.Namespace) -> dict[str, Points]:
     """Of one level: adding an image to the sums, and the Gaussian from them."""
     now = CLOCKS[options.clock]
     adding, fitting = {}, {}
-    for width in WIDTHS:
+    for width in options.widths:
         features = torch.from_numpy(np.random.default_rng(0).standard_normal((1024, width), dtype=np.float32))
         batches = [[batch] for batch in features.split(128)]
         accumulate(batches)
@@ -110,13 +84,13 @@ def by_size(options: argparse.Namespace) -> dict[str, Points]:
     """The statistics pass with the default encoder, an image."""
     now, points = CLOCKS[options.clock], {}
     compute = make_compute(device="cpu", precision="auto", batch_size=8)
-    for size in SIZES:
-        encoder = compute.prepare(load_encoder("tf_efficientnet_lite0", "random", image_size=size))
+    for size in options.sizes:
+        encoder = compute.prepare(load_encoder(options.encoder, "random", image_size=size))
         pixels = np.random.default_rng(0).integers(0, 256, (16, size, size, 3), np.uint8)
         rounds = []
         for _ in range(options.repeats):
             started = now()
-            sums_of(encoder, pixels, compute, DetectorSettings(grid=12))
+            sums_of(encoder, pixels, compute, few_settings(grid=12))
             rounds.append((now() - started) / len(pixels))
         points[size] = min(rounds)
     return {"size: seconds an image": points}
@@ -140,7 +114,3 @@ def draw(found: dict[str, Points], path: Path) -> None:
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     print(f"figure: {path}")
-
-
-if __name__ == "__main__":
-    print(json.dumps(read_and_fit(*sys.argv[1:])))

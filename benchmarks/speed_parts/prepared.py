@@ -23,5 +23,5 @@ def generate(folder: Path, count: int, side: int) -> Path:
 def prepare_run(options: argparse.Namespace, folder: Path, images: int, *settings: str) -> Setup:
     """The recipe, set up for ROOT or, without one, for so many generated images."""
     root = options.data or generate(folder / "images", images, 256)
-    recipe = read_recipe(Path(options.recipe), [f"data.root={root}", *settings, *options.set])
+    recipe = read_recipe(Path(options.recipe), [f"data.root={root}", *options.set, *settings])
     return prepare(recipe, Terminal(quiet=True))

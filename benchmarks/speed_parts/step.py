@@ -4,40 +4,40 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from anomaly_ft.finetune.checkpoint import Checkpoints
-from anomaly_ft.finetune.records import Validation
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.watch import fit
 from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summary import epoch_metrics, history_line
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state
 from anomaly_ft.system.files import append_json_line
 from anomaly_ft.tracking.tracker import make_tracker
 from speed_parts.clock import CLOCKS, in_turns, show_ratios
 from speed_parts.prepared import prepare_run
+from speed_parts.watched import Unmoved
 
 
 def step(options: argparse.Namespace) -> None:
     """Epochs whose validation counts nothing: loader, augmentation, loss, optimiser, log."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wanted = [f"schedule.{key}=1000000" for key in ("max_epochs", "max_steps", "patience", "margin")]
-        wanted += [f"schedule.epoch_steps={options.steps}"]
+        wanted = [f"schedule.{key}=1000000" for key in ("max_epochs", "max_steps")]
+        wanted += [f"expert.schedule.{key}=1000000" for key in ("patience", "margin")]
+        wanted += [f"expert.schedule.epoch_steps={options.steps}"]
         setup = prepare_run(options, folder, 200, *wanted)
         size = setup.recipe.optimizer.batch_size
-        with make_tracker(enabled=True, uri=None, experiment="speed", name="speed", output=folder) as tracker:
-            state = loop_state(setup, fit(setup))
+        uri = setup.recipe.tracking.uri
+        with make_tracker(enabled=True, uri=uri, experiment="speed", name="speed", output=folder) as tracker:
+            method = METHODS["gaussian"](setup)
+            method.fit()
+            state = loop_state(setup, method.objective())
             checkpoints = Checkpoints(folder / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-            nothing = Validation(0.8, {}, np.zeros(10), 0.0)
-            watchdog = SimpleNamespace(sets={}, validate=lambda: nothing)
-            records = epochs(setup, state, watchdog, checkpoints.keep)
+            records = epochs(setup, state, Unmoved(10), checkpoints.keep)
             next(records)  # the pretrained encoder
 
             def whole() -> None:
@@ -45,7 +45,7 @@ def step(options: argparse.Namespace) -> None:
                 append_json_line(folder / "history.jsonl", history_line(record))
                 tracker.metrics(epoch_metrics(record), record.epoch)
 
-            images = torch.from_numpy(setup.normals("fit")[:size]).permute(0, 3, 1, 2)
+            images = torch.from_numpy(setup.inputs("fit")[:size]).permute(0, 3, 1, 2)
             bare, loss = bare_step(setup, images), loss_step(setup, state, images)
             contestants = {
                 "bare loop": lambda: repeat(bare, options.steps),

@@ -15,7 +15,9 @@ def paint(tmp_path: Path) -> Paint:
     """Writes an image below the test's folder; each call another picture, unless `value` says which."""
     made = 0
 
-    def write(name: str, *, value: int | None = None, size: tuple[int, int] = (8, 6)) -> Path:
+    def write(
+        name: str, *, value: int | None = None, size: tuple[int, int] = (8, 6), half: bool = False
+    ) -> Path:
         nonlocal made
         made += 1
         path = tmp_path / name
@@ -24,6 +26,9 @@ def paint(tmp_path: Path) -> Paint:
         pixels = rng.integers(0, 256, (size[1], size[0]), np.uint8)
         if value is not None:
             pixels[:] = value
+        if half:  # a mask that marks the left half
+            pixels[:] = 255
+            pixels[:, size[0] // 2 :] = 0
         Image.fromarray(pixels).save(path)
         return path
 

@@ -205,7 +205,8 @@ def test_a_new_cache_stays_within_the_space_for_all(root):
 def test_images_beyond_the_space_for_caches_are_not_put_there(tmp_path):
     assert choose_cache("auto", 2 * 2**30, 1.0, Disk(tmp_path, gib=1.5)) == "none"
     with pytest.raises(
-        DataError, match=r"2\.0 GiB of images are more than all caches .* runtime\.cache_disk_gib \(1\.5\)"
+        DataError,
+        match=r"2\.0 GiB of images are more than all caches .* expert\.runtime\.cache_disk_gib \(1\.5\)",
     ):
         choose_cache("disk", 2 * 2**30, 1.0, Disk(tmp_path, gib=1.5))
 

@@ -143,6 +143,8 @@ def test_kolektor_folders_train_and_test_are_the_split_and_defects_in_train_are_
         paint(f"{name}.png")
         paint(f"{name}_GT.png", value=value)
     found = by_name(read_root(str(tmp_path)).records)
+    reading = read_root(str(tmp_path))
+    assert [unused.names for unused in reading.unused if "left out" in unused.why] == [("train/1.png",)]
     assert {name: r.split for name, r in found.items()} == {
         "train/0.png": "train",
         "test/2.png": "test",
@@ -197,7 +199,7 @@ def test_a_folder_called_bad_is_not_taken_for_good_images(tmp_path, paint):
 def test_masks_among_images_are_not_taken_for_good_images(tmp_path, paint):
     paint("0.png")
     paint("0_mask.png")
-    with pytest.raises(DataError, match=r"\*_mask speaks against"):
+    with pytest.raises(DataError, match=r"1 masks such as 0_mask.png speaks against"):
         read_root(str(tmp_path))
 
 
@@ -274,7 +276,7 @@ def test_real_sets_are_read_with_all_their_masks(real_data, name, train, test):
 
 
 def test_images_come_in_the_order_of_sorted_paths(tmp_path, paint):
-    from anomaly_ft.data.layouts.files import images_below
+    from anomaly_ft.data.layouts.tree import images_below
 
     for name in ("b/2.png", "b.png", "a/z/1.png", "a/c.png", "a.png", "a-b/1.png", "B/1.png"):
         paint(name)

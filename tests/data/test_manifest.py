@@ -1,5 +1,6 @@
 """Manifests: what they may say, what is refused, and that a run's own split comes back as it was."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +87,7 @@ def test_a_missing_column_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["list.parquet", "list.csv"])
 def test_what_is_no_table_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00\xff\xfe" * 40)
-    with pytest.raises(
-        DataError, match=r"cannot be read as a CSV or Parquet table|column image_path is missing"
-    ):
+    with pytest.raises(DataError, match=r"cannot be read as a CSV or Parquet table|the text is not UTF-8"):
         read_root(str(tmp_path / name))
 
 
@@ -126,3 +125,50 @@ def test_a_column_groups_images(tmp_path, paint):
     path = write(tmp_path / "list.csv", *rows, head="image_path,label_index,part")
     records = read_records(str(path), group_by="part").records
     assert [r.group for r in records] == [f"part{i // 5}" for i in range(20)]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize(("good", "bad"), [("0", "1"), ("FALSE", "TRUE"), ("False", "True")])
+def test_tables_of_spreadsheets_are_read(tmp_path, paint, separator, encoding, good, bad):
+    for name in ("a.png", "b.png"):
+        paint(name)
+    lines = [["Image_Path", "label_index", "Split"], ["a.png", good, "Train"], ["b.png", bad, "TEST"]]
+    text = "\r\n".join(separator.join(line) for line in lines) + "\r\n"
+    (tmp_path / "manifest.csv").write_bytes(text.encode(encoding))
+    records = read_root(str(tmp_path)).records
+    assert [(record.name, record.split, record.anomalous) for record in records] == [
+        ("a.png", "train", False),
+        ("b.png", "test", True),
+    ]
+
+
+@pytest.mark.parametrize(("stored", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_umlauts_of_two_characters_are_those_of_one(tmp_path, paint, stored, written):
+    name = "Prüfung/prüf ä.png"
+    paint(unicodedata.normalize(stored, name))
+    write(tmp_path / "manifest.csv", f"{unicodedata.normalize(written, name)},0,train,")
+    (record,) = read_root(str(tmp_path)).records
+    assert record.path.is_file()
+    assert unicodedata.normalize("NFC", record.name) == name
+
+
+def test_a_name_with_umlauts_that_is_not_there_is_named(tmp_path, paint):
+    paint("prüf.png")
+    with pytest.raises(DataError, match=r"no such file: prüfung\.png"):
+        read_root(str(write(tmp_path / "list.csv", "prüfung.png,0,train,")))
+
+
+def test_a_text_that_is_not_utf8_says_so(tmp_path, paint):
+    (tmp_path / "manifest.csv").write_bytes(f"{HEAD}\nprüf.png,0,train,\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"the text is not UTF-8 .*; save it as CSV in UTF-8"):
+        read_root(str(tmp_path))
+
+
+def test_masks_that_count_together_may_be_a_folder(tmp_path, paint):
+    for name in ("a.png", "b.png", "masks/b/0.png", "masks/b/1.png"):
+        paint(name)
+    write(tmp_path / "manifest.csv", "a.png,0,train,", "b.png,1,test,masks/b")
+    assert read_root(str(tmp_path)).records[1].mask == tmp_path / "masks/b"
+    with pytest.raises(DataError, match="image_path: no such file: masks"):
+        read_root(str(write(tmp_path / "list.csv", "masks,0,train,")))

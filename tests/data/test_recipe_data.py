@@ -11,9 +11,9 @@ from anomaly_ft.recipe.read import read_recipe
     [
         ("data.layout=mvtek", "data.layout: expected .*'mvtec'"),
         ("data.range=[4095, 0]", r"data.range: expected \[black, white\] with black < white"),
-        ("data.resize=stretch", "data.resize: expected 'squash'"),
+        ("data.resize=squash", "data.resize: expected 'stretch'"),
         ("data.manifest=nowhere.csv", r"data.manifest: file does not exist: nowhere\.csv"),
-        ("data.max_bad_share=2", "data.max_bad_share: expected"),
+        ("expert.data.max_bad_share=2", "expert.data.max_bad_share: expected"),
         ("runtime.cache=maybe", "runtime.cache: expected 'auto'"),
         ("data.root=nowhere", "data.root: folder does not exist: nowhere"),
     ],
@@ -28,7 +28,7 @@ def test_a_wrong_setting_is_named(tmp_path, override, match):
 def test_the_settings_reach_the_data(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("data: {root: demo:elpv-mono, range: [0, 4095], resize: letterbox, group_by: 'cell(.)'}\n")
-    recipe = read_recipe(path, ["runtime.cache_gib=0.5"])
+    recipe = read_recipe(path, ["expert.runtime.cache_gib=0.5"])
     assert recipe.data.range == (0, 4095)
     path.write_text(recipe.to_yaml())
     assert read_recipe(path) == recipe

@@ -12,7 +12,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.deploy.inputs import to_pixels
 from anomaly_ft.errors import DataError
 
-DECODER = Decoder(16, "shortest-crop")
+DECODER = Decoder(16, "center-crop")
 
 
 @pytest.fixture

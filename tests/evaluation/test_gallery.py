@@ -3,11 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_ft.data.images import Images
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.gallery import choose, gallery_of
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.loading import load_detector
 
 
 def record(name: str, kind: str = "good") -> Record:
@@ -22,8 +23,8 @@ RECORDS = [
 
 
 @pytest.fixture(scope="module")
-def detector(small_run: Path) -> Detector:
-    return Detector.load(small_run)
+def detector(small_run: Path) -> GaussianDetector:
+    return load_detector(small_run)
 
 
 def shown(count: int, records: list[Record] = RECORDS) -> list[str]:
@@ -41,22 +42,20 @@ def test_normal_images_fill_up_where_there_are_few_anomalous_ones() -> None:
     assert shown(8, RECORDS[13:]) == ["test/hole/004.png", "test/scratch/000.png"]
 
 
-def test_none_are_shown_when_none_are_wanted(detector: Detector, mvtec_folder: Path) -> None:
+def test_none_are_shown_when_none_are_wanted(detector: GaussianDetector, mvtec_folder: Path) -> None:
     images = Images(np.zeros((15, 64, 64, 3), np.uint8), tuple(RECORDS))
     compute = make_compute(device="cpu", precision="fp32")
-    gallery = gallery_of(images, images, {}, compute, count=0, score="fused")
+    gallery = gallery_of(images, images, {}, compute, count=0)
     gallery.look(detector)
     assert list(gallery.pictures()) == []
 
 
 def test_a_picture_is_the_image_beside_its_map_with_the_score_below(
-    detector: Detector, make_textures: object
+    detector: GaussianDetector, make_textures: object
 ) -> None:
     pixels = make_textures(15, 64, 5)  # type: ignore[operator]
     images = Images(pixels, tuple(RECORDS))
-    gallery = gallery_of(
-        images, images, {}, make_compute(device="cpu", precision="fp32"), count=6, score="fused"
-    )
+    gallery = gallery_of(images, images, {}, make_compute(device="cpu", precision="fp32"), count=6)
     gallery.look(detector)
     pictures = dict(gallery.pictures())
     assert list(pictures) == [
@@ -72,13 +71,13 @@ def test_a_picture_is_the_image_beside_its_map_with_the_score_below(
 
 
 def test_without_a_test_split_held_out_images_and_their_pseudo_anomalies_are_shown(
-    detector: Detector, make_textures: object
+    detector: GaussianDetector, make_textures: object
 ) -> None:
     pixels = make_textures(4, 64, 5)  # type: ignore[operator]
     watched = Images(pixels, tuple(record(f"{folder}/1: a.png") for folder in "abcd"))
     nothing = Images(pixels[:0], ())
     compute = make_compute(device="cpu", precision="fp32")
-    gallery = gallery_of(nothing, watched, {"scar": 255 - pixels}, compute, count=6, score="pooled")
+    gallery = gallery_of(nothing, watched, {"scar": 255 - pixels}, compute, count=6)
     gallery.look(detector)
     pictures = dict(gallery.pictures())
     assert list(pictures) == ["maps/good 1- a", "maps/good 1- a 2", "maps/pseudo scar"]

@@ -44,7 +44,9 @@ def test_a_map_that_shows_the_masks_is_found_good_and_another_bad(tmp_path: Path
     records = [record(tmp_path, i, "good" if m is None else "hole", m) for i, m in enumerate(masks)]
     right = np.stack([np.zeros((GRID, GRID), np.float32), *(as_grid(m) for m in masks if m is not None)])
     rng = np.random.default_rng(0)
-    found = localise(records, right, rng.normal(1, 0.3, right.shape).astype(np.float32), DECODER)
+    found = localise(
+        records, {"right": right, "contribution": rng.normal(1, 0.3, right.shape).astype(np.float32)}, DECODER
+    )
     assert found.numbers["pixel_auroc"] > 0.97
     assert found.numbers["pixel_aupro"] > 0.9
     assert found.numbers["contribution_pixel_auroc"] < 0.8
@@ -60,7 +62,7 @@ def test_pixel_numbers_are_taken_at_the_size_of_the_masks(tmp_path: Path) -> Non
     masks = [None, square(3, 5)]
     records = [record(tmp_path, i, "good" if m is None else "hole", m) for i, m in enumerate(masks)]
     maps = rng.normal(2, 1, (2, GRID, GRID)).astype(np.float32)
-    found = localise(records, maps, maps, DECODER)
+    found = localise(records, {"dense": maps, "contribution": maps}, DECODER)
     labels = np.concatenate([np.zeros(HEIGHT * WIDTH), square(3, 5).ravel()])
     scores = np.concatenate([upsample(m, HEIGHT, WIDTH, DECODER).ravel() for m in maps])
     assert found.numbers["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-3)
@@ -78,17 +80,16 @@ def test_masks_that_say_nothing_are_left_out_and_counted(tmp_path: Path) -> None
     records[4].mask.write_bytes(b"no image")
     maps = np.stack([as_grid(square(0, 0))] * 5)
     maps[0] = 0
-    found = localise(records, maps, maps, DECODER)
+    found = localise(records, {"dense": maps, "contribution": maps}, DECODER)
     assert (found.with_mask, found.empty_masks, found.without_mask, found.unreadable_masks) == (1, 1, 1, 1)
-    alone = localise(records[:2], maps[:2], maps[:2], DECODER)
+    alone = localise(records[:2], {"dense": maps[:2], "contribution": maps[:2]}, DECODER)
     assert found.numbers == alone.numbers
 
 
 def test_without_any_mask_there_is_no_pixel_number(tmp_path: Path) -> None:
     records = [record(tmp_path, 0, "good", None), record(tmp_path, 1, "hole", None)]
-    found = localise(
-        records, np.ones((2, GRID, GRID), np.float32), np.ones((2, GRID, GRID), np.float32), DECODER
-    )
+    ones = np.ones((2, GRID, GRID), np.float32)
+    found = localise(records, {"dense": ones, "contribution": ones}, DECODER)
     assert len(found.numbers) == 6
     assert set(found.numbers.values()) == {None}
     assert found.without_mask == 1
@@ -101,7 +102,7 @@ def test_a_kind_whose_contribution_lies_beside_the_mask_is_flagged(tmp_path: Pat
         record(tmp_path, 2, "unseen", square(0, 0)),
     ]
     maps = np.stack([np.ones((GRID, GRID)), as_grid(square(0, 0)), as_grid(square(16, 24))]).astype(np.float32)
-    attention = {a.kind: a for a in localise(records, maps, maps, DECODER).attention}
+    attention = {a.kind: a for a in localise(records, {"dense": maps, "contribution": maps}, DECODER).attention}
     assert not attention["seen"].elsewhere
     assert attention["unseen"].elsewhere
     assert attention["seen"].inside > 0.6

@@ -7,7 +7,7 @@ from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.measure import measure, prediction_table
 from anomaly_ft.model.threshold import WorkingPoint
 
-POINT = WorkingPoint(threshold=2.5, wanted_fpr=0.1, promised_fpr=0.1, images=9)
+POINT = WorkingPoint(threshold=2.5, target_fpr=0.1, guaranteed_fpr=0.1, images=9)
 SCORES = {"pooled": np.array([1.0, 2.0, 3.0, 2.5, 4.0]), "dense": np.array([5.0, 4.0, 3.0, 2.0, 1.0])}
 
 

@@ -16,7 +16,7 @@ from anomaly_ft.evaluation.measure import (
 from anomaly_ft.metrics import wilson_interval
 from anomaly_ft.model.threshold import WorkingPoint
 
-POINT = WorkingPoint(threshold=1.0, wanted_fpr=0.01, promised_fpr=1 / 32, images=31)
+POINT = WorkingPoint(threshold=1.0, target_fpr=0.01, guaranteed_fpr=1 / 32, images=31)
 
 
 def split(normal: int = 20, holes: int = 12, cracks: int = 8) -> tuple[list[Record], dict[str, np.ndarray]]:
@@ -66,7 +66,7 @@ def test_one_kind_of_image_gives_shares_and_no_numbers() -> None:
     assert gain_intervals(records, scores["pooled"], scores["fused"]) == {}
     records, scores = split(normal=0)
     assert "image_auroc" not in measure_kinds(records, scores, "fused", POINT)[0]
-    assert describe_point(POINT, records, scores["fused"])["realised"] is None
+    assert describe_point(POINT, records, scores["fused"])["observed"] is None
 
 
 def test_a_gain_compares_the_same_images() -> None:
@@ -80,12 +80,12 @@ def test_a_gain_compares_the_same_images() -> None:
     assert high - low < 0.5 * (apart[1] - apart[0])
 
 
-def test_the_promise_stands_beside_what_was_realised() -> None:
+def test_the_promise_stands_beside_what_was_observed() -> None:
     records, scores = split()
     said = describe_point(POINT, records, scores["fused"])
     assert said["threshold"] == 1.0
-    assert said["realised"]["images"] == 20
-    assert said["promised_fpr"] < said["likely_at_most"] < 0.15
+    assert said["observed"]["images"] == 20
+    assert said["guaranteed_fpr"] < said["likely_at_most"] < 0.15
 
 
 def test_the_table_decides_above_the_threshold_only() -> None:

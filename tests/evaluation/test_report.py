@@ -20,7 +20,7 @@ from anomaly_ft.evaluation.assess import assess
 from anomaly_ft.evaluation.pictures import ColourScale, outlined, overlay, scale_of, shrunk
 from anomaly_ft.evaluation.report import (
     HELD_OUT,
-    Material,
+    ReportData,
     interval,
     number,
     percent,
@@ -28,7 +28,7 @@ from anomaly_ft.evaluation.report import (
     write_report,
 )
 from anomaly_ft.evaluation.working_points import conformal
-from anomaly_ft.model.inference import Examined
+from anomaly_ft.model.outputs import Outputs, Predictions
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -111,7 +111,7 @@ def test_a_browser_shows_the_page_without_complaint(small_run: Path, tmp_path: P
 
 
 @pytest.fixture
-def labelled(tmp_path: Path, make_textures: Callable) -> tuple[list[Record], Examined]:
+def labelled(tmp_path: Path, make_textures: Callable) -> tuple[list[Record], Predictions]:
     """Three normal and three anomalous images on disk, with a file name that is no harmless text."""
     records = []
     for i, pixels in enumerate(make_textures(6, 40, 0)):
@@ -122,7 +122,9 @@ def labelled(tmp_path: Path, make_textures: Callable) -> tuple[list[Record], Exa
     rng = np.random.default_rng(0)
     scores = {"fused": np.array([0.0, 1.0, 2.0, 0.5, 3.0, 4.0])}
     maps = rng.normal(3, 1, (2, 6, 4, 4)).astype(np.float32)
-    return records, Examined(scores, np.ones((6, 2)), maps[0], maps[1])
+    return records, Outputs(
+        scores, {"dense": maps[0], "contribution": maps[1]}, np.ones((6, 2)), "fused", "dense"
+    )
 
 
 def summary_of(found: dict[str, object], kinds: tuple[int, int]) -> dict[str, object]:
@@ -134,7 +136,7 @@ def summary_of(found: dict[str, object], kinds: tuple[int, int]) -> dict[str, ob
             "root": "somewhere", "layout": "mvtec", "test_normal": kinds[0], "test_anomalous": kinds[1],
             "skipped": [{"path": "<bad>.png", "why": "no & image"}],
         },
-        "thresholds": {"threshold": 1.5, "wanted_fpr": 0.01, "promised_fpr": 0.05, "images": 19},
+        "thresholds": {"threshold": 1.5, "target_fpr": 0.01, "guaranteed_fpr": 0.05, "images": 19},
         "versions": {"anomaly_ft": "0"},
         "test": None,
         **found,
@@ -142,11 +144,11 @@ def summary_of(found: dict[str, object], kinds: tuple[int, int]) -> dict[str, ob
 
 
 def test_what_files_are_called_cannot_change_the_page(
-    labelled: tuple[list[Record], Examined], tmp_path: Path
+    labelled: tuple[list[Record], Predictions], tmp_path: Path
 ) -> None:
-    found = assess(*labelled, "fused", conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
+    found = assess(*labelled, conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
     write_report(
-        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), Material("a: <b>", found, 1.5, np.empty(0))
+        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), ReportData("a: <b>", found, 1.5, np.empty(0))
     )
     page = read(tmp_path / "r.html")
     assert page.tags.isdisjoint({"script", "i"})
@@ -157,13 +159,13 @@ def test_what_files_are_called_cannot_change_the_page(
 
 
 def test_images_that_are_gone_leave_the_numbers(
-    labelled: tuple[list[Record], Examined], tmp_path: Path
+    labelled: tuple[list[Record], Predictions], tmp_path: Path
 ) -> None:
-    found = assess(*labelled, "fused", conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
+    found = assess(*labelled, conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
     for record in labelled[0]:
         record.path.unlink()
     write_report(
-        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), Material("", found, 1.5, np.empty(0))
+        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), ReportData("", found, 1.5, np.empty(0))
     )
     page = read(tmp_path / "r.html")
     assert "Each kind of image" in page.text
@@ -172,8 +174,8 @@ def test_images_that_are_gone_leave_the_numbers(
 
 
 def test_without_a_test_split_the_page_says_what_is_missing(tmp_path: Path) -> None:
-    material = Material("", None, 1.5, np.linspace(0, 1.5, 19))
-    write_report(tmp_path / "r.html", summary_of({}, (0, 0)), material)
+    data = ReportData("", None, 1.5, np.linspace(0, 1.5, 19))
+    write_report(tmp_path / "r.html", summary_of({}, (0, 0)), data)
     page = read(tmp_path / "r.html")
     assert "There were no labelled test images" in page.text
     assert len(page.addresses) == 1
@@ -181,20 +183,20 @@ def test_without_a_test_split_the_page_says_what_is_missing(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kinds", ["good", "hole"])
 def test_one_kind_of_image_makes_a_page_too(
-    kinds: str, labelled: tuple[list[Record], Examined], tmp_path: Path
+    kinds: str, labelled: tuple[list[Record], Predictions], tmp_path: Path
 ) -> None:
     records = [Record(r.root, r.name, "test", kinds) for r in labelled[0]]
-    found = assess(records, labelled[1], "fused", conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
+    found = assess(records, labelled[1], conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
     write_report(
         tmp_path / "r.html",
         summary_of(found.summary(), (6, 0) if kinds == "good" else (0, 6)),
-        Material("", found, 1.5, np.empty(0)),
+        ReportData("", found, 1.5, np.empty(0)),
     )
     assert kinds in read(tmp_path / "r.html").text
 
 
-def test_kinds_are_listed_with_normal_images_first(labelled: tuple[list[Record], Examined]) -> None:
-    found = assess(*labelled, "fused", conformal([1.5], 0.5), Decoder(32))
+def test_kinds_are_listed_with_normal_images_first(labelled: tuple[list[Record], Predictions]) -> None:
+    found = assess(*labelled, conformal([1.5], 0.5), Decoder(32))
     assert list(score_kinds(np.ones(2), found)) == [HELD_OUT, "good", "<b>hole</b>"]
     assert list(score_kinds(np.empty(0), None)) == []
 

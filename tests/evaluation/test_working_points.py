@@ -16,9 +16,9 @@ def test_over_many_draws_no_more_normal_images_are_rejected_than_promised(n: int
         below = 0.5 * (1 + math.erf(math.log(point.threshold) / math.sqrt(2)))
         realised.append(1 - below)  # the true rate of this threshold
     allowance = 3 * np.std(realised) / math.sqrt(len(realised))
-    assert np.mean(realised) <= point.promised_fpr + allowance
-    assert np.mean(realised) >= point.promised_fpr - allowance, "and without ties the promise is exact"
-    assert point.promised_fpr <= rate < point.promised_fpr + 1 / (n + 1)
+    assert np.mean(realised) <= point.guaranteed_fpr + allowance
+    assert np.mean(realised) >= point.guaranteed_fpr - allowance, "and without ties the promise is exact"
+    assert point.guaranteed_fpr <= rate < point.guaranteed_fpr + 1 / (n + 1)
 
 
 def test_ties_reject_fewer_never_more() -> None:
@@ -34,14 +34,14 @@ def test_the_threshold_is_the_smallest_that_keeps_the_promise() -> None:
     scores = np.arange(1.0, 100.0)  # 99 scores, so that each is worth a hundredth
     assert conformal(scores[::-1], 0.01).threshold == 99
     assert conformal(scores, 0.05).threshold == 95
-    assert conformal(scores, 0.05).promised_fpr == pytest.approx(0.05)
+    assert conformal(scores, 0.05).guaranteed_fpr == pytest.approx(0.05)
     assert conformal(scores, 0.3).threshold == 70
 
 
 def test_too_few_images_give_the_highest_score_and_say_what_it_is_worth() -> None:
     point = conformal([1.0, 5.0, 3.0], 0.01)
-    assert (point.threshold, point.images, point.wanted_fpr) == (5.0, 3, 0.01)
-    assert point.promised_fpr == pytest.approx(1 / 4)
+    assert (point.threshold, point.images, point.target_fpr) == (5.0, 3, 0.01)
+    assert point.guaranteed_fpr == pytest.approx(1 / 4)
     assert str(point) == (
         "threshold 5: at most 25.00% of normal images are rejected "
         "(the least that 3 held-out normals can promise; wanted 1.00%)"

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from settings import detector_settings
 
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.gaussian.detector import Detector, DetectorSettings
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
 
 
@@ -18,8 +19,8 @@ def compute() -> Compute:
 
 
 @pytest.fixture
-def detector(make_textures: Callable[[int, int, int], np.ndarray], compute: Compute) -> Detector:
+def detector(make_textures: Callable[[int, int, int], np.ndarray], compute: Compute) -> GaussianDetector:
     torch.manual_seed(0)
     encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
-    settings = DetectorSettings(grid=4, dense_levels=[0])
+    settings = detector_settings(grid=4, dense_levels=[0])
     return fit_detector(encoder, make_textures(20, 32, 1), make_textures(6, 32, 2), compute, settings)

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from anomaly_ft.finetune.early_stopping import Rule, judge, paired_standard_error
-from anomaly_ft.finetune.records import Reason, Validation, Verdict
+from anomaly_ft.finetune.early_stopping import StoppingRule, early_stop, paired_standard_error
+from anomaly_ft.finetune.records import Reason, StopDecision, Validation
 
 NAN = math.nan
 
@@ -22,12 +22,12 @@ def history(*aurocs: float) -> list[Validation]:
     return validations
 
 
-def verdict(*aurocs: float, max_epochs: int = 10, diverged: bool = False, **rule: float) -> Verdict:
-    return judge(history(*aurocs), Rule(max_epochs, **rule), diverged=diverged)  # type: ignore[arg-type]
+def verdict(*aurocs: float, max_epochs: int = 10, diverged: bool = False, **rule: float) -> StopDecision:
+    return early_stop(history(*aurocs), StoppingRule(max_epochs, **rule), diverged=diverged)  # type: ignore[arg-type]
 
 
-def stopped(reason: Reason, best_epoch: int) -> Verdict:
-    return Verdict(stop=True, reason=reason, best_epoch=best_epoch)
+def stopped(reason: Reason, best_epoch: int) -> StopDecision:
+    return StopDecision(stop=True, reason=reason, best_epoch=best_epoch)
 
 
 def test_the_standard_error_of_a_difference_is_that_of_paired_samples() -> None:
@@ -63,7 +63,7 @@ def test_the_made_histories_are_what_they_say() -> None:
     ],
 )
 def test_a_sequence_of_aurocs_gets_its_verdict(aurocs: list[float], reason: str | None, best: int) -> None:
-    assert verdict(*aurocs) == Verdict(reason is not None, reason, best)
+    assert verdict(*aurocs) == StopDecision(reason is not None, reason, best)
 
 
 def test_the_last_epoch_ends_training_with_the_best_kept() -> None:
@@ -112,7 +112,7 @@ def test_patience_counts_validations_since_the_last_kept() -> None:
 
 def test_measurements_that_agree_image_by_image_are_no_progress() -> None:
     same = [Validation(0.5, {}, np.zeros(30), 0.0)] * 4
-    assert judge(same, Rule(10)) == stopped("no_progress", 0)
+    assert early_stop(same, StoppingRule(10)) == stopped("no_progress", 0)
 
 
 @pytest.mark.parametrize("aurocs", [[], [NAN], [0.8, NAN], [0.8, NAN, 0.9]])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, LinearLR
 
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.finetune.early_stopping import Rule
+from anomaly_ft.finetune.early_stopping import StoppingRule
 from anomaly_ft.finetune.loop import fine_tune
 from anomaly_ft.finetune.records import EpochRecord, Validation
 from anomaly_ft.finetune.state import LoopState
@@ -56,14 +56,14 @@ class Bench:
         return Validation(auroc, {}, np.zeros(20), 0.0)
 
     def run(
-        self, rule: Rule, batches: Callable[[int, int], Iterator[Tensor]] | None = None
+        self, rule: StoppingRule, batches: Callable[[int, int], Iterator[Tensor]] | None = None
     ) -> list[EpochRecord]:
         return list(fine_tune(self.state, self.fabric, batches or self.batches, self.validate, rule))
 
 
 def test_the_untrained_module_is_measured_before_anything_else() -> None:
     bench = Bench([0.8])
-    records = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, Rule(1))
+    records = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, StoppingRule(1))
     first = next(records)
     assert (first.epoch, first.train_loss, first.images) == (0, None, 0)
     assert first.validation is not None
@@ -73,14 +73,14 @@ def test_the_untrained_module_is_measured_before_anything_else() -> None:
 
 def test_no_epochs_train_nothing() -> None:
     bench = Bench([0.8])
-    (record,) = bench.run(Rule(0))
+    (record,) = bench.run(StoppingRule(0))
     assert (record.verdict.stop, record.verdict.reason, record.verdict.best_epoch) == (True, "max_epochs", 0)
     assert bench.module.w.tolist() == [3.0, -2.0]
 
 
 def test_a_record_holds_the_mean_loss_over_the_images_of_its_epoch() -> None:
     bench = Bench([0.8, 0.81], lr=1e-9, momentum=0)
-    record = bench.run(Rule(1))[1]
+    record = bench.run(StoppingRule(1))[1]
     batches = list(bench.batches(1))
     losses = [Parabola()(batch).item() * len(batch) for batch in batches]
     assert record.train_loss == pytest.approx(sum(losses) / 10, rel=1e-5)
@@ -90,28 +90,28 @@ def test_a_record_holds_the_mean_loss_over_the_images_of_its_epoch() -> None:
 
 def test_batches_are_asked_for_by_their_epoch_from_one_on() -> None:
     bench = Bench([0.8, 0.81, 0.82, 0.83])
-    records = bench.run(Rule(3))
+    records = bench.run(StoppingRule(3))
     assert bench.asked == [1, 2, 3]
     assert [record.epoch for record in records] == [0, 1, 2, 3]
 
 
 def test_stopping_and_restoring_is_training_for_as_many_epochs_as_the_best() -> None:
     stopped = Bench([0.80, 0.82, 0.84, 0.70, 0.71])
-    records = stopped.run(Rule(10))
+    records = stopped.run(StoppingRule(10))
     assert (records[-1].epoch, records[-1].verdict.reason, records[-1].verdict.best_epoch) == (
         4,
         "forgetting",
         2,
     )
     short = Bench([0.80, 0.82, 0.84])
-    short.run(Rule(2))
+    short.run(StoppingRule(2))
     assert torch.equal(stopped.module.w, short.module.w)
     assert not torch.equal(stopped.seen[-1], short.module.w)
 
 
 def test_when_nothing_beats_the_pretrained_weights_they_come_back() -> None:
     bench = Bench([0.80, 0.79, 0.79, 0.79])
-    records = bench.run(Rule(10, margin=1e9, patience=3))
+    records = bench.run(StoppingRule(10, margin=1e9, patience=3))
     assert records[-1].verdict.best_epoch == 0
     assert bench.module.w.tolist() == [3.0, -2.0]
     assert bench.seen[-1].tolist() != [3.0, -2.0]
@@ -119,7 +119,7 @@ def test_when_nothing_beats_the_pretrained_weights_they_come_back() -> None:
 
 def test_the_weights_are_back_when_the_last_record_comes() -> None:
     bench = Bench([0.80, 0.82, 0.84])
-    loop = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, Rule(2))
+    loop = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, StoppingRule(2))
     weights = [bench.module.w.detach().clone() for record in loop]
     assert torch.equal(weights[-1], bench.seen[2])
 
@@ -145,7 +145,9 @@ def test_a_step_in_parts_is_the_step_as_a_whole(at_a_time: int) -> None:
         objective, wrapped = bench.fabric.setup(module, optimizer)
         state = LoopState(objective, wrapped, ConstantLR(wrapped, factor=1.0))
         bench.module = module
-        records = list(fine_tune(state, bench.fabric, bench.batches, bench.validate, Rule(2), at_a_time=parts))
+        records = list(
+            fine_tune(state, bench.fabric, bench.batches, bench.validate, StoppingRule(2), at_a_time=parts)
+        )
         weights.append(bench.seen[-1])
         losses.append([record.train_loss for record in records[1:]])
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=1e-6)
@@ -155,7 +157,7 @@ def test_a_step_in_parts_is_the_step_as_a_whole(at_a_time: int) -> None:
 def test_every_step_moves_the_learning_rate() -> None:
     bench = Bench([0.8, 0.81])
     bench.scheduler = LinearLR(bench.optimizer, start_factor=0.25, total_iters=3)
-    bench.run(Rule(1))
+    bench.run(StoppingRule(1))
     assert bench.scheduler.last_epoch == 3
     assert bench.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
@@ -163,7 +165,7 @@ def test_every_step_moves_the_learning_rate() -> None:
 @pytest.mark.parametrize("lr", [1e3, 1e30])
 def test_a_learning_rate_that_diverges_keeps_the_best_epoch(lr: float) -> None:
     bench = Bench([0.80, 0.82])
-    records = bench.run(Rule(10), lambda epoch, done: _exploding(bench, epoch, lr))
+    records = bench.run(StoppingRule(10), lambda epoch, done: _exploding(bench, epoch, lr))
     assert [record.epoch for record in records] == [0, 1, 2]
     assert records[-1].validation is None
     assert (records[-1].verdict.reason, records[-1].verdict.best_epoch) == ("diverged", 1)
@@ -178,7 +180,7 @@ def _exploding(bench: Bench, epoch: int, lr: float) -> Iterator[Tensor]:
 
 def test_a_validation_that_finds_no_finite_scores_keeps_the_best_epoch() -> None:
     bench = Bench([0.80, 0.82, math.nan])
-    records = bench.run(Rule(10))
+    records = bench.run(StoppingRule(10))
     assert (records[-1].verdict.reason, records[-1].verdict.best_epoch) == ("diverged", 1)
     assert records[-1].validation is None
     assert torch.equal(bench.module.w, bench.seen[1])
@@ -186,13 +188,13 @@ def test_a_validation_that_finds_no_finite_scores_keeps_the_best_epoch() -> None
 
 def test_a_pretrained_module_without_finite_scores_is_an_error() -> None:
     with pytest.raises(DivergedError, match="a score is not finite"):
-        Bench([math.nan]).run(Rule(10))
+        Bench([math.nan]).run(StoppingRule(10))
 
 
 def test_an_epoch_without_batches_is_an_error() -> None:
     bench = Bench([0.80])
     with pytest.raises(ValueError, match="an epoch needs at least one batch"):
-        bench.run(Rule(1), _no_batches)
+        bench.run(StoppingRule(1), _no_batches)
 
 
 def _no_batches(epoch: int, done: int) -> Iterator[Tensor]:
@@ -201,5 +203,5 @@ def _no_batches(epoch: int, done: int) -> Iterator[Tensor]:
 
 def test_no_gradient_is_left_over() -> None:
     bench = Bench([0.80, 0.81])
-    bench.run(Rule(1))
+    bench.run(StoppingRule(1))
     assert bench.module.w.grad is None

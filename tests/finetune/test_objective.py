@@ -7,14 +7,14 @@ import torch
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import pool
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 
 Textures = Callable[[int, int, int], np.ndarray]
 
 
 @pytest.mark.parametrize(("name", "power"), [("mahalanobis", 0.5), ("squared_mahalanobis", 1.0)])
 def test_the_loss_is_the_mean_distance_over_images_and_levels(
-    name: str, power: float, detector: Detector, make_textures: Textures, compute: Compute
+    name: str, power: float, detector: GaussianDetector, make_textures: Textures, compute: Compute
 ) -> None:
     images = compute.batch(make_textures(5, 32, 3))
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_the_loss_is_the_mean_distance_over_images_and_levels(
 
 
 def test_a_step_lowers_the_loss_and_moves_the_encoder_alone(
-    detector: Detector, make_textures: Textures, compute: Compute
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
 ) -> None:
     objective, images = InducedDistance(detector), compute.batch(make_textures(16, 32, 4))
     before = {key: value.clone() for key, value in detector.state_dict().items()}
@@ -47,7 +47,9 @@ def test_a_step_lowers_the_loss_and_moves_the_encoder_alone(
     assert moved <= {f"encoder.{name}" for name, _ in detector.encoder.named_parameters()}
 
 
-def test_levels_count_by_their_weights(detector: Detector, make_textures: Textures, compute: Compute) -> None:
+def test_levels_count_by_their_weights(
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
+) -> None:
     images = compute.batch(make_textures(5, 32, 3))
     with torch.no_grad():
         distances = detector.level_distances(pool(detector.encoder(images))).numpy()
@@ -57,7 +59,7 @@ def test_levels_count_by_their_weights(detector: Detector, make_textures: Textur
 
 
 def test_the_dense_objective_is_the_mean_distance_over_positions_and_the_joint_one_the_mean_of_both(
-    detector: Detector, make_textures: Textures, compute: Compute
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
 ) -> None:
     images = compute.batch(make_textures(5, 32, 3))
     with torch.no_grad():
@@ -77,7 +79,7 @@ def test_the_dense_objective_is_the_mean_distance_over_positions_and_the_joint_o
 
 
 def test_an_image_that_lies_on_the_mean_has_a_gradient_that_is_a_number(
-    detector: Detector, compute: Compute
+    detector: GaussianDetector, compute: Compute
 ) -> None:
     images = compute.batch(np.full((1, 32, 32, 3), 90, np.uint8))
     with torch.no_grad():

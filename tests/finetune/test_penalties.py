@@ -4,13 +4,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from anomaly_ft.finetune.brakes.penalties import distillation, l2_sp
 from anomaly_ft.finetune.objective import InducedDistance
-from anomaly_ft.finetune.penalties import distillation, ewc, fisher_information, l2_sp
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import pool
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 
 Textures = Callable[[int, int, int], np.ndarray]
 NOTHING = torch.zeros(0)
@@ -43,41 +43,8 @@ def test_weights_that_do_not_train_are_not_held() -> None:
     assert term([], NOTHING).item() == pytest.approx(0.5 * 6 * 0.25)
 
 
-def test_ewc_holds_each_weight_by_its_information() -> None:
-    module = small()
-    fisher = {"weight": torch.tensor([[1.0, 0, 0], [0, 0, 2.0]]), "bias": torch.tensor([0.0, 3.0])}
-    term = ewc(module, fisher)
-    move(module, 0.1)
-    assert term([], NOTHING).item() == pytest.approx(0.5 * (1 + 2 + 3) * 0.01)
-    term([], NOTHING).backward()
-    assert module.weight.grad is not None
-    assert module.weight.grad == pytest.approx(0.1 * fisher["weight"])
-
-
-def test_the_fisher_information_is_the_mean_of_squared_gradients_of_single_images() -> None:
-    module = small()
-
-    def loss(image: Tensor) -> Tensor:
-        return module(image).square().sum()
-
-    images = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    found = fisher_information(loss, module, images.split(1))  # type: ignore[arg-type]
-    weight, bias = module.weight.detach().double().numpy(), module.bias.detach().double().numpy()
-    expected = np.zeros((2, 3))
-    for x in images.double().numpy():
-        expected += np.outer(2 * (weight @ x + bias), x) ** 2 / 5
-    assert found["weight"].numpy() == pytest.approx(expected, rel=1e-5)
-    assert all(parameter.grad is None for parameter in module.parameters())
-
-
-@pytest.mark.parametrize("batches", [[], [torch.zeros(2, 3)]])
-def test_the_fisher_information_needs_images_one_by_one(batches: list[Tensor]) -> None:
-    with pytest.raises(ValueError, match="Fisher information"):
-        fisher_information(nn.Linear(3, 1), small(), batches)
-
-
 def test_distillation_is_the_way_of_the_features_in_units_of_the_gaussians(
-    detector: Detector, make_textures: Textures, compute: Compute
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
 ) -> None:
     term, images = distillation(detector), compute.batch(make_textures(5, 32, 3))
     with torch.no_grad():
@@ -95,7 +62,7 @@ def test_distillation_is_the_way_of_the_features_in_units_of_the_gaussians(
     assert value > 0
 
 
-def test_a_copy_of_an_encoder_keeps_its_own_features(detector: Detector, compute: Compute) -> None:
+def test_a_copy_of_an_encoder_keeps_its_own_features(detector: GaussianDetector, compute: Compute) -> None:
     images = compute.batch(np.full((2, 32, 32, 3), 90, np.uint8))
     before = [level.clone() for level in detector.encoder(images)]
     other = copy.deepcopy(detector.encoder)
@@ -109,7 +76,7 @@ def test_a_copy_of_an_encoder_keeps_its_own_features(detector: Detector, compute
 
 
 def test_terms_are_added_to_the_distance_by_their_strength(
-    detector: Detector, make_textures: Textures, compute: Compute
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
 ) -> None:
     objective, images = InducedDistance(detector), compute.batch(make_textures(5, 32, 3))
     alone = objective(images).item()
@@ -118,7 +85,7 @@ def test_terms_are_added_to_the_distance_by_their_strength(
 
 
 def test_a_strong_penalty_keeps_the_encoder_nearer_to_where_it_was(
-    make_textures: Textures, compute: Compute, detector: Detector
+    make_textures: Textures, compute: Compute, detector: GaussianDetector
 ) -> None:
     images = compute.batch(make_textures(16, 32, 4))
     start = copy.deepcopy(detector.encoder.state_dict())

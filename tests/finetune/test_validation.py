@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anomaly_ft.data.images import Images
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pseudo_anomalies import pseudo_anomalies
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DivergedError

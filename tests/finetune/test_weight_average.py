@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from anomaly_ft.finetune.early_stopping import Rule
-from anomaly_ft.finetune.interpolation import interpolate
+from anomaly_ft.finetune.brakes.interpolation import interpolate
+from anomaly_ft.finetune.brakes.weight_average import WeightAverage, put_weights, trained_weights
+from anomaly_ft.finetune.early_stopping import StoppingRule
 from anomaly_ft.finetune.records import Validation
-from anomaly_ft.finetune.weight_average import WeightAverage, put_weights, trained_weights
 
 
 def module(value: float) -> nn.Linear:
@@ -70,7 +70,7 @@ def test_the_mixture_furthest_from_the_start_that_has_not_forgotten_is_kept(
         return noisy(auroc(float(linear.bias.detach()) / 2))
 
     share, found = interpolate(
-        linear, pretrained, [0.5, 0.25], validate, Rule(1), (noisy(auroc(0.0)), noisy(auroc(1.0)))
+        linear, pretrained, [0.5, 0.25], validate, StoppingRule(1), (noisy(auroc(0.0)), noisy(auroc(1.0)))
     )
     assert share == kept
     assert list(found) == [0.0, 0.25, 0.5, 1.0]

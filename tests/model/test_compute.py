@@ -73,3 +73,16 @@ def test_memory_that_ran_out_names_the_settings_that_need_less() -> None:
 def test_other_errors_are_not_taken_for_memory() -> None:
     with pytest.raises(RuntimeError, match="shapes do not fit"), explain_memory():
         raise RuntimeError("shapes do not fit")
+
+
+def test_training_is_in_the_precision_asked_for_and_every_other_pass_in_float32() -> None:
+    for precision, expected in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        compute = make_compute(device="cpu", precision=precision)
+        layer = torch.nn.Linear(2, 2)
+        seen: list[torch.dtype] = []
+        layer.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.append(output.dtype))
+        with compute.fabric.autocast():
+            layer(torch.ones(1, 2))
+        trained, _ = compute.fabric.setup(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+        compute.fabric.backward(trained(torch.ones(1, 2)).sum())
+        assert seen == [torch.float32, expected]

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from settings import detector_settings
 
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder, pool
-from anomaly_ft.model.gaussian.detector import SCORES, Detector, DetectorSettings, ScoreName
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
-from anomaly_ft.model.inference import examine, score_images
+from anomaly_ft.model.gaussian.settings import SCORES, ScoreName
+from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.maps import split_distance, upsample
-from anomaly_ft.model.threshold import WorkingPoint
+from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +29,10 @@ def compute() -> Compute:
 
 
 @pytest.fixture(scope="module", params=[4, 7])
-def detector(request: pytest.FixtureRequest, compute: Compute, make_textures: Callable) -> Detector:
+def detector(request: pytest.FixtureRequest, compute: Compute, make_textures: Callable) -> GaussianDetector:
     torch.manual_seed(0)
     encoder = load_encoder("resnet10t", "random", image_size=64, levels=["layer1", "layer2", "layer3"])
-    settings = DetectorSettings(grid=3, smoothing=0, map_grid=request.param)
+    settings = detector_settings(grid=3, smoothing=0, map_grid=request.param)
     return fit_detector(encoder, make_textures(20, 64, 1), make_textures(6, 64, 2), compute, settings)
 
 
@@ -41,12 +43,14 @@ def pixels(make_textures: Callable) -> np.ndarray:
     return wrong
 
 
-def feature_maps(detector: Detector, pixels: np.ndarray) -> list[torch.Tensor]:
+def feature_maps(detector: GaussianDetector, pixels: np.ndarray) -> list[torch.Tensor]:
     with torch.inference_mode():
         return detector.encoder(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
-def test_contributions_average_to_each_levels_squared_distance(detector: Detector, pixels: np.ndarray) -> None:
+def test_contributions_average_to_each_levels_squared_distance(
+    detector: GaussianDetector, pixels: np.ndarray
+) -> None:
     maps = feature_maps(detector, pixels)
     squared = detector.level_distances(pool(maps)) ** 2
     for i, level in enumerate(maps):
@@ -55,7 +59,7 @@ def test_contributions_average_to_each_levels_squared_distance(detector: Detecto
         torch.testing.assert_close(split.mean((1, 2)), squared[:, i], rtol=1e-5, atol=0)
 
 
-def test_a_contribution_is_the_formula_at_one_position(detector: Detector, pixels: np.ndarray) -> None:
+def test_a_contribution_is_the_formula_at_one_position(detector: GaussianDetector, pixels: np.ndarray) -> None:
     maps = feature_maps(detector, pixels)
     split = split_distance(maps[1], *detector.level_gaussian(1))[3].numpy()
     level = maps[1][3].double().numpy()
@@ -66,39 +70,44 @@ def test_a_contribution_is_the_formula_at_one_position(detector: Detector, pixel
         assert split[i, j] == pytest.approx((level[:, i, j] - mean) @ precision @ away, rel=1e-3, abs=1e-3)
 
 
-def test_the_contribution_map_averages_to_the_pooled_score(detector: Detector, pixels: np.ndarray) -> None:
+def test_the_contribution_map_averages_to_the_pooled_score(
+    detector: GaussianDetector, pixels: np.ndarray
+) -> None:
     maps = feature_maps(detector, pixels)
     whole = detector.contribution_map(maps)
     assert whole.shape == (5, detector.settings.map_grid, detector.settings.map_grid)
-    torch.testing.assert_close(whole.mean((1, 2)), detector.score(maps).pooled, rtol=1e-5, atol=0)
+    torch.testing.assert_close(whole.mean((1, 2)), detector.scores(maps)["pooled"], rtol=1e-5, atol=0)
 
 
 def test_examining_gives_the_scores_of_the_detector_whatever_the_batch(
-    detector: Detector, compute: Compute, pixels: np.ndarray
+    detector: GaussianDetector, compute: Compute, pixels: np.ndarray
 ) -> None:
-    found, plain = examine(detector, pixels, compute), score_images(detector, pixels, compute)
+    found, plain = predict(detector, pixels, compute), score_images(detector, pixels, compute)
     for name in SCORES:
         np.testing.assert_allclose(found.scores[name], plain[name], rtol=1e-6)
     np.testing.assert_allclose(found.distances.mean(1), found.scores["pooled"], rtol=1e-5)
-    alone = [examine(detector, pixels[i : i + 1], compute) for i in reversed(range(5))]
+    alone = [predict(detector, pixels[i : i + 1], compute) for i in reversed(range(5))]
     np.testing.assert_allclose(
-        np.concatenate([part.contribution for part in alone[::-1]]), found.contribution, rtol=1e-3, atol=1e-3
+        np.concatenate([part.maps["contribution"] for part in alone[::-1]]),
+        found.maps["contribution"],
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 
 def test_the_wrong_place_is_where_the_dense_map_is_high(
-    detector: Detector, compute: Compute, pixels: np.ndarray
+    detector: GaussianDetector, compute: Compute, pixels: np.ndarray
 ) -> None:
-    large = upsample(examine(detector, pixels, compute).dense[3], 64, 64, Decoder(64))
+    large = upsample(predict(detector, pixels, compute).maps["dense"][3], 64, 64, Decoder(64))
     assert large[10:30, 10:30].mean() > 1.5 * large[40:, 40:].mean()
 
 
 def test_a_score_that_is_not_finite_has_diverged(
-    detector: Detector, compute: Compute, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    detector: GaussianDetector, compute: Compute, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(detector._buffers, "location", torch.full((2,), torch.nan))
     with pytest.raises(DivergedError, match="4 of 4 fused scores are not finite"):
-        examine(detector, pixels, compute)
+        predict(detector, pixels, compute)
 
 
 def test_upsampling_keeps_score_units_and_takes_any_size() -> None:
@@ -111,7 +120,7 @@ def test_upsampling_keeps_score_units_and_takes_any_size() -> None:
     np.testing.assert_array_equal(upsample(small, 3, 3, Decoder(64)), small)
 
 
-@pytest.mark.parametrize("resize", ["squash", "letterbox", "shortest-crop"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "center-crop"])
 @pytest.mark.parametrize("shape", [(90, 150), (150, 90), (64, 64)])
 def test_a_place_of_the_map_comes_back_to_its_place_in_the_image(
     resize: Resize, shape: tuple[int, int], tmp_path: Path
@@ -132,7 +141,7 @@ def test_a_place_of_the_map_comes_back_to_its_place_in_the_image(
 
 def test_what_was_cut_off_is_lowest() -> None:
     large = upsample(
-        np.full((4, 4), 3, np.float32) + np.eye(4, dtype=np.float32), 64, 128, Decoder(64, "shortest-crop")
+        np.full((4, 4), 3, np.float32) + np.eye(4, dtype=np.float32), 64, 128, Decoder(64, "center-crop")
     )
     np.testing.assert_array_equal(large[:, :32], 3)
     np.testing.assert_array_equal(large[:, 96:], 3)
@@ -141,16 +150,22 @@ def test_what_was_cut_off_is_lowest() -> None:
 
 @pytest.mark.parametrize(("score", "expected"), [("dense", 4.5), ("fused", 4.5), ("pooled", None)])
 def test_the_map_has_a_limit_of_its_own_and_the_pooled_score_has_none(
-    score: ScoreName, expected: float | None, detector: Detector, monkeypatch: pytest.MonkeyPatch
+    score: ScoreName, expected: float | None, detector: GaussianDetector
 ) -> None:
-    monkeypatch.setattr(detector, "settings", replace(detector.settings, score=score))
-    detector.set_point(WorkingPoint(3.5, 0.01, 0.01, 99), map_limit=4.5)
-    assert detector.map_threshold() == expected
+    other = GaussianDetector(detector.encoder, replace(detector.settings, score=score), detector.statistics)
+    assert (
+        other.with_thresholds(Thresholds(WorkingPoint(3.5, 0.01, 0.01, 99), map_limit=4.5)).map_threshold()
+        == expected
+    )
 
 
-def test_bf16_reaches_the_encoder_and_not_the_distances(detector: Detector, pixels: np.ndarray) -> None:
-    half = make_compute(device="cpu", precision="bf16", batch_size=5)
-    found = examine(detector, pixels, half)
-    for values in (found.dense, found.contribution, found.distances):
-        rounded = torch.from_numpy(np.asarray(values, np.float32)).bfloat16().float().numpy()
-        assert np.mean(rounded != values.astype(np.float32)) > 0.9
+def test_training_precision_changes_no_score(detector: GaussianDetector, pixels: np.ndarray) -> None:
+    half, full = (make_compute(device="cpu", precision=name, batch_size=5) for name in ("bf16", "fp32"))
+    ours, theirs = predict(detector, pixels, half), predict(detector, pixels, full)
+    assert [*ours.scores, *ours.maps] == [*theirs.scores, *theirs.maps]
+    for values, expected in zip(
+        (*ours.scores.values(), *ours.maps.values()),
+        (*theirs.scores.values(), *theirs.maps.values()),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(values, expected)

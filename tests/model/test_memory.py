@@ -12,10 +12,10 @@ import json, torch
 from pathlib import Path
 import numpy as np
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.detector import DetectorSettings
-from anomaly_ft.model.encoder import load_encoder
-from anomaly_ft.model.fitting import fit_detector
-from anomaly_ft.recipe import GaussianSection
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.gaussian.fitting import fit_detector
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.setup import detector_settings
 
 def peak():
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
@@ -31,7 +31,7 @@ with torch.inference_mode():
     for images in compute.batches(pixels):
         encoder(images)
 before = peak()
-settings = DetectorSettings(**GaussianSection().model_dump(exclude={"final", "level_weights"}))
+settings = detector_settings(Recipe(data={"root": "x"}))
 detector = fit_detector(encoder, pixels, pixels[:2], compute, settings)
 kept = sum(t.numel() * t.element_size() for k, t in detector.state_dict().items() if k[:7] != "encoder")
 print(json.dumps({"fit": peak() - before, "kept": kept / 2**20, "grids": [settings.grid, settings.map_grid]}))

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from settings import detector_settings
 
 from anomaly_ft import __version__
 from anomaly_ft.errors import AnomalyFtError, EncoderError, RunError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.gaussian.detector import Detector, DetectorSettings
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import score_images
+from anomaly_ft.model.loading import load_detector
 from anomaly_ft.model.storage import FORMAT
-from anomaly_ft.model.threshold import WorkingPoint
+from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-POINT = WorkingPoint(threshold=3.3, wanted_fpr=0.01, promised_fpr=0.125, images=7)
+POINT = WorkingPoint(threshold=3.3, target_fpr=0.01, guaranteed_fpr=0.125, images=7)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def saved(
     """A folder with a detector that is unlike any default, and its scores."""
     torch.manual_seed(0)
     encoder = compute.prepare(load_encoder("test_efficientnet", "random", levels=["bn2", 2, 0], image_size=64))
-    settings = DetectorSettings(
-        "dense",
-        0.3,
-        [0, "blocks.1"],
+    settings = detector_settings(
+        score="dense",
+        shrinkage=0.3,
+        dense_levels=[0, "blocks.1"],
         grid=5,
         smoothing=0.8,
         variance_floor=0.2,
@@ -54,8 +54,8 @@ def saved(
     )
     detector = fit_detector(encoder, images[::-1] // 2 + 60, images // 2, compute, settings)
     folder = tmp_path_factory.mktemp("run")
-    detector.set_point(POINT, [3.0, 4.0, 5.0, 4.0], 6.0)
-    detector.save(folder, about={"final": "induced"})
+    detector = detector.with_thresholds(Thresholds(POINT, (3.0, 4.0, 5.0, 4.0), 6.0))
+    detector.save(folder, about={"statistics": "pretrained"})
     return folder, score_images(detector, images, compute)
 
 
@@ -68,7 +68,7 @@ def folder(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> Path:
 def test_a_detector_read_back_gives_identical_scores(
     saved: tuple[Path, dict[str, np.ndarray]], folder: Path, compute: Compute, images: np.ndarray
 ) -> None:
-    detector = Detector.load(folder)
+    detector = load_detector(folder)
     compute.prepare(detector.encoder)
     scores = score_images(detector, images, compute)
     for name, expected in saved[1].items():
@@ -76,7 +76,7 @@ def test_a_detector_read_back_gives_identical_scores(
     assert detector.encoder.levels == ("bn2", "blocks.1", "bn1")
     assert detector.settings.score == "dense"
     assert not detector.training
-    assert detector.point == POINT
+    assert detector.thresholds == Thresholds(POINT, (3.0, 4.0, 5.0, 4.0), 6.0)
     assert detector.map_threshold() == 6
     assert detector.chi_square.tolist() == [3, 4, 5, 4]
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_detector_read_back_gives_identical_scores(
 def test_the_description_explains_the_numbers(folder: Path) -> None:
     description = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
     assert description["threshold"] == asdict(POINT)
-    assert description["final"] == "induced"
+    assert description["statistics"] == "pretrained"
     assert description["encoder"] == "test_efficientnet"
     assert description["image_size"] == 64
     assert "higher = more anomalous" in description["units"]
@@ -104,25 +104,18 @@ def test_the_description_explains_the_numbers(folder: Path) -> None:
     assert not any(key.startswith("encoder") for key in tensors)
 
 
-@pytest.fixture
-def first(tmp_path: Path) -> Path:
-    """A folder as the very first runs left it; its encoder is that of format 1."""
-    folder = Path(shutil.copytree(FIXTURES / "format-1", tmp_path / "first"))
-    return Path(shutil.copytree(FIXTURES / "format-1-first", folder, dirs_exist_ok=True))
-
-
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
 def test_a_missing_file_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(RunError, match=f"is not a finished run: {name} is missing"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize("name", ["encoder/config.json", "encoder/model.safetensors"])
 def test_a_missing_encoder_is_an_error_about_that_file(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(EncoderError, match=Path(name).name):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
@@ -130,7 +123,7 @@ def test_a_damaged_file_is_an_error(name: str, folder: Path) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match="the stored detector is damaged"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +143,7 @@ def test_a_newer_or_unknown_format_is_refused_with_the_versions_named(
     (folder / "detector.json").write_text(json.dumps(description))
     ours = rf"this is anomaly_ft {re.escape(__version__)}, which reads formats? 1( to \d+)?"
     with pytest.raises(RunError, match=f"detector.json has format {found} {ours}{advice}"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_the_version_that_wrote_a_detector_stands_in_it(folder: Path) -> None:
@@ -159,38 +152,21 @@ def test_the_version_that_wrote_a_detector_stands_in_it(folder: Path) -> None:
     assert description["format"] == FORMAT
 
 
-@pytest.mark.parametrize("number", range(1, FORMAT + 1))
-def test_a_detector_of_every_format_ever_written_gives_the_scores_it_gave_then(
-    number: int, compute: Compute
-) -> None:
-    stored = FIXTURES / f"format-{number}"
-    pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
-    scores = score_images(Detector.load(stored), pixels, compute)
-    expected = json.loads((stored / "expected.json").read_text())
-    assert scores.keys() == expected.keys()
-    for name, values in expected.items():
-        assert scores[name] == pytest.approx(values, rel=1e-4), name
-
-
-def test_the_first_runs_of_all_whose_threshold_stood_in_the_description_alone_still_load(
-    first: Path, compute: Compute
-) -> None:
-    pixels = (np.arange(2 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(2, 32, 32, 3)
-    detector = Detector.load(first)
-    expected = json.loads((first / "expected.json").read_text())
-    for name, values in score_images(detector, pixels, compute).items():
-        assert values == pytest.approx(expected[name], rel=1e-4), name
-    assert float(detector.threshold) == 1.5
-    assert detector.point == WorkingPoint(1.5, 0.01, 0.2, 4)
-
-
 @pytest.mark.parametrize("key", ["threshold", "settings", "levels"])
-def test_an_old_description_that_lacks_something_is_an_error(key: str, first: Path) -> None:
-    description = json.loads((first / "detector.json").read_text())
+def test_a_description_that_lacks_something_is_an_error(key: str, folder: Path) -> None:
+    description = json.loads((folder / "detector.json").read_text())
     del description[key]
-    (first / "detector.json").write_text(json.dumps(description))
+    (folder / "detector.json").write_text(json.dumps(description))
     with pytest.raises(RunError, match=f"do not fit together: KeyError: '{key}'"):
-        Detector.load(first)
+        load_detector(folder)
+
+
+@pytest.mark.parametrize("kind", [None, "filter", 3])
+def test_a_kind_of_detector_that_nobody_knows_is_an_error(kind: object, folder: Path) -> None:
+    description = json.loads((folder / "detector.json").read_text())
+    (folder / "detector.json").write_text(json.dumps(description | {"kind": kind}))
+    with pytest.raises(RunError, match=rf"detector.json has kind {kind!r}, expected one of gaussian"):
+        load_detector(folder)
 
 
 def spoil_json(folder: Path, key: str, value: object) -> None:
@@ -205,7 +181,7 @@ def spoil_json(folder: Path, key: str, value: object) -> None:
 def test_a_description_that_makes_no_sense_is_an_error(key: str, value: object, folder: Path) -> None:
     spoil_json(folder, key, value)
     with pytest.raises(RunError, match=r"detector\.json and detector\.safetensors do not fit together"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 @pytest.mark.parametrize("key", ["mean_1", "dense_whitening", "location", "spread", "threshold"])
@@ -214,23 +190,23 @@ def test_a_missing_tensor_is_an_error_that_names_it(key: str, folder: Path) -> N
     del tensors[key]
     save_file(tensors, folder / "detector.safetensors")
     with pytest.raises(RunError, match=f"do not fit together: KeyError: '{key}'"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_an_encoder_of_another_kind_is_an_error(folder: Path) -> None:
     spoil_json(folder, "encoder", "test_vit")
     with pytest.raises(AnomalyFtError, match="holds a 'test_efficientnet'"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_two_thresholds_are_an_error(folder: Path) -> None:
     spoil_json(folder, "threshold", asdict(POINT) | {"threshold": 9.5})
     with pytest.raises(RunError, match=r"detector\.json and detector\.safetensors have two thresholds"):
-        Detector.load(folder)
+        load_detector(folder)
 
 
 def test_a_score_nobody_knows_is_an_error(folder: Path) -> None:
     settings = json.loads((folder / "detector.json").read_text())["settings"]
     spoil_json(folder, "settings", settings | {"score": "best"})
     with pytest.raises(RunError, match=r"detector\.json decides by 'best', expected pooled, dense, fused"):
-        Detector.load(folder)
+        load_detector(folder)

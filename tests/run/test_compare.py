@@ -34,13 +34,15 @@ def runs(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = json.loads((other / "summary.json").read_text())
     summary |= {"best_epoch": 0, "stop_reason": "forgetting"}
     (other / "summary.json").write_text(json.dumps(summary))
-    (folder / ".small-003.partial").mkdir()
+    shutil.copytree(small_run, folder / ".small-003.partial")
     return folder
 
 
 def test_only_settings_that_differ_are_shown() -> None:
     found = compare([row("a", lr="1", epochs="3"), row("b", lr="2", epochs="3")])
-    assert found.headings == ("run", "lr", "fine-tuned AUROC", "gain", "vicinal AUROC", "verdict")
+    assert found.headings == (
+        "run", "lr", "fine-tuned image AUROC", "gain in image AUROC", "vicinal AUROC", "verdict"
+    )  # fmt: skip
     assert found.rows[0] == ("a", "1", "0.9000", "+0.0123", "▁█", "kept epoch 1 of 1")
     assert [line[:2] for line in found.rows] == [("a", "1"), ("b", "2")]
 
@@ -90,13 +92,18 @@ def test_mlflow_gives_the_same_row_as_the_folder(store: str, mvtec_folder: Path,
     recipe.write_text(
         f"""
 name: tracked
-data: {{root: "{mvtec_folder}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: "{mvtec_folder}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
-tracking: {{uri: "{store}", experiment: compared, images: 0}}
+runtime: {{device: cpu, precision: fp32}}
+tracking: {{uri: "{store}", experiment: compared}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1}}
+  tracking: {{images: 0}}
 """
     )
     done = CliRunner().invoke(main, ["train", str(recipe), "--output", str(tmp_path / "runs"), "--json"])
@@ -122,15 +129,15 @@ tracking: {{uri: "{store}", experiment: compared, images: 0}}
     [
         ("no-such-run", "no-such-run"),
         ("empty", "neither a finished run nor a folder of finished runs"),
-        ("half", "is not a finished run: no usable summary.json"),
-        ("other", "is not a finished run: no usable summary.json (KeyError: 'best_epoch')"),
+        ("half", "half is not a finished run: summary.json, history.jsonl, detector.json, "),
+        ("other", "is not a finished run: no usable summary.json (name: Field required; "),
     ],
 )
 def test_what_is_no_run_is_said(name: str, said: str, store: str, small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for folder in ("half", "other"):
-        (tmp_path / folder).mkdir()
-        shutil.copy(small_run / "recipe.yaml", tmp_path / folder)
+    (tmp_path / "half").mkdir()
+    shutil.copy(small_run / "recipe.yaml", tmp_path / "half")
+    shutil.copytree(small_run, tmp_path / "other")
     (tmp_path / "other" / "summary.json").write_text("{}")
     result = run(str(tmp_path / name), "--store", store)
     assert result.exit_code == 2, result.output

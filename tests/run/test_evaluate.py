@@ -66,12 +66,12 @@ def test_other_data_are_measured_with_the_threshold_of_the_run(
     assert found["test"]["image_auroc"] == pytest.approx(roc_auc_score(table["label"], table["score"]))
     above = table["score"] > found["thresholds"]["threshold"]
     assert (above == (table["decision"] == "anomalous")).all()
-    realised = found["test_threshold"]["realised"]
-    assert realised["rejected"] == int((above & (table["label"] == 0)).sum())
-    assert realised["low"] <= realised["rate"] <= realised["high"]
+    observed = found["test_threshold"]["observed"]
+    assert observed["rejected"] == int((above & (table["label"] == 0)).sum())
+    assert observed["low"] <= observed["rate"] <= observed["high"]
 
 
-def test_normal_images_alone_still_show_the_realised_rate(
+def test_normal_images_alone_still_show_the_observed_rate(
     small_run: Path, mvtec_folder: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "calm"
@@ -81,7 +81,7 @@ def test_normal_images_alone_still_show_the_realised_rate(
     found = json.loads((tmp_path / "out" / "small-001-evaluation-001" / "summary.json").read_text())
     assert found["test"]["image_auroc"] is None
     assert found["test_intervals"] == {}
-    assert found["test_threshold"]["realised"]["images"] == 6
+    assert found["test_threshold"]["observed"]["images"] == 6
 
 
 def test_data_that_moved_are_asked_for(small_run: Path, tmp_path: Path) -> None:

@@ -101,7 +101,6 @@ def test_every_format_agrees_with_the_detector_on_the_runs_own_test_images(
     assert parity["map"]["max_relative"] <= 1e-3
     assert parity["decisions_changed_outside_band"] == 0
     assert (parity["levels"] is None) == (form in DETECTORS)
-    assert parity["predicted"] is None  # the run predicts in float32 as well
     assert sorted(exports[form].parent.glob(".*")) == []
 
 
@@ -196,7 +195,7 @@ def test_a_timm_folder_loads_as_model_and_as_stages_and_has_the_runs_preprocessi
     stages = timm.create_model(where, pretrained=True, features_only=True).eval()
     config = timm.data.resolve_model_data_config(stages)
     assert config["input_size"] == (3, 64, 64)
-    assert (config["crop_mode"], config["crop_pct"], config["interpolation"]) == ("squash", 1.0, "bicubic")
+    assert (config["crop_mode"], config["crop_pct"], config["interpolation"]) == ("stretch", 1.0, "bicubic")
     pixels = timm.data.create_transform(**config)(Image.open(image).convert("RGB"))[None]
     with torch.inference_mode():
         own = run.detector.encoder(run.compute.batch(np.stack([run.decoder(image)])))
@@ -278,7 +277,7 @@ def test_the_command_offers_every_format() -> None:
     assert list(option.type.choices) == list(WRITERS)
 
 
-@pytest.mark.parametrize("policy", ["squash", "shortest-crop", "letterbox"])
+@pytest.mark.parametrize("policy", ["stretch", "center-crop", "letterbox"])
 def test_programs_resize_as_the_run_does(policy: str, run: LoadedRun, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 131, 3), np.uint8)).save(
         tmp_path / "wide.png"
@@ -289,3 +288,24 @@ def test_programs_resize_as_the_run_does(policy: str, run: LoadedRun, tmp_path: 
     names: dict[str, Any] = {"path": tmp_path / "wide.png"}
     exec(until, names)
     assert np.array_equal(names["pixels"][0], decoder(tmp_path / "wide.png"))
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2", "encoder-onnx", "encoder-pt2"])
+def test_an_encoder_that_cannot_be_converted_is_named_in_one_line(
+    form: str, small_run: Path, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("step 2/3 failed\nread the report") from ValueError(
+            "Cannot view a tensor\nso and so"
+        )
+
+    onnx_only = "onnx" in form
+    monkeypatch.setattr(torch.onnx if onnx_only else torch.export, "export", fail)
+    result = call(small_run, form, tmp_path / "export", "--images", image)
+    assert result.exit_code == 2
+    target, others = ("ONNX", "pt2, encoder-pt2 or timm") if onnx_only else ("torch.export", "timm")
+    assert (
+        f"EfficientNet cannot be converted to {target} (Cannot view a tensor); use {others}\n" in result.stderr
+    )
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []

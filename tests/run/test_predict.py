@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +18,16 @@ from PIL import Image
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder
-from anomaly_ft.errors import DataError, RunError
+from anomaly_ft.errors import DataError, DivergedError, RunError
+from anomaly_ft.model.gaussian.settings import SCORES
+from anomaly_ft.model.inference import predict_batch
+from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.model.maps import upsample
+from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.run.open import open_run
-from anomaly_ft.run.predict import COLUMNS, Prediction, Tally, expand, predict, render, stream
+from anomaly_ft.run.predict import Tally, expand, predict, stream
+from anomaly_ft.run.prediction_rows import Prediction, columns, render
 
 
 @pytest.fixture(scope="module")
@@ -139,16 +146,16 @@ def test_rows_are_complete_whenever_writing_ends(run: LoadedRun, mvtec_folder: P
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stream(cut_short(), out, "csv")
+        stream(cut_short(), out, "csv", SCORES)
     assert out.getvalue().endswith("\n")
     assert len(rows(out.getvalue())) == 4
 
 
 def test_paths_with_commas_and_quotes_survive_in_both_formats() -> None:
-    row = Prediction('odd, "name".png', {}, error="why, so").row()
+    row = Prediction('odd, "name".png', dict.fromkeys(SCORES), error="why, so").row()
     assert next(csv.reader([render(row, "csv")])) == ['odd, "name".png', "", "", "", "", "", "", "why, so"]
     assert json.loads(render(row, "jsonl"))["path"] == 'odd, "name".png'
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == columns(SCORES)
 
 
 def test_an_anomaly_fails_the_command_only_when_asked_to(small_run: Path, mvtec_folder: Path) -> None:
@@ -160,14 +167,93 @@ def test_an_anomaly_fails_the_command_only_when_asked_to(small_run: Path, mvtec_
     assert call(small_run, calm, "--fail-on-anomaly").exit_code == 0
 
 
-@pytest.mark.parametrize("resize", ["squash", "letterbox"])
+def a_calm_image(run: Path, folder: Path) -> str:
+    """The path of an image that the run calls normal."""
+    written = pd.DataFrame(rows(call(run, folder / "train" / "good").stdout))
+    return str(written[written["decision"] == "normal"]["path"].iloc[0])
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("bad", ["missing.png", "broken.png", "empty.heic"])
+def test_a_gate_fails_when_an_image_got_no_decision(
+    bad: str, wrong: bool, small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
+    (tmp_path / "empty.heic").touch()
+    other = mvtec_folder / "test" / "hole" / "000.png" if wrong else a_calm_image(small_run, mvtec_folder)
+    assert call(small_run, other, tmp_path / bad).exit_code == 0, "rows say it; nobody asked for a gate"
+    result = call(small_run, other, tmp_path / bad, "--fail-on-anomaly")
+    assert result.exit_code == 7
+    assert "1 could not be read or scored" in result.stderr
+    assert call(small_run, tmp_path / bad, "--fail-on-anomaly").exit_code == 7, "not a single one could be read"
+
+
+def test_a_gate_that_sees_nothing_fails(small_run: Path, tmp_path: Path) -> None:
+    assert call(small_run, "-", "--fail-on-anomaly", given="").exit_code == 2
+    assert call(small_run, tmp_path, "--fail-on-anomaly").exit_code == 2
+
+
+def test_a_score_that_is_not_finite_is_a_row_and_fails_a_gate(
+    small_run: Path, mvtec_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [mvtec_folder / "test" / "good" / f"{i:03d}.png" for i in range(6)]
+    right = rows(call(small_run, *paths).stdout)
+    spoilt = torch.from_numpy(load_run(small_run).decoder(paths[2]).copy()).permute(2, 0, 1)
+
+    def spoil(detector: Detector, images: torch.Tensor, *rest: Any, **options: Any) -> Predictions:
+        if any(torch.equal(image, spoilt) for image in images):
+            raise DivergedError(f"1 of {len(images)} fused scores are not finite")
+        return predict_batch(detector, images, *rest, **options)
+
+    monkeypatch.setattr("anomaly_ft.run.predict.predict_batch", spoil)
+    result = call(small_run, *paths, "--fail-on-anomaly")
+    assert result.exit_code == 7
+    found = rows(result.stdout)
+    assert "not finite" in found[2]["error"]
+    assert not found[2]["score"]
+    assert not found[2]["decision"]
+    for i in (0, 1, 3, 4, 5):
+        assert found[i]["decision"] == right[i]["decision"]
+        assert float(found[i]["score"]) == pytest.approx(float(right[i]["score"]), rel=1e-4)
+
+
+def test_no_file_that_may_be_an_image_is_passed_over(tmp_path: Path) -> None:
+    for name in ("a.png", "b.HEIC", "c.gif", "d.jfif", "notes.txt", "table.csv", "e.pdf"):
+        (tmp_path / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "f.JPG").touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    names = ["a.png", "b.HEIC", "c.gif", "d.jfif", "elsewhere/f.JPG"]  # listed once
+    assert list(expand([str(tmp_path)])) == [tmp_path / name for name in names]
+
+
+def test_a_folder_that_cannot_be_listed_fails_a_gate(
+    small_run: Path, mvtec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(a_calm_image(small_run, mvtec_folder), tmp_path / "calm.png")
+    (tmp_path / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = call(small_run, tmp_path, "--fail-on-anomaly")
+    assert result.exit_code == 2
+    assert "closed: the folder cannot be listed: Permission denied" in result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 def test_maps_lie_beside_the_predictions_at_the_images_own_size(
     resize: str, small_run: Path, mvtec_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
     description = (folder / "detector.json").read_text()
-    (folder / "detector.json").write_text(description.replace('"resize": "squash"', f'"resize": "{resize}"'))
+    (folder / "detector.json").write_text(description.replace('"resize": "stretch"', f'"resize": "{resize}"'))
     wide = Image.open(mvtec_folder / "test" / "hole" / "000.png").resize((90, 50))
     wide.save(tmp_path / "wide.png")
     result = call(folder, tmp_path / "wide.png", "no.png", "--output", tmp_path / "out", "--maps")
@@ -206,8 +292,8 @@ def test_maps_of_a_pooled_score_are_contributions(small_run: Path, mvtec_folder:
     ("arguments", "message"),
     [
         (["{run}", "nothing/*.png"], "nothing matches"),
-        (["{run}", "no.png"], "none of 1 images could be read"),
-        (["{run}/encoder", "no.png"], "is not a finished run: there is no recipe.yaml"),
+        (["{run}", "no.png"], "none of 1 images could be read and scored"),
+        (["{run}/encoder", "no.png"], "is not a finished run: recipe.yaml, summary.json"),
         (["{run}", "no.png", "--maps"], "--maps needs a folder to write to"),
         (["{run}", "no.png", "--output", "{run}/recipe.yaml"], "cannot write to"),
     ],
@@ -224,10 +310,10 @@ def test_what_the_user_can_mend_ends_with_two(arguments: list[str], message: str
         ({"threshold": None}, "has no threshold"),
         ({"preprocessing": 3}, "no usable preprocessing"),
         (
-            {"preprocessing": {"resize": "stretch", "range": None}},
-            "resize is 'stretch', expected one of squash",
+            {"preprocessing": {"resize": "squash", "range": None}},
+            "resize is 'squash', expected one of stretch",
         ),
-        ({"preprocessing": {"resize": "squash", "range": [1]}}, "no usable preprocessing"),
+        ({"preprocessing": {"resize": "stretch", "range": [1]}}, "no usable preprocessing"),
     ],
 )
 def test_a_description_that_leaves_out_how_to_decide_or_to_read_is_refused(
@@ -255,4 +341,6 @@ def test_images_are_read_as_the_run_read_them(small_run: Path, tmp_path: Path) -
 
 def test_a_tally_says_what_could_not_be_read() -> None:
     assert str(Tally(5, 2, 0)) == "5 images, 2 anomalous"
-    assert str(Tally(5, 2, 1)) == "5 images, 2 anomalous, 1 could not be read"
+    assert str(Tally(5, 2, 1)) == "5 images, 2 anomalous, 1 could not be read or scored"
+    with pytest.raises(DataError, match="none of 5 images could be read and scored"):
+        Tally(5, 0, 5).refuse_if_nothing_was_scored()

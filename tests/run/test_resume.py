@@ -16,14 +16,19 @@ from mlflow.tracking import MlflowClient
 
 RECIPE = """
 name: tiny
-data: {{root: "{root}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: "{root}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 optimizer: {{batch_size: 4}}
-schedule: {{max_epochs: 3, epoch_steps: 4, patience: 9, margin: 99}}
-runtime: {{device: cpu, precision: fp32, threads: 1, checkpoint_minutes: 0}}
+schedule: {{max_epochs: 3}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{uri: "{store}", experiment: {experiment}}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  schedule: {{epoch_steps: 4, patience: 9, margin: 99}}
+  runtime: {{threads: 1, checkpoint_minutes: 0}}
 """
 STEPS = 12  # 14 images to fit in batches of 4, three epochs
 SAME = ("history.jsonl", "predictions.csv", "split.csv", "detector.safetensors", "encoder/model.safetensors")
@@ -152,11 +157,13 @@ def test_a_signal_lets_the_step_end_and_the_run_go_on(name: str, place: Place, w
 def test_a_changed_recipe_is_refused_with_what_changed(place: Place, whole: Place) -> None:
     assert place.train(death={"step": 6}) == lives.KILLED
     before = sorted(place.partial.rglob("*"))
-    assert place.train("--resume", "-s", "optimizer.lr=5e-4", "-s", "gaussian.grid=5") == 2
-    assert "  gaussian.grid: 4 -> 5\n  optimizer.lr: 0.0003 -> 0.0005\n" in place.said()
-    assert "only schedule.max_epochs, tracking, runtime may change" in place.said()
+    assert place.train("--resume", "-s", "optimizer.lr=5e-4", "-s", "expert.gaussian.grid=5") == 2
+    assert "  expert.gaussian.grid: 4 -> 5\n  optimizer.lr: 0.0003 -> 0.0005\n" in place.said()
+    assert (
+        "only schedule.max_epochs, tracking, runtime may change, the last two under expert too" in place.said()
+    )
     assert sorted(place.partial.rglob("*")) == before
-    assert place.train("--resume", "-s", "runtime.batch_size=7", "-s", "schedule.max_epochs=2") == 0, (
+    assert place.train("--resume", "-s", "expert.runtime.batch_size=7", "-s", "schedule.max_epochs=2") == 0, (
         place.said()
     )
     history = (place.finished / "history.jsonl").read_text().splitlines()

@@ -61,7 +61,7 @@ def test_few_images_are_held_back_in_larger_shares_and_the_promise_is_said(tmp_p
     )
     recipe, text = init(folder)
     assert recipe.name == "Line-3-few"
-    assert (recipe.data.watch_share, recipe.data.calibration_share) == (0.25, 0.25)
+    assert (recipe.data.val_share, recipe.data.calibration_share) == (0.25, 0.25)
     assert "promise no fewer than 16.7% false alarms" in text
     assert "no labelled test images" in text
     assert "split   10 to fit, 5 to watch, 5 to calibrate" in text
@@ -88,8 +88,9 @@ def test_deep_colour_gets_the_range_of_its_camera(tmp_path: Path) -> None:
 def test_train_warns_of_images_that_are_nearly_black(limits: str, warned: bool, tmp_path: Path) -> None:
     save(tmp_path / "deep", np.random.default_rng(0).integers(0, 4096, (12, 40, 40), np.uint16), "tiff")
     Path("r.yaml").write_text(
-        f"data: {{root: {tmp_path / 'deep'}, image_size: 64, range: {limits}, watch_share: 0.2, "
-        "calibration_share: 0.2}\nencoder: {name: test_efficientnet, weights: random}\n"
+        f"data: {{root: {tmp_path / 'deep'}, image_size: 64, range: {limits}}}\n"
+        "expert: {data: {val_share: 0.2, calibration_share: 0.2}}\n"
+        "encoder: {name: test_efficientnet, weights: random}\n"
     )
     dry = CliRunner().invoke(main, ["train", "r.yaml", "--dry-run"])
     assert dry.exit_code == 0, dry.output
@@ -104,7 +105,7 @@ def test_floating_point_images_get_the_range_of_their_values(tmp_path: Path) -> 
     assert "which are black and white?" in text
 
 
-def test_elongated_images_are_not_squashed_and_large_ones_draw_a_hint(tmp_path: Path) -> None:
+def test_elongated_images_are_not_stretched_and_large_ones_draw_a_hint(tmp_path: Path) -> None:
     wide = save(tmp_path / "wide", np.random.default_rng(0).integers(0, 255, (12, 450, 900, 3), np.uint8))
     recipe, text = init(wide)
     assert recipe.data.resize == "letterbox"

@@ -21,13 +21,17 @@ from anomaly_ft.run.folder import locked
 from anomaly_ft.run.sweep import finished, side_by_side
 
 RECIPE = """
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 0}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1}}
 """
 SWEEP = """
 name: pair
@@ -111,7 +115,7 @@ def test_finished_is_a_run_with_the_same_settings_wherever_it_was_computed(small
     recipe = read_recipe(small_run / "recipe.yaml")
     found = finished(recipe, small_run.parent)
     assert found is not None
-    assert found["folder"] == str(small_run)
+    assert found.folder == small_run
     elsewhere = [("runtime", "batch_size", 7), ("runtime", "precision", "auto"), ("tracking", "mlflow", True)]
     other = [("gaussian", "grid", 5), ("runtime", "precision", "bf16"), ("encoder", "weights", "package")]
     for changes, is_finished in ((elsewhere, True), (other, False)):
@@ -197,7 +201,7 @@ def test_a_bug_in_one_run_is_its_outcome_with_a_trace(sweep: Path, monkeypatch: 
 
     monkeypatch.setattr(anomaly_ft.run.executors, "prepare", fail)
     outcome = run_job(read_sweep(sweep).jobs[0], sweep.parent, {})
-    assert outcome.summary is None
+    assert outcome.run is None
     assert outcome.error == "ZeroDivisionError: somewhere"
     assert "Traceback" in outcome.trace
 
@@ -270,7 +274,16 @@ def test_two_ray_workers_find_what_one_process_finds(sweep: Path, mvtec_folder: 
     mend(sweep, mvtec_folder)
     here = summary_of(run(sweep, "--json"))
     there = summary_of(
-        run(sweep, "--json", "--engine", "ray", "-s", "gaussian.grid=4", "--output", f"{sweep.parent}/ray")
+        run(
+            sweep,
+            "--json",
+            "--engine",
+            "ray",
+            "-s",
+            "expert.gaussian.grid=4",
+            "--output",
+            f"{sweep.parent}/ray",
+        )
     )
 
     def scores(summary: dict[str, Any]) -> dict[tuple[str, int], float]:
@@ -295,13 +308,13 @@ def test_a_worker_that_dies_fails_its_run_alone(sweep: Path, mvtec_folder: Path)
     def die(job: Any, output: Path, tags: dict[str, str]) -> Any:
         if job.recipe.seed == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return anomaly_ft.run.executors.Outcome(job, {"fine": True})
+        return anomaly_ft.run.executors.Outcome(job, None, "fine")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(anomaly_ft.run.executors, "run_job", die)
         outcomes = {o.job.recipe.seed: o for o in on_ray(jobs, sweep.parent, {}, resources=Resources())}
     assert "the worker died" in outcomes[0].error
-    assert outcomes[1].summary == {"fine": True}
+    assert outcomes[1].error == "fine"
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_what_a_store_missed_is_sent_when_it_is_back_in_order_and_once(
             with pytest.warns(UserWarning, match="ConnectionError: gone"):
                 tracker.metrics({"a": 2.0}, 1)
             tracker.params({"late": 1})
-        tracker._outbox._again_at = 0.0  # the pause is over
+        tracker._queue._again_at = 0.0  # the pause is over
         tracker.metrics({"a": 3.0}, 2)
     assert tracker.complete
     client = MlflowClient(store)

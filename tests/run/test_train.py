@@ -21,23 +21,27 @@ from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.evaluation.metric_names import METRICS
 from anomaly_ft.finetune.records import Validation
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.encoder.early_activations import Halfway
-from anomaly_ft.model.gaussian.detector import Detector
+from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.inference import score_images
+from anomaly_ft.model.loading import load_detector
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.open import open_summary
 from anomaly_ft.run.setup import prepare
-from anomaly_ft.run.summary_text import run_note, verdict
+from anomaly_ft.run.summary_text import run_note, verdict_of
 from anomaly_ft.tracking.experiment_view import experiment_tags
 
 RECIPE = """
 name: tiny
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
 schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  runtime: {{threads: 1}}
 """
 FILES = {
     "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
@@ -124,10 +128,10 @@ def test_the_summary_holds_what_the_design_promises(finished: tuple[Path, click.
     assert summary["data"].items() >= counts.items()
     assert summary["stop_reason"] in {"max_epochs", "no_progress", "forgetting"}
     assert summary["epochs"] == 1
-    assert summary["test_by_gaussian"].keys() == {"induced", "refitted"}
-    assert summary["test"] == summary["test_by_gaussian"]["refitted"]
+    assert summary["test_by_statistics"].keys() == {"pretrained", "refit"}
+    assert summary["test"] == summary["test_by_statistics"]["refit"]
     assert 0 <= summary["frozen_test"]["image_auroc"] <= 1
-    assert summary["thresholds"]["promised_fpr"] == pytest.approx(1 / 6)
+    assert summary["thresholds"]["guaranteed_fpr"] == pytest.approx(1 / 6)
 
 
 def test_the_resolved_recipe_reads_back(
@@ -150,7 +154,7 @@ def test_the_split_names_every_image_once(finished: tuple[Path, click.testing.Re
 def test_the_detector_read_back_gives_the_scores_of_the_table(
     finished: tuple[Path, click.testing.Result], mvtec_folder: Path
 ) -> None:
-    detector, table = Detector.load(finished[0]), pd.read_csv(finished[0] / "predictions.csv")
+    detector, table = load_detector(finished[0]), pd.read_csv(finished[0] / "predictions.csv")
     data = load_dataset(str(mvtec_folder), image_size=64, watch=0.2, calibrate=0.2, seed=0)
     compute = make_compute(device="cpu", precision="fp32")
     compute.prepare(detector.encoder)
@@ -166,7 +170,7 @@ def test_the_detector_read_back_gives_the_scores_of_the_table(
 def test_the_encoder_goes_back_to_timm(finished: tuple[Path, click.testing.Result]) -> None:
     folder, images = finished[0], torch.rand(2, 3, 64, 64)
     loaded = timm.create_model(f"local-dir:{folder / 'encoder'}", pretrained=True).eval()
-    torch.testing.assert_close(loaded(images), Detector.load(folder).encoder.model(images))
+    torch.testing.assert_close(loaded(images), load_detector(folder).encoder.model(images))
 
 
 def test_mlflow_knows_the_run_from_epoch_zero_on(
@@ -216,14 +220,14 @@ def test_a_run_says_on_its_page_what_became_of_it(
     summary = json.loads((finished[0] / "summary.json").read_text())
     client = MlflowClient(store)
     run = client.get_run(summary["mlflow_run_id"])
-    assert run.data.tags["mlflow.note.content"] == run_note(summary, finished[0].resolve())
-    assert run.data.tags["verdict"] == verdict(summary)
+    assert run.data.tags["mlflow.note.content"] == run_note(open_summary(finished[0]), finished[0].resolve())
+    assert run.data.tags["verdict"] == verdict_of(open_summary(finished[0]))
     experiment = client.get_experiment(run.info.experiment_id)
     assert experiment.tags.items() >= experiment_tags().items()
 
 
 def test_equal_seeds_give_equal_histories_to_the_last_digit(recipe: Path, output: Path) -> None:
-    settings = ("schedule.max_epochs=2", "schedule.patience=5")
+    settings = ("schedule.max_epochs=2", "expert.schedule.patience=5")
     first, again = (succeed(recipe, output, *settings)["folder"] for _ in range(2))
     other = succeed(recipe, output, *settings, "seed=1")["folder"]
     assert [path.name for path in (first, again, other)] == ["tiny-001", "tiny-002", "tiny-003"]
@@ -255,7 +259,7 @@ def test_when_nothing_beats_the_pretrained_encoder_it_is_kept_and_the_run_says_s
     recipe: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate_as(monkeypatch, 0.5, 0.5, 0.5)
-    result = train(recipe, output, "schedule.max_epochs=5", "schedule.patience=2")
+    result = train(recipe, output, "schedule.max_epochs=5", "expert.schedule.patience=2")
     assert "the pretrained encoder is kept, fine-tuning did not help" in result.stderr
     summary = json.loads((output / "tiny-001" / "summary.json").read_text())
     assert (summary["stop_reason"], summary["best_epoch"]) == ("no_progress", 0)
@@ -266,7 +270,9 @@ def test_when_nothing_beats_the_pretrained_encoder_it_is_kept_and_the_run_says_s
 def test_a_learning_rate_that_diverges_ends_with_four_and_keeps_the_pretrained_encoder(
     recipe: Path, output: Path
 ) -> None:
-    result = train(recipe, output, "optimizer.lr=1e3", "schedule.warmup_epochs=0", "schedule.max_epochs=5")
+    result = train(
+        recipe, output, "optimizer.lr=1e3", "expert.schedule.warmup_epochs=0", "schedule.max_epochs=5"
+    )
     assert result.exit_code == 4, result.output
     summary = json.loads((output / "tiny-001" / "summary.json").read_text())
     assert (summary["stop_reason"], summary["best_epoch"]) == ("diverged", 0)
@@ -299,17 +305,17 @@ def test_a_dry_run_shows_everything_and_writes_nothing(recipe: Path, output: Pat
         ("data.root={empty}", r"no images below"),
         ("data.root={blank}", r"no normal images to train with in"),
         ("data.root={damaged}", r"none of 2 images could be read; first: .*0\.png"),
-        ("data.watch_share=0.02", r"24 normal training images are too few to hold back 2% for watching"),
+        ("expert.data.val_share=0.02", r"24 normal training images are too few to hold back 2% for watching"),
         ("encoder.name=resnett18", r"has no model 'resnett18' \(did you mean"),
-        ("encoder.levels=[head]", r"encoder\.levels: no module 'head'"),
+        ("expert.encoder.levels=[head]", r"encoder\.levels: no module 'head'"),
         ("encoder.train_blocks=[head]", r"encoder\.train_blocks: no module 'head'"),
-        ("encoder.levels=[classifier]", r"encoder\.levels: features do not pass through classifier"),
+        ("expert.encoder.levels=[classifier]", r"encoder\.levels: features do not pass through classifier"),
         ("encoder.train_blocks=[global_pool]", r"encoder\.train_blocks: nothing to train in global_pool"),
         ("encoder.train_blocks=[]", r"encoder\.train_blocks: nothing to train in no blocks"),
-        ("gaussian.dense_levels=[]", r"gaussian\.dense_levels: expected one or more levels, got none"),
+        ("expert.gaussian.dense_levels=[]", r"gaussian\.dense_levels: expected one or more levels, got none"),
         ("encoder.weights=none.pth", r"encoder\.weights: file does not exist: none\.pth"),
-        ("gaussian.dense_levels=[99]", r"gaussian\.dense_levels: 99 is none of the levels"),
-        ("gaussian.shrinkage=0", r"level bn1: cannot fit a full Gaussian to 14 images in 24 dimensions"),
+        ("expert.gaussian.dense_levels=[99]", r"gaussian\.dense_levels: 99 is none of the levels"),
+        ("expert.gaussian.shrinkage=0", r"level bn1: cannot fit a full Gaussian to 14 images in 24 dimensions"),
     ],
 )
 def test_what_the_user_can_mend_ends_with_two_and_no_traceback(
@@ -398,16 +404,18 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
     "settings",
     [
         ("encoder.name=test_vit",),
-        ("encoder.name=test_resnet", "gaussian.final=induced", "gaussian.score=pooled"),
-        ("gaussian.score=dense", "gaussian.shrinkage=0.5", "gaussian.smoothing=0", "optimizer.name=sgd"),
-        ("objective.distance=squared_mahalanobis", "validation.severity=0.4", "optimizer.name=adamw"),
+        ("encoder.name=test_resnet", "expert.gaussian.statistics=pretrained", "expert.gaussian.score=pooled"),
+        ("expert.gaussian.score=dense", "expert.gaussian.shrinkage=0.5", "expert.gaussian.smoothing=0",
+         "expert.optimizer.name=sgd"),
+        ("expert.objective.distance=squared_mahalanobis", "expert.validation.severity=0.4",
+         "expert.optimizer.name=adamw"),
         ("validation.augmentations=[mixup, confetti]", "encoder.train_blocks=[blocks.3]",
-         "encoder.levels=[0, 4]", "gaussian.dense_levels=[0]"),
-        ("runtime.precision=bf16", "runtime.channels_last=false", "runtime.batch_size=5"),
-        ("objective.l2_sp=0.1", "objective.ewc=0.1", "objective.distillation=0.1", "objective.target=joint"),
-        ("schedule.average=true", "schedule.interpolate=[0.3, 0.6]", "optimizer.layer_decay=0.8"),
-        ("gaussian.level_weights=informative", "gaussian.final=validated", "schedule.epoch_steps=3"),
-        ("gaussian.final=averaged", "objective.target=dense", "validation.max_share=0.05"),
+         "expert.encoder.levels=[0, 4]", "expert.gaussian.dense_levels=[0]"),
+        ("runtime.precision=bf16", "expert.runtime.channels_last=false", "expert.runtime.batch_size=5"),
+        ("expert.objective.l2_sp=0.1", "expert.objective.distillation=0.1", "expert.objective.target=joint"),
+        ("expert.schedule.average=true", "expert.schedule.interpolate=[0.3, 0.6]",
+         "expert.optimizer.layer_decay=0.8"),
+        ("expert.objective.target=dense", "expert.validation.max_share=0.05"),
     ],
     ids=lambda settings: settings[0],
 )  # fmt: skip
@@ -422,9 +430,10 @@ def test_every_way_to_train_comes_to_its_end(settings: tuple[str, ...], recipe: 
 )
 def test_every_recipe_runs_an_epoch(path: Path, output: Path, mvtec_folder: Path) -> None:
     settings = (
-        f"data.root={mvtec_folder}", "data.image_size=64", "data.watch_share=0.2", "data.calibration_share=0.2",
-        "encoder.weights=random", "gaussian.grid=4", "schedule.max_epochs=1", "tracking.mlflow=false",
-        "runtime.threads=1", "runtime.device=cpu",
+        f"data.root={mvtec_folder}", "data.image_size=64",
+        "expert.data.val_share=0.2", "expert.data.calibration_share=0.2",
+        "encoder.weights=random", "expert.gaussian.grid=4", "schedule.max_epochs=1", "tracking.mlflow=false",
+        "expert.runtime.threads=1", "runtime.device=cpu",
     )  # fmt: skip
     assert succeed(path, output, *settings)["epochs"] == 1
 
@@ -444,12 +453,12 @@ def test_frozen_features_tell_real_bottles_apart(real_data: Path, output: Path) 
     recipe = Path(__file__).parents[2] / "recipes" / "mvtec.yaml"
     settings = (
         "schedule.max_epochs=0",
-        "validation.severity=0.5",
+        "expert.validation.severity=0.5",
         "validation.augmentations=[scar]",
-        "gaussian.grid=7",
+        "expert.gaussian.grid=7",
     )
     root = f"data.root={real_data / 'mvtec_bottle'}"
-    summary = succeed(recipe, output, root, *settings, "tracking.mlflow=false", "runtime.threads=1")
+    summary = succeed(recipe, output, root, *settings, "tracking.mlflow=false", "expert.runtime.threads=1")
     assert summary["test"]["image_auroc"] >= 0.99
 
 
@@ -458,7 +467,7 @@ def test_training_augmentations_reach_the_training_images_alone(recipe: Path, ou
         return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
     plain = lines(succeed(recipe, output)["folder"])
-    flipped = lines(succeed(recipe, output, "data.augment=[{VerticalFlip: {p: 1.0}}]")["folder"])
+    flipped = lines(succeed(recipe, output, "expert.data.augment=[{VerticalFlip: {p: 1.0}}]")["folder"])
     assert flipped[0] == plain[0]
     assert flipped[1]["train/loss"] != plain[1]["train/loss"]
 
@@ -474,7 +483,7 @@ def test_a_database_of_ones_own_keeps_artifacts_in_the_output_folder(
 def test_frozen_early_blocks_are_computed_once_without_changing_a_number(recipe: Path, output: Path) -> None:
     late = ("encoder.train_blocks=[blocks.3, blocks.4, conv_head, bn2]", "schedule.max_epochs=2")
     once = succeed(recipe, output, *late)
-    every_time = succeed(recipe, output, *late, "runtime.cache_gib=0", "runtime.cache=memory")
+    every_time = succeed(recipe, output, *late, "expert.runtime.cache_gib=0", "runtime.cache=memory")
     histories = [pd.read_json(run["folder"] / "history.jsonl", lines=True) for run in (once, every_time)]
     pd.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5, check_dtype=False)
     assert histories[0]["train/loss"].notna().sum() == 2
@@ -483,7 +492,9 @@ def test_frozen_early_blocks_are_computed_once_without_changing_a_number(recipe:
 
 def test_saving_memory_changes_no_number(recipe: Path, output: Path) -> None:
     plain = succeed(recipe, output)
-    saved = succeed(recipe, output, "runtime.micro_batch_size=3", "runtime.checkpointing=true")
+    saved = succeed(
+        recipe, output, "expert.runtime.micro_batch_size=3", "expert.runtime.gradient_checkpointing=true"
+    )
     histories = [pd.read_json(run["folder"] / "history.jsonl", lines=True) for run in (plain, saved)]
     pd.testing.assert_frame_equal(*histories, rtol=1e-4, atol=1e-5)
     assert saved["test"] == pytest.approx(plain["test"], rel=1e-3)
@@ -495,22 +506,22 @@ def test_memory_that_runs_out_ends_with_advice(
     def too_much(*args: object) -> None:
         torch.empty(2**60)
 
-    monkeypatch.setattr("anomaly_ft.finetune.watch.fit", too_much)
+    monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.fit_detector", too_much)
     result = train(recipe, output)
     assert result.exit_code == 2
     assert "memory ran out" in result.stderr
-    assert "runtime.micro_batch_size" in result.stderr
+    assert "expert.runtime.micro_batch_size" in result.stderr
 
 
 def test_what_frozen_blocks_gave_is_kept_while_the_cache_has_room(recipe: Path) -> None:
     late = ["encoder.train_blocks=[blocks.4]"]
     setup = prepare(read_recipe(recipe, late), Terminal())
     pixels = setup.data.normals("watch").pixels
-    kept = setup.normals("watch")
-    assert isinstance(kept, Halfway)
-    assert setup.normals("watch") is kept
+    kept = setup.inputs("watch")
+    assert isinstance(kept, EarlyActivations)
+    assert setup.inputs("watch") is kept
     gib = (setup.data.memory + kept.nbytes) / 2**30
-    tight = prepare(read_recipe(recipe, [*late, f"runtime.cache_gib={gib}"]), Terminal())
-    assert isinstance(tight.normals("watch"), Halfway)
-    assert not isinstance(tight.keep("more", pixels), Halfway), "the cache is full"
-    assert not isinstance(prepare(read_recipe(recipe), Terminal()).normals("watch"), Halfway)
+    tight = prepare(read_recipe(recipe, [*late, f"expert.runtime.cache_gib={gib}"]), Terminal())
+    assert isinstance(tight.inputs("watch"), EarlyActivations)
+    assert not isinstance(tight.early("more", pixels), EarlyActivations), "the cache is full"
+    assert not isinstance(prepare(read_recipe(recipe), Terminal()).inputs("watch"), EarlyActivations)

@@ -1,26 +1,31 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
-from anomaly_ft.finetune.validation import level_informativeness
-from anomaly_ft.finetune.watch import choose_final, current, passes, watchdog
-from anomaly_ft.finetune.weight_average import trained_weights
+from anomaly_ft.finetune.brakes.weight_average import trained_weights
+from anomaly_ft.finetune.state import LoopState
+from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import level_distances, pooled_features
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
-from anomaly_ft.run.training import epochs, loop_state, mix, rule_of, steps_of_an_epoch
+from anomaly_ft.run.train import METHODS
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, rule_of, steps_of_an_epoch
 
 RECIPE = """
-data: {{root: {root}, image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: {root}, image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
 optimizer: {{batch_size: 4}}
 schedule: {{max_epochs: 2}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  runtime: {{threads: 1}}
 """
 
 
@@ -30,32 +35,44 @@ def path(mvtec_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
+def watched(setup: Setup) -> tuple[ValidationMonitor, GaussianDetector]:
+    """The monitor of a run, and the detector of the pretrained encoder."""
+    method = METHODS["gaussian"](setup)
+    induced = method.fit()
+    assert isinstance(induced, GaussianDetector)
+    return make_monitor(setup, method, induced), induced
+
+
+def state_of(setup: Setup, monitor: ValidationMonitor) -> LoopState:
+    return loop_state(setup, monitor.method.objective())
+
+
 def setup_of(path: Path, *settings: str) -> Setup:
     return prepare(read_recipe(path, list(settings)), Terminal())
 
 
 def test_pseudo_anomalies_equal_to_normal_images_raise_no_alarm(path: Path) -> None:
     settings = (
-        "validation.severity=0",
+        "expert.validation.severity=0",
         "schedule.max_epochs=6",
         "schedule.max_steps=60",
-        "schedule.patience=2",
+        "expert.schedule.patience=2",
     )
     setup = setup_of(path, *settings)
-    dog = watchdog(setup)
-    *_, last = epochs(setup, loop_state(setup, dog.induced), dog)
+    monitor, _ = watched(setup)
+    *_, last = epochs(setup, state_of(setup, monitor), monitor)
     assert last.validation is not None
     assert last.validation.auroc == pytest.approx(0.5, abs=0.05)  # equal up to the last bits of a batch
     assert last.verdict.reason == "no_progress"
 
 
 def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None:
-    sets = watchdog(setup_of(path)).sets
+    monitor, _ = watched(setup_of(path))
     counted = []
     for share in (0.05, 0.25, 0.5):
-        setup = setup_of(path, f"validation.max_share={share}", "schedule.max_steps=1000")
-        steps = steps_of_an_epoch(setup, sets)
-        informative = sum(pseudo.informative for pseudo in sets.values())
+        setup = setup_of(path, f"expert.validation.max_share={share}", "schedule.max_steps=1000")
+        steps = steps_of_an_epoch(setup, monitor.passes())
+        informative = sum(pseudo.informative for pseudo in monitor.sets.values())
         seen = len(setup.data.split.fit) + len(setup.data.split.watch) * (1 + informative)
         assert seen / (seen + 3 * 4 * steps) <= share + 1e-9
         counted.append(steps)
@@ -64,71 +81,61 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
 
 
 def test_an_epoch_is_as_long_as_the_recipe_says(path: Path) -> None:
-    setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=7", "schedule.max_epochs=6")
-    dog = watchdog(setup)
+    setup = setup_of(path, "expert.schedule.epoch_steps=3", "schedule.max_steps=7", "schedule.max_epochs=6")
+    monitor, _ = watched(setup)
     assert rule_of(setup.recipe.schedule, 3).max_epochs == 2  # the third would go beyond seven steps
-    first, second, third = epochs(setup, loop_state(setup, dog.induced), dog)
+    first, second, third = epochs(setup, state_of(setup, monitor), monitor)
     assert (first.images, second.images) == (0, 12)
     assert third.images == 2 + 4 + 4  # 14 images are 4, 4, 4 and 2; then they begin again
 
 
 def test_a_schedule_shorter_than_an_epoch_has_one(path: Path) -> None:
-    setup = setup_of(path, "schedule.epoch_steps=3", "schedule.max_steps=1")
+    setup = setup_of(path, "expert.schedule.epoch_steps=3", "schedule.max_steps=1")
     assert rule_of(setup.recipe.schedule, 3).max_epochs == 1
 
 
-@pytest.mark.parametrize("final", ["induced", "refitted", "averaged"])
-def test_before_training_all_kinds_of_gaussians_are_the_same(final: str, path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pretrained", "refit"])
+def test_before_training_both_kinds_of_statistics_are_the_same(kind: str, path: Path) -> None:
     setup = setup_of(path)
-    dog = watchdog(setup)
+    monitor, induced = watched(setup)
     features = pooled_features(setup.encoder, setup.data.test.pixels, setup.compute)
-    expected = level_distances(dog.induced, features, setup.compute)
-    detector = current(setup, dog.induced, final)
+    expected = level_distances(induced, features, setup.compute)
+    detector = monitor.method.refit(kind).detector
     assert level_distances(detector, features, setup.compute) == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_kind_with_the_best_validation_is_chosen(path: Path) -> None:
-    setup = setup_of(path, "gaussian.final=validated")
-    dog = watchdog(setup)
-    list(epochs(setup, loop_state(setup, dog.induced), dog))
-    found = {kind: dog.validate_as(kind).auroc for kind in ("induced", "refitted", "averaged")}
-    assert found[choose_final(setup, dog)] == max(found.values())
+def test_statistics_of_an_unknown_kind_are_refused(path: Path) -> None:
+    monitor, _ = watched(setup_of(path))
+    with pytest.raises(ValueError, match="statistics are 'averaged', expected one of pretrained, refit"):
+        monitor.validate("averaged")
 
 
-def test_levels_count_for_what_they_tell_apart_before_training(path: Path) -> None:
-    setup = setup_of(path, "gaussian.level_weights=informative")
-    dog = watchdog(setup)
-    weights = dog.induced.level_weights.numpy()
-    assert weights.sum() == pytest.approx(1)
-    features = pooled_features(setup.encoder, setup.data.normals("watch").pixels, setup.compute)
-    normal = level_distances(dog.induced, features, setup.compute)
-    expected = np.zeros(len(weights))
-    for pseudo in (pseudo for pseudo in dog.sets.values() if pseudo.informative):
-        wrong = level_distances(
-            dog.induced, pooled_features(setup.encoder, pseudo.pixels, setup.compute), setup.compute
-        )
-        for i in range(len(weights)):
-            wins = np.mean([np.sign(b - a) / 2 + 0.5 for a in normal[:, i] for b in wrong[:, i]])
-            expected[i] += max(0.0, 2 * wins - 1) ** 2
-    assert weights == pytest.approx(expected / expected.sum(), abs=1e-3)
-    assert current(setup, dog.induced, "refitted").level_weights.numpy() == pytest.approx(weights)
+def test_the_statistics_of_the_pretrained_encoder_are_fitted_before_anything_else(path: Path) -> None:
+    method = METHODS["gaussian"](setup_of(path))
+    with pytest.raises(RuntimeError, match="fit comes first"):
+        method.objective()
 
 
-def test_levels_that_all_guess_are_an_error(path: Path) -> None:
-    dog = watchdog(setup_of(path))
-    with pytest.raises(Exception, match="no level tells held-out normal images"):
-        level_informativeness(
-            lambda pixels: np.ones((len(pixels), 3)), dog.setup.data.normals("watch").pixels, dog.sets
-        )
+def test_the_pretrained_statistics_stay_while_the_encoder_trains(path: Path) -> None:
+    setup = setup_of(path)
+    monitor, induced = watched(setup)
+    before = {name: value.clone() for name, value in induced.state_dict().items() if "encoder" not in name}
+    list(epochs(setup, state_of(setup, monitor), monitor))
+    after = induced.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert induced.encoder is setup.encoder, "of which it is a view"
 
 
 def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
-    setup = setup_of(path, "schedule.interpolate=[0.5]", "schedule.tolerance=1000", "optimizer.lr=3e-3")
-    dog, pretrained = watchdog(setup), trained_weights(setup.encoder)
-    records = list(epochs(setup, loop_state(setup, dog.induced), dog))
+    setup = setup_of(
+        path, "expert.schedule.interpolate=[0.5]", "expert.schedule.tolerance=1000", "optimizer.lr=3e-3"
+    )
+    pretrained = trained_weights(setup.encoder)
+    monitor, _ = watched(setup)
+    records = list(epochs(setup, state_of(setup, monitor), monitor))
     tuned = trained_weights(setup.encoder)
     assert records[-1].verdict.best_epoch == 2
-    aurocs = mix(setup, dog, pretrained, records)
+    aurocs = mix(setup, monitor, pretrained, records)
     assert set(aurocs) == {0.0, 0.5, 1.0}
     kept = list(aurocs)[-1]
     for name, now in trained_weights(setup.encoder).items():
@@ -136,15 +143,16 @@ def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
 
 
 def test_nothing_is_mixed_when_the_pretrained_encoder_is_kept(path: Path) -> None:
-    setup = setup_of(path, "schedule.interpolate=[0.5]", "schedule.max_epochs=0")
-    dog, pretrained = watchdog(setup), trained_weights(setup.encoder)
-    assert mix(setup, dog, pretrained, list(epochs(setup, loop_state(setup, dog.induced), dog))) == {}
+    setup = setup_of(path, "expert.schedule.interpolate=[0.5]", "schedule.max_epochs=0")
+    pretrained = trained_weights(setup.encoder)
+    monitor, _ = watched(setup)
+    assert mix(setup, monitor, pretrained, list(epochs(setup, state_of(setup, monitor), monitor))) == {}
 
 
 def test_memory_of_training_is_watched(path: Path) -> None:
     setup = setup_of(path)
-    dog = watchdog(setup)
-    first, *_, last = [r.validation for r in epochs(setup, loop_state(setup, dog.induced), dog)]
+    monitor, _ = watched(setup)
+    first, *_, last = [r.validation for r in epochs(setup, state_of(setup, monitor), monitor)]
     assert first is not None
     assert last is not None
     level = setup.encoder.levels[-1]
@@ -155,79 +163,77 @@ def test_memory_of_training_is_watched(path: Path) -> None:
 
 def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
     settings = (
-        "schedule.average=true",
+        "expert.schedule.average=true",
         "schedule.max_epochs=1",
-        "schedule.epoch_steps=12",
-        "schedule.tolerance=1000",
+        "expert.schedule.epoch_steps=12",
+        "expert.schedule.tolerance=1000",
         "optimizer.lr=3e-3",
     )
     setup = setup_of(path, *settings)
-    pretrained, dog = trained_weights(setup.encoder), watchdog(setup)
-    state = loop_state(setup, dog.induced)
-    *_, last = epochs(setup, state, dog)
+    pretrained = trained_weights(setup.encoder)
+    monitor, _ = watched(setup)
+    state = state_of(setup, monitor)
+    *_, last = epochs(setup, state, monitor)
     assert last.verdict.best_epoch == 1
     plain = setup_of(path, *settings[1:])
     for name, value in pretrained.items():
         dict(plain.encoder.named_parameters())[name].data.copy_(value)
-    other = watchdog(plain)
-    list(epochs(plain, loop_state(plain, other.induced), other))
+    other, _ = watched(plain)
+    list(epochs(plain, state_of(plain, other), other))
     for name, end in trained_weights(plain.encoder).items():
         kept = dict(setup.encoder.named_parameters())[name].detach().numpy()
         assert kept == pytest.approx(((pretrained[name] + end) / 2).numpy(), abs=1e-6)
 
 
-@pytest.mark.parametrize("final", ["induced", "refitted", "averaged", "validated"])
+@pytest.mark.parametrize("final", ["pretrained", "refit"])
 def test_a_validation_sees_as_many_images_as_are_counted(
     final: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomaly_ft.finetune.watch.DRIFT_IMAGES", 5)
-    setup = setup_of(path, f"gaussian.final={final}")
-    dog, seen = watchdog(setup), []
+    monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.DRIFT_IMAGES", 5)
+    setup = setup_of(path, f"expert.gaussian.statistics={final}")
+    monitor, _ = watched(setup)
+    seen = []
     forward = Encoder.forward
     monkeypatch.setattr(
         Encoder, "forward", lambda self, images: (seen.append(len(images)), forward(self, images))[1]
     )
-    dog.validate()
-    assert sum(seen) == passes(setup, dog.sets)
+    monitor.validate()
+    assert sum(seen) == monitor.passes()
 
 
 @pytest.mark.parametrize(("steps", "epoch", "number"), [(1000, 142, 7), (300, 150, 2), (90, 90, 1), (1, 1, 1)])
-def test_validations_divide_the_steps_evenly(
-    steps: int, epoch: int, number: int, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validations_divide_the_steps_evenly(steps: int, epoch: int, number: int, path: Path) -> None:
     setup = setup_of(path, f"schedule.max_steps={steps}", "schedule.max_epochs=100")
-    sets = watchdog(setup).sets
-    monkeypatch.setattr(
-        "anomaly_ft.run.train.training.passes", lambda *_: 130 * 4
-    )  # of which 130 steps are a quarter
-    assert steps_of_an_epoch(setup, sets) == epoch
+    passes = 130 * 4  # of which 130 steps are a quarter
+    assert steps_of_an_epoch(setup, passes) == epoch
     assert rule_of(setup.recipe.schedule, epoch).max_epochs == number
 
 
 def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(path)
-    dog = watchdog(setup)
-    begun = loop_state(setup, dog.induced)
-    next(epochs(setup, begun, dog))
-    gone_on = loop_state(setup, dog.induced)
+    monitor, _ = watched(setup)
+    begun = state_of(setup, monitor)
+    next(epochs(setup, begun, monitor))
+    gone_on = state_of(setup, monitor)
     gone_on.load_state_dict(begun.state_dict())
-    monkeypatch.setattr(
-        "anomaly_ft.run.train.training.steps_of_an_epoch", lambda *_: 1
-    )  # a calibration that differs
-    after = next(epochs(setup, gone_on, dog))
+    monkeypatch.setattr("anomaly_ft.run.training.steps_of_an_epoch", lambda *_: 1)  # a calibration that differs
+    after = next(epochs(setup, gone_on, monitor))
     assert after.images >= 4 * (begun.epoch_steps - 1) > 4
 
 
 def test_before_training_nothing_is_fitted_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = setup_of(path, "gaussian.final=refitted")
-    dog = watchdog(setup)
-    monkeypatch.setattr("anomaly_ft.finetune.watch.fit_gaussians", lambda *_, **__: pytest.fail("fitted again"))
-    assert next(epochs(setup, loop_state(setup, dog.induced), dog)).epoch == 0
+    setup = setup_of(path, "expert.gaussian.statistics=refit")
+    monitor, _ = watched(setup)
+    monkeypatch.setattr(
+        "anomaly_ft.finetune.methods.gaussian.fit_gaussians", lambda *_, **__: pytest.fail("fitted again")
+    )
+    assert next(epochs(setup, state_of(setup, monitor), monitor)).epoch == 0
 
 
 def test_warm_up_is_over_before_half_of_training_is(path: Path) -> None:
-    setup = setup_of(path, "schedule.warmup_epochs=1", "schedule.max_steps=3")  # of 4 that a pass has
-    state = loop_state(setup, watchdog(setup).induced)
+    setup = setup_of(path, "expert.schedule.warmup_epochs=1", "schedule.max_steps=3")  # of 4 that a pass has
+    monitor, _ = watched(setup)
+    state = state_of(setup, monitor)
     state.optimizer.step()
     state.scheduler.step()
     assert state.optimizer.param_groups[0]["lr"] == setup.recipe.optimizer.lr

@@ -67,12 +67,16 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch: pytest.Monkey
 
 RECIPE = """
 name: tiny
-data: {{root: "{root}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: "{root}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32, threads: 1}}
+runtime: {{device: cpu, precision: fp32}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1}}
 """
 
 WITNESS = """
@@ -81,7 +85,7 @@ def hook(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
         print("NETWORK", event, arguments[-1] if event == "socket.connect" else arguments[0], file=sys.stderr)
 sys.addaudithook(hook)
-from anomaly_ft.cli import main
+from anomaly_ft.cli.main import main
 main()
 """
 

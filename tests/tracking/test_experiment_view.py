@@ -1,26 +1,32 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+import summaries
 
 from anomaly_ft.evaluation.metric_names import METRICS
+from anomaly_ft.run.run_summary import RunSummary, StopReason
 from anomaly_ft.run.summary import final_metrics
 from anomaly_ft.run.summary_text import run_note, story, verdict
 from anomaly_ft.tracking.experiment_view import experiment_tags
 
-SUMMARY: dict[str, Any] = {
-    "vicinal_auroc": [0.8, 0.85, 0.82, 0.7],
-    "best_epoch": 1,
-    "epochs": 3,
-    "stop_reason": "forgetting",
-    "score": "fused",
-    "data": {"test_normal": 20, "test_anomalous": 63},
-    "frozen_test": {"image_auroc": 0.9, "image_ap": None},
-    "test": {"image_auroc": 0.93, "image_ap": None, "false_positive_rate": 0.05, "true_positive_rate": 0.8},
-    "gain_intervals": {"image_auroc": [0.01, 0.05]},
-    "thresholds": {"threshold": 4.5, "promised_fpr": 0.03125, "images": 31},
-}
+SUMMARY = RunSummary.model_validate(
+    summaries.PLAIN
+    | {
+        "vicinal_auroc": [0.8, 0.85, 0.82, 0.7],
+        "best_epoch": 1,
+        "epochs": 3,
+        "stop_reason": "forgetting",
+        "frozen_test": {"image_auroc": 0.9, "image_ap": None},
+        "test": {
+            "image_auroc": 0.93,
+            "image_ap": None,
+            "false_positive_rate": 0.05,
+            "true_positive_rate": 0.8,
+        },
+        "gain_intervals": {"image_auroc": [0.01, 0.05]},
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -34,20 +40,20 @@ SUMMARY: dict[str, Any] = {
         (0, "no_progress", "no gain, kept pretrained"),
     ],
 )
-def test_the_verdict_says_whether_and_when_it_forgot(best: int, reason: str, said: str) -> None:
-    assert verdict(SUMMARY | {"best_epoch": best, "stop_reason": reason}) == said
+def test_the_verdict_says_whether_and_when_it_forgot(best: int, reason: StopReason, said: str) -> None:
+    assert verdict(best, 3, reason) == said
 
 
 def test_a_run_without_epochs_is_not_said_to_have_failed() -> None:
-    untrained = {"best_epoch": 0, "epochs": 0, "stop_reason": "max_epochs", "vicinal_auroc": [0.8]}
-    assert verdict(untrained) == "pretrained, not trained"
-    assert "did not help" not in story(untrained)
+    assert verdict(0, 0, "max_epochs") == "pretrained, not trained"
+    assert "did not help" not in story([0.8], 0, "max_epochs")
 
 
 def test_the_note_shows_the_gain_with_its_interval_and_how_to_load_the_encoder() -> None:
     note = run_note(SUMMARY, Path("/runs/bottle-001"))
     assert "Forgetting set in after epoch 1" in note
-    assert "| image AUROC (fused score) | 0.9000 | 0.9300 | +0.0300 (95 %: +0.0100 to +0.0500) |" in note
+    assert "anomalous test images, fused score | frozen" in note
+    assert "| image AUROC | 0.9000 | 0.9300 | +0.0300 (95 %: +0.0100 to +0.0500) |" in note
     assert "average precision" not in note, "what was not measured is left out"
     assert "at most 3.12% of normal images" in note
     assert "On the test split: 5.00% of normal, 80.00% of anomalous images." in note
@@ -56,7 +62,7 @@ def test_the_note_shows_the_gain_with_its_interval_and_how_to_load_the_encoder()
 
 
 def test_a_note_without_a_test_split_invents_no_number() -> None:
-    note = run_note(SUMMARY | {"test": None, "frozen_test": None}, Path("/runs/bottle-001"))
+    note = run_note(SUMMARY.model_copy(update={"test": None, "frozen_test": None}), Path("/runs/bottle-001"))
     assert "there is no test number" in note
     assert "On the test split" not in note
 
@@ -85,7 +91,7 @@ def test_the_view_shows_columns_and_charts_that_a_run_has() -> None:
 
 
 def test_one_epoch_is_not_many() -> None:
-    told = story({"vicinal_auroc": [0.8, 0.82], "best_epoch": 1, "stop_reason": "max_epochs"})
+    told = story([0.8, 0.82], 1, "max_epochs")
     assert told.startswith("The one epoch was trained: the encoder of epoch 1 is kept")
-    many = story({"vicinal_auroc": [0.8, 0.82, 0.83], "best_epoch": 2, "stop_reason": "max_epochs"})
+    many = story([0.8, 0.82, 0.83], 2, "max_epochs")
     assert many.startswith("All 2 epochs were trained: the encoder of epoch 2 is kept")

@@ -41,13 +41,17 @@ def run(mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory
     (folder / "recipe.yaml").write_text(
         f"""
 name: parts
-data: {{root: "{mvtec_folder}", image_size: 64, watch_share: 0.2, calibration_share: 0.2}}
+data: {{root: "{mvtec_folder}", image_size: 64}}
 encoder: {{name: test_efficientnet, weights: random}}
-gaussian: {{grid: 4}}
-validation: {{augmentations: [scar], severity: 0.5}}
+validation: {{augmentations: [scar]}}
 schedule: {{max_epochs: 0}}
-runtime: {{device: cpu, precision: fp32, threads: 1, batch_size: 4}}
+runtime: {{device: cpu, precision: fp32}}
 tracking: {{uri: "{store}", experiment: models, register: parts}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1, batch_size: 4}}
 """
     )
     result = call("train", folder / "recipe.yaml", "--output", folder / "runs")
@@ -157,7 +161,7 @@ def test_what_cannot_be_promoted_is_an_error_that_says_why(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for arguments, said in [
         ([small_run], "was not logged to MLflow, so there is no model to promote"),
-        ([tmp_path], "is not a finished run: no usable summary.json"),
+        ([tmp_path], "is not a finished run: recipe.yaml, summary.json, history.jsonl"),
         ([run], "name the MLflow store of the run with --uri"),
     ]:
         result = call("promote", *arguments, "--name", "parts")

@@ -12,8 +12,9 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from anomaly_ft.system.signals import ended_by_signals
+from anomaly_ft.tracking.interface import NullTracker
 from anomaly_ft.tracking.store import store_of
-from anomaly_ft.tracking.tracker import MlflowTracker, NullTracker, make_tracker
+from anomaly_ft.tracking.tracker import MlflowTracker, make_tracker
 
 
 @pytest.fixture(autouse=True)

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_ft.data.images import is_deep
+from anomaly_ft.data.deep_values import is_deep
+from anomaly_ft.data.images import has_pages, refuse_empty, upright_size
 from anomaly_ft.data.pixels import Pixels
 
 SIDE = 128  # of a thumbnail's longer side
 DECODED = 2 * SIDE  # a JPEG is decoded at the fraction of its size that still has so many pixels a side
-TURNED = range(5, 9)  # EXIF orientations that swap width and height
-MAKE, MODEL, ORIENTATION, CHANGED, EXIF, TAKEN = 0x010F, 0x0110, 0x0112, 0x0132, 0x8769, 0x9003
+MAKE, MODEL, CHANGED, EXIF, TAKEN = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003
 NOISE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # blind to edges (Immerkaer, CVIU 64, 1996)
 UNKNOWN = "none"
 TILES = 3
@@ -35,6 +35,7 @@ class Header:
     size: tuple[int, int]  # width, height, upright
     mode: str
     deep: bool  # more than 8 bits a value
+    pages: bool  # more of them, or frames, than the first
     file_bytes: int
     file_format: str  # as Pillow calls it
     jpeg_step: float  # mean of the first quantisation table: the higher, the coarser; 0: no JPEG
@@ -56,19 +57,17 @@ def read_header(path: Path) -> Header:
     Raises:
         ValueError, OSError and more: an empty file, and whatever the decoder raises for a damaged one.
     """
-    file_bytes = path.stat().st_size
-    if file_bytes == 0:
-        raise ValueError("the file is empty")
+    refuse_empty(path)
     with Image.open(path) as image:
-        (width, height), deep = image.size, is_deep(image)
         known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
         exif = image.getexif() if known else Image.Exif()
         table = (getattr(image, "quantization", None) or {}).get(0)
         return Header(
-            size=(height, width) if exif.get(ORIENTATION) in TURNED else (width, height),
+            size=upright_size(image),
             mode=image.mode,
-            deep=deep,
-            file_bytes=file_bytes,
+            deep=is_deep(image),
+            pages=has_pages(image),
+            file_bytes=path.stat().st_size,
             file_format=image.format or UNKNOWN,
             jpeg_step=float(np.mean(table)) if table else 0.0,
             camera=" ".join(str(exif[tag]).strip("\0 ") for tag in (MAKE, MODEL) if exif.get(tag)) or UNKNOWN,

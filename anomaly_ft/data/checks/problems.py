@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_ft.data.checks.appearance import Appearance, Header
+from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
-from anomaly_ft.data.images import DARK, DARK_SAYS, UNREADABLE, read_mask, why_unreadable
-from anomaly_ft.data.layouts.detect import READERS, Reading
-from anomaly_ft.data.layouts.files import name_below
+from anomaly_ft.data.images import why_unreadable
+from anomaly_ft.data.layouts.detect import Reading
+from anomaly_ft.data.layouts.unused import EXPECTED, NO_IMAGE
+from anomaly_ft.data.loaded import DARK, DARK_SAYS, LOST_SAYS, PAGES_SAY, UNREADABLE
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import shared_groups
 
+NEARLY_ALL = 0.95  # of an image, from which on a mask looks like one that is inverted
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -39,6 +43,7 @@ class Scan:
     unreadable: dict[str, str]
     thumbnails: dict[str, NDArray[np.uint8]]
     appearances: dict[str, Appearance]
+    limits: dict[str, Limits]  # of values of more than 8 bits
 
 
 def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Trouble]:
@@ -49,8 +54,10 @@ def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troubl
         files = tuple(f"{name}: {why}" for name, why in scan.unreadable.items())
         yield Trouble("unreadable", f"{len(files)} of {len(records)} images cannot be read", files)
     yield from _dark(records, scan)
+    yield from _odd_files(scan)
     yield from _copies(same)
     yield from _mask_troubles(reading, scan, threads)
+    yield from _not_used(reading)
     clashes = tuple(", ".join(names) for names in case_clashes(records))
     if clashes:
         yield Trouble("case", f"{len(clashes)} names differ only by upper and lower case", clashes)
@@ -67,6 +74,17 @@ def _dark(records: Sequence[Record], scan: Scan) -> Iterator[Trouble]:
         yield Trouble("dark", f"{len(deep)} images of more than 8 bits {DARK_SAYS}", tuple(deep))
 
 
+def _odd_files(scan: Scan) -> Iterator[Trouble]:
+    """Files of which not all is used."""
+    pages = tuple(name for name, header in scan.headers.items() if header.pages)
+    if pages:
+        yield Trouble("pages", f"{len(pages)} files hold {PAGES_SAY}", pages)
+    lost = {name: limits.lost for name, limits in scan.limits.items() if limits.lost}
+    if lost:
+        files = tuple(f"{name}: {count} values" for name, count in lost.items())
+        yield Trouble("not a number", f"{len(files)} images hold {LOST_SAYS}", files)
+
+
 def _copies(same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
     """Byte-identical files: across train and test they are leaks, elsewhere just odd."""
     leaking = [group for group in same if len({record.split for record in group}) > 1]
@@ -81,21 +99,26 @@ def _copies(same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
 
 def _mask_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Trouble]:
     masked = [record for record in reading.records if record.mask]
-    empty, other, broken = [], [], []
+    empty, full, other, broken = [], [], [], []
     for record, mask in zip(masked, in_parallel(_mask, masked, threads), strict=True):
         if isinstance(mask, str):
             broken.append(f"{record.mask_name}: {mask}")
             continue
-        size, filled = mask
+        size, share = mask
         header = scan.headers.get(record.name)
-        if record.anomalous and not filled:
+        if record.anomalous and share == 0:
             empty.append(record.mask_name)
+        if record.anomalous and share >= NEARLY_ALL:
+            full.append(record.mask_name)
         if header and header.size != size:
             other.append(
                 f"{record.mask_name}: {size[0]}x{size[1]}, {record.name}: {'{}x{}'.format(*header.size)}"
             )
     if empty:
         yield Trouble("empty mask", f"{len(empty)} anomalous images have a mask without a defect", tuple(empty))
+    if full:
+        says = f"{len(full)} masks mark nearly all of their image: is background what is marked?"
+        yield Trouble("full mask", says, tuple(full))
     if other:
         yield Trouble("mask size", f"{len(other)} masks are not of the size of their image", tuple(other))
     if broken:
@@ -103,20 +126,24 @@ def _mask_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troub
     alone = tuple(record.name for record in reading.records if record.anomalous and not record.mask)
     if masked and alone:
         yield Trouble("no mask", f"{len(alone)} anomalous images have no mask, others have", alone)
-    reader = READERS.get(reading.layout)
-    used = {record.mask_name for record in masked}
-    there = [name_below(mask, reading.root) for mask in (reader.masks(reading.root) if reader else ())]
-    unused = tuple(name for name in there if name not in used)
-    if unused and reading.layout != "kolektor":  # there normal images have a mask too, an empty one
-        yield Trouble("mask without image", f"{len(unused)} masks belong to no image", unused)
 
 
-def _mask(record: Record) -> tuple[tuple[int, int], bool]:
-    """Width and height, and whether anything is marked."""
+def _not_used(reading: Reading) -> Iterator[Trouble]:
+    """Image files that serve nothing, but for those of which nobody expects it."""
+    for unused in reading.unused:
+        if unused.why == NO_IMAGE:
+            yield Trouble("mask without image", f"{len(unused.names)} masks belong to no image", unused.names)
+        elif unused.why not in EXPECTED:
+            says = f"{len(unused.names)} image files: {unused.why}"
+            yield Trouble("not used", says, unused.names)
+
+
+def _mask(record: Record) -> tuple[tuple[int, int], float]:
+    """Width and height, and the share that is marked."""
     if record.mask is None:
         raise ValueError("no mask")
     marked = read_mask(record.mask)
-    return (marked.shape[1], marked.shape[0]), bool(marked.any())
+    return (marked.shape[1], marked.shape[0]), float(marked.mean())
 
 
 def _lookalikes(records: Sequence[Record], scan: Scan, same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:

@@ -7,6 +7,7 @@ is decoded once, for a truncated file looks sound from its header. Nothing is wr
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,8 +17,10 @@ from anomaly_ft.data.checks.appearance import DECODED, Appearance, Header, appea
 from anomaly_ft.data.checks.audit import ShortcutAudit
 from anomaly_ft.data.checks.problems import Scan, Trouble, find_troubles, in_parallel
 from anomaly_ft.data.dataset import read_records
+from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import thumbnail
 from anomaly_ft.data.images import view_image
+from anomaly_ft.data.layouts.unused import EXPECTED
 from anomaly_ft.data.records import PARTS, Record, counts
 from anomaly_ft.data.splits import split_normals
 from anomaly_ft.errors import DataError
@@ -47,6 +50,8 @@ class Report:
     split: dict[str, int]  # images for each purpose; empty where it cannot be split
     split_trouble: str
     troubles: tuple[Trouble, ...]
+    limits: Limits | None  # of all values of more than 8 bits, or of floating point
+    notes: tuple[str, ...]  # what nobody has to do anything about
     records: tuple[Record, ...] = field(repr=False)
     readable: tuple[Record, ...] = field(repr=False)
     appearances: tuple[Appearance, ...] = field(repr=False)  # of each readable record
@@ -59,10 +64,12 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the records, for programs."""
-        others = ("records", "readable", "appearances", "troubles", "audit")
+        others = ("records", "readable", "appearances", "troubles", "limits", "audit")
         found = {key: value for key, value in vars(self).items() if key not in others}
+        limits = asdict(self.limits) if self.limits else None
         audit = self.audit.to_json() if self.audit else None
-        return {**found, "troubles": [asdict(trouble) for trouble in self.troubles], "audit": audit}
+        troubles = [asdict(trouble) for trouble in self.troubles]
+        return {**found, "limits": limits, "troubles": troubles, "audit": audit}
 
     def lines(self) -> Iterator[str]:
         """Everything for people."""
@@ -75,6 +82,7 @@ class Report:
         yield "split     " + (
             ", ".join(f"{n} to {part}" for part, n in self.split.items()) or self.split_trouble
         )
+        yield from (f"note      {note}" for note in self.notes)
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
         elif self.audit:
@@ -119,6 +127,8 @@ def inspect(
         split={},
         split_trouble="",
         troubles=tuple(find_troubles(reading, scan, threads)),
+        limits=reduce(Limits.widened, scan.limits.values()) if scan.limits else None,
+        notes=(*reading.notes, *(str(unused) for unused in reading.unused if unused.why in EXPECTED)),
         records=reading.records,
         readable=readable,
         appearances=tuple(scan.appearances[record.name] for record in readable),
@@ -139,15 +149,21 @@ def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
                 found[record.name] = result
         return found
 
-    def look(record: Record) -> tuple[NDArray[np.uint8], Appearance]:
-        image = view_image(record.path, at_least=DECODED)
-        return thumbnail(image), appearance(record.name, headers[record.name], np.asarray(image))
+    def look(record: Record) -> tuple[NDArray[np.uint8], Limits | None, Appearance]:
+        view = view_image(record.path, at_least=DECODED)
+        looks = appearance(record.name, headers[record.name], np.asarray(view.image))
+        return thumbnail(view.image), view.limits, looks
 
     headers: dict[str, Header] = readable(lambda record: read_header(record.path), records, "reading headers")
     sound = [record for record in records if record.name in headers]
-    seen = readable(look, sound, "looking at images")
-    thumbnails = {name: small for name, (small, _) in seen.items()}
-    return Scan(headers, unreadable, thumbnails, {name: looks for name, (_, looks) in seen.items()})
+    looked = readable(look, sound, "looking at images")
+    return Scan(
+        headers,
+        unreadable,
+        thumbnails={name: small for name, (small, _, _) in looked.items()},
+        limits={name: limits for name, (_, limits, _) in looked.items() if limits},
+        appearances={name: looks for name, (_, _, looks) in looked.items()},
+    )
 
 
 def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:

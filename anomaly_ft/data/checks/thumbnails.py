@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from anomaly_ft.data.images import UNREADABLE, read_mask, resize_image, resize_mask, view_image
+from anomaly_ft.data.images import resize_image, resize_mask, view_image
+from anomaly_ft.data.loaded import UNREADABLE
+from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 
 CELL = 128  # pixels along each side of a picture
@@ -44,7 +46,7 @@ def contact_sheet(records: Sequence[Record], path: Path) -> int:
 
 def _picture(record: Record) -> Image.Image:
     try:
-        picture = resize_image(view_image(record.path), CELL, "letterbox")
+        picture = resize_image(view_image(record.path).image, CELL, "letterbox")
         if record.mask:
             marked = Image.fromarray(
                 resize_mask(read_mask(record.mask), CELL, "letterbox").astype(np.uint8) * 255

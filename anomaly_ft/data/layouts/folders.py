@@ -1,53 +1,49 @@
-"""A folder of good images, and beside it any others: each one a type of defect."""
-
-from pathlib import Path, PurePosixPath
+"""A folder of good images, and beside it any others: each one a type of defect. Real-IAD is laid out so."""
 
 from anomaly_ft.data.layouts.files import (
+    DEFECT_TYPES,
     MASK_FOLDERS,
-    folders_in,
-    has_images,
-    image_names,
-    images_below,
-    mask_beside,
-    name_below,
-    normal_folder,
+    TEST,
+    TRAIN,
+    means_defect,
+    means_normal,
+    words,
 )
+from anomaly_ft.data.layouts.matching import match_masks
+from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import Record
 
 SKETCH = "good/ and any other folders, each a type of defect; masks, if any, in ground_truth/<type>/"
 
 
-def recognise(root: Path) -> str:
+def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    normal, others = normal_folder(root), [f"{folder.name}/" for folder in _defects(root)]
-    return f"there are {normal.name}/ and {', '.join(others)}" if normal and others else ""
+    normal, others = _normal(tree), [f"{folder}/" for folder in _defects(tree)]
+    return f"there are {normal}/ and {', '.join(others)}" if normal and others else ""
 
 
-def read(root: Path) -> list[Record]:
+def read(tree: Tree) -> list[Record]:
     """Images below `good` (or `ok`, `normal`) are undecided, all others are anomalous test images."""
-    normal = normal_folder(root)
-    records = [Record(root, name, "undecided") for name in image_names(root, normal)] if normal else []
-    for folder in _defects(root):
-        for name in image_names(root, folder):
-            path = PurePosixPath(name)
-            mask = next((m for t in _truths(root) if (m := mask_beside(t / path.parent, path.stem))), None)
-            records.append(Record(root, name, "test", folder.name, name_below(mask, root)))
-    return records
+    usable = set(tree.images)
+    names = [name for name in tree.below(_normal(tree)) if name in usable]
+    records = [Record(tree.root, name, "undecided") for name in names]
+    tested = [(n, _kind(n)) for folder in _defects(tree) for n in tree.below(folder) if n in usable]
+    masks = match_masks([name for name, _ in tested], tree.masks)
+    return records + [Record(tree.root, name, "test", kind, masks.get(name, "")) for name, kind in tested]
 
 
-def masks(root: Path) -> list[Path]:
-    """Every mask file there is, used or not."""
-    return [path for folder in _truths(root) for path in images_below(folder)]
+def _kind(name: str) -> str:
+    """The type of defect: the folder, or the one in it where the folder says no more than that it is one."""
+    top, *inner = name.split("/")[:-1]
+    return inner[0] if inner and means_defect(top) and not set(words(top)) & DEFECT_TYPES else top
 
 
-def _truths(root: Path) -> list[Path]:
-    return [folder for folder in folders_in(root) if folder.name.lower() in MASK_FOLDERS]
+def _normal(tree: Tree) -> str:
+    return next((folder for folder in tree.inside() if means_normal(folder)), "")
 
 
-def _defects(root: Path) -> list[Path]:
+def _defects(tree: Tree) -> list[str]:
     """Other folders with images in them; `train` or `test` among them means another layout."""
-    normal = normal_folder(root)
-    others = [
-        p for p in folders_in(root) if p != normal and p.name.lower() not in MASK_FOLDERS and has_images(p)
-    ]
-    return [] if {p.name.lower() for p in others} & {"train", "test"} else others
+    normal = _normal(tree)
+    others = [f for f in tree.inside() if f != normal and f.lower() not in MASK_FOLDERS and tree.below(f)]
+    return [] if {folder.lower() for folder in others} & (TRAIN | TEST) else others

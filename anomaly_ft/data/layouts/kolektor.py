@@ -1,72 +1,77 @@
 """Images with their mask beside them: KolektorSDD (`_label.bmp`) and KolektorSDD2 (`_GT.png`).
 
 An empty mask means a normal image. Where there are folders `train` and `test` they are the split;
-defective images in `train` are left out, for only normal ones are trained with.
+defective images in `train` are not used, as in the published protocol.
 """
 
-from pathlib import Path
+import re
 from typing import Literal
 
 import numpy as np
 
-from anomaly_ft.data.images import UNREADABLE, read_mask
-from anomaly_ft.data.layouts.files import images_below, name_below
-from anomaly_ft.data.records import ANOMALOUS, Record
+from anomaly_ft.data.layouts.files import LABEL_FOLDERS, MASK_FOLDERS, stem_of
+from anomaly_ft.data.layouts.tree import Tree
+from anomaly_ft.data.masks import read_mask
+from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 from anomaly_ft.errors import DataError
 
 SKETCH = "<name>.jpg beside <name>_label.bmp, or <name>.png beside <name>_GT.png; an empty mask means normal"
-TAILS = ("_label", "_GT")
-GIVEN: dict[str, Literal["train", "test"]] = {"train": "train", "test": "test"}
+TAIL = re.compile(r"(.+)(_label|_GT)( \(.+\))?")  # the published KolektorSDD2 has `10301_GT (copy).png`
+Split = Literal["train", "test", "undecided"]
+GIVEN: dict[str, Split] = {"train": "train", "test": "test"}
 
 
-def recognise(root: Path) -> str:
+def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    found = masks(root)
-    return f"there are {len(found)} masks such as {name_below(found[0], root)}" if found else ""
+    found = _masks(tree)
+    paired = bool(found) and sum(stem_of(name) in found for name in tree.names)
+    if not found or 2 * paired < len(tree.names) - len(found):
+        return ""
+    return f"there are {len(found)} masks such as {next(iter(found.values()))}"
 
 
-def read(root: Path) -> list[Record]:
+def read(tree: Tree) -> list[Record]:
     """Labels come from the masks; without folders `train` and `test` normal images are undecided.
 
     Raises:
         DataError: an image without a mask or with one that cannot be read: nobody knows its label.
     """
-    by_image = {_image_key(path): path for path in masks(root)}
-    images = [path for path in images_below(root) if not path.stem.endswith(TAILS)]
-    alone = [name_below(path, root) for path in images if path.with_suffix("") not in by_image]
+    by_image = _masks(tree)
+    masks = set(by_image.values())
+    images = [name for name in tree.names if name not in masks]
+    alone = [name for name in images if stem_of(name) not in by_image]
     if alone:
         raise DataError(
             f"data.root: {len(alone)} of {len(images)} images have no mask beside them, so whether they are "
-            f"normal is not known: {', '.join(alone[:5])}; add empty masks or use a manifest"
+            f"normal is not known: {', '.join(alone[:5])}; add a mask for each (empty: a normal image), or "
+            "use a manifest"
         )
     records = []
-    for path in images:
-        mask, name = by_image[path.with_suffix("")], name_below(path, root)
-        below = name.split("/")[0]
-        defective = _any_defect(mask)
-        if below == "train" and defective:
-            continue
-        if defective:
-            records.append(Record(root, name, "test", ANOMALOUS, name_below(mask, root)))
+    for name in images:
+        mask = by_image[stem_of(name)]
+        split: Split = GIVEN.get(name.split("/")[0].lower(), "undecided")
+        if _any_defect(tree, mask):
+            records.append(Record(tree.root, name, "train" if split == "train" else "test", ANOMALOUS, mask))
         else:
-            records.append(Record(root, name, GIVEN.get(below, "undecided")))
+            records.append(Record(tree.root, name, split, NORMAL))
     return records
 
 
-def masks(root: Path) -> list[Path]:
-    """Every mask file there is, used or not."""
-    return [path for path in images_below(root) if path.stem.endswith(TAILS)]
+def _masks(tree: Tree) -> dict[str, str]:
+    """The mask of each image, by the image's name without ending; not those in a folder of their own."""
+    own = MASK_FOLDERS | LABEL_FOLDERS
+    found = {}
+    for name in tree.names:
+        match = TAIL.fullmatch(stem_of(name)) if "_label" in name or "_GT" in name else None
+        if match and not own & set(name.lower().split("/")[:-1]):
+            found[match[1] + (match[3] or "")] = name
+    return found
 
 
-def _image_key(mask: Path) -> Path:
-    tail = next(tail for tail in TAILS if mask.stem.endswith(tail))
-    return mask.with_name(mask.stem.removesuffix(tail))
-
-
-def _any_defect(mask: Path) -> bool:
+def _any_defect(tree: Tree, mask: str) -> bool:
     try:
-        return bool(np.any(read_mask(mask)))
-    except UNREADABLE as cause:
+        return bool(np.any(read_mask(tree.root / mask)))
+    except Exception as cause:  # decoders raise nearly anything on damaged files
         raise DataError(
-            f"data.root: a mask that cannot be read leaves its image without label: {mask}: {cause}"
+            f"data.root: a mask that cannot be read leaves its image without label: {tree.root / mask}: {cause}"
         ) from cause

@@ -8,47 +8,41 @@ columns may hold the type of defect (`kind`) and what belongs together (any colu
 
 import contextlib
 import os
+import unicodedata
 from collections.abc import Iterator, Set
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pandas as pd
-from pyarrow.parquet import ParquetFile
 
+from anomaly_ft.data.layouts.tables import LONG, read_table, short
+from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, PARTS, Record
 from anomaly_ft.errors import DataError, did_you_mean
 
 SKETCH = "manifest.csv or manifest.parquet with the columns image_path, label_index, split, mask_path"
 NAMES = ("manifest.csv", "manifest.parquet")
 SPLITS = ("train", "test", *PARTS, "")
-LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}
-SHOWN, LONG = 8, 200  # mistakes in one message, and characters of a value in it
-MAX_ROWS = 2_000_000
-MAX_BYTES = 2**30
+LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+SHOWN = 8  # mistakes in one message
 
 
-def recognise(root: Path) -> str:
+def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    if root.is_file():
-        return f"{root.name} is a file"
-    found = [name for name in NAMES if (root / name).is_file()]
+    if tree.root.is_file():
+        return f"{tree.root.name} is a file"
+    found = [name for name in NAMES if (tree.root / name).is_file()]
     return f"there is {' and '.join(found)}" if found else ""
 
 
-def read(root: Path) -> list[Record]:
+def read(tree: Tree) -> list[Record]:
     """The images that a manifest, or the manifest in a folder, lists."""
-    if root.is_file():
-        return read_manifest(root, root.parent)
-    found = [root / name for name in NAMES if (root / name).is_file()]
+    if tree.root.is_file():
+        return read_manifest(tree.root, tree.root.parent)
+    found = [tree.root / name for name in NAMES if (tree.root / name).is_file()]
     if len(found) != 1:
-        raise DataError(f"data.root: expected one of {' and '.join(NAMES)} in {root}, found {len(found)}")
-    return read_manifest(found[0], root)
-
-
-def masks(root: Path) -> list[Path]:
-    """A manifest names all its masks; others are none of its business."""
-    del root
-    return []
+        raise DataError(f"data.root: expected one of {' and '.join(NAMES)} in {tree.root}, found {len(found)}")
+    return read_manifest(found[0], tree.root)
 
 
 def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Record]:
@@ -62,7 +56,7 @@ def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Rec
     Raises:
         DataError: a table that cannot be read, or everything that is wrong with its rows.
     """
-    table = _read_table(path)
+    table = read_table(path)
     outside = _links_out(table, base) if path.resolve().is_relative_to(base.resolve()) else frozenset()
     mistakes = [f"column {name} is missing" for name in ("image_path", "label_index") if name not in table]
     if group_column and group_column not in table:
@@ -70,13 +64,14 @@ def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Rec
             f"column {group_column} is missing{did_you_mean(group_column, map(str, table.columns))}"
         )
     if mistakes:
-        raise DataError(f"{path}: {'; '.join(mistakes)}; got {_short(', '.join(map(str, table.columns)))}")
-    records, seen = [], set()
-    for number, row in enumerate(table.to_dict("records"), start=2):  # line 1 is the heading
+        raise DataError(f"{path}: {'; '.join(mistakes)}; got {short(', '.join(map(str, table.columns)))}")
+    records, seen, names = [], set(), Names(base)
+    for number, given in enumerate(table.to_dict("records"), start=2):  # line 1 is the heading
+        row = _tidy(given, names)
         wrong = list(_mistakes(row, base, outside))
-        name = _clean(row["image_path"])
+        name = row["image_path"]
         if name in seen:
-            wrong.append(f"image_path {_short(repr(name))} stands twice")
+            wrong.append(f"image_path {short(repr(name))} stands twice")
         seen.add(name)
         mistakes += [f"row {number}: {what}" for what in wrong]
         if not wrong:
@@ -91,38 +86,6 @@ def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Rec
     return records
 
 
-def is_column(path: Path, name: str) -> bool:
-    """Whether the table has a column of this name."""
-    return name in _read_table(path)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        table = _table_of(path)
-    except DataError:
-        raise
-    except Exception as cause:  # pandas and pyarrow raise nearly anything on damaged files
-        said = _short(f"{type(cause).__name__}: {cause}")
-        raise DataError(f"{path}: cannot be read as a CSV or Parquet table: {said}") from cause
-    if len(table) > MAX_ROWS:
-        raise DataError(f"{path}: more than {MAX_ROWS:,} rows, the most that a manifest may have")
-    return table
-
-
-def _table_of(path: Path) -> pd.DataFrame:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise DataError(f"{path}: {size:,} bytes, a manifest may have {MAX_BYTES:,}")
-    if path.suffix.lower() != ".parquet":
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, nrows=MAX_ROWS + 1)
-    with ParquetFile(path) as file:  # a small file can stand for more rows than fit into memory
-        rows = file.metadata.num_rows
-    if rows > MAX_ROWS:
-        raise DataError(f"{path}: {rows:,} rows, a manifest may have {MAX_ROWS:,}")
-    table = pd.read_parquet(path)
-    return table.astype(object).where(table.notna(), "").astype(str)
-
-
 def _links_out(table: pd.DataFrame, base: Path) -> frozenset[str]:
     """Paths of a manifest that came with its images and that lead out of their folder over a link."""
     root = os.path.realpath(base) + os.sep
@@ -135,15 +98,12 @@ def _links_out(table: pd.DataFrame, base: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_file(path: Path) -> bool:
+def _exists(path: Path, *, folder_too: bool) -> bool:
+    """Whether there is such a file; masks that count together may be a folder."""
     try:
-        return path.is_file()
+        return path.is_file() or (folder_too and path.is_dir())
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
         return False
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONG else f"{text[:LONG]}... ({len(text):,} characters)"
 
 
 def _clean(path: str) -> str:
@@ -151,32 +111,69 @@ def _clean(path: str) -> str:
     return "" if not path else PurePosixPath(path.replace("\\", "/")).as_posix()
 
 
+class Names:
+    """How names are spelled on the disk: macOS writes `ü` as two characters, tables hold it as one."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.folders: dict[str, dict[str, str]] = {}  # of each folder its names by their composed form
+
+    def on_disk(self, path: str) -> str:
+        """The path as the disk spells it; as it is where that is the same, or nothing is there."""
+        if path.isascii() or _exists(self.base / path, folder_too=True):
+            return path
+        found = ""
+        for part in PurePosixPath(path).parts:
+            if found not in self.folders:
+                with contextlib.suppress(OSError, ValueError):
+                    inside = [entry.name for entry in (self.base / found).iterdir()]
+                    self.folders[found] = {unicodedata.normalize("NFC", name): name for name in inside}
+            spelled = self.folders.get(found, {}).get(unicodedata.normalize("NFC", part))
+            if spelled is None:
+                return path
+            found = f"{found}/{spelled}".lstrip("/")
+        return found
+
+
+def _tidy(row: dict[Any, Any], names: Names) -> dict[Any, Any]:
+    """The row with paths as on the disk, and with label and split in small letters, as spreadsheets may not
+    write them."""
+    paths = {key: _on_disk(row[key], names) for key in ("image_path", "mask_path") if key in row}
+    return row | paths | {key: row[key].strip().lower() for key in ("label_index", "split") if key in row}
+
+
+def _on_disk(path: str, names: Names) -> str:
+    clean = _clean(path)
+    below = not PurePosixPath(clean).is_absolute() and ".." not in PurePosixPath(clean).parts
+    return names.on_disk(clean) if below else clean
+
+
 def _mistakes(row: dict[Any, Any], base: Path, outside: Set[str]) -> Iterator[str]:
     for key in ("image_path", "mask_path"):
-        path = _clean(row.get(key, ""))
+        path = row.get(key, "")
         if not path:
             if key == "image_path":
                 yield "image_path is empty"
         elif PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive:
-            yield f"{key} is absolute: {_short(path)}; expected a path below the manifest's folder"
+            yield f"{key} is absolute: {short(path)}; expected a path below the manifest's folder"
         elif ".." in PurePosixPath(path).parts:
-            yield f"{key} leads out of the manifest's folder: {_short(path)}"
+            yield f"{key} leads out of the manifest's folder: {short(path)}"
         elif path in outside:
-            yield f"{key} leads out of the manifest's folder over a link: {_short(path)}"
-        elif not _is_file(base / path):
-            yield f"{key}: no such file: {_short(path)}"
+            yield f"{key} leads out of the manifest's folder over a link: {short(path)}"
+        elif not _exists(base / path, folder_too=key == "mask_path"):
+            yield f"{key}: no such file: {short(path)}"
     label, split = row["label_index"], row.get("split", "")
     if label not in LABELS:
-        yield f"label_index: expected 0 (normal) or 1 (anomalous), got {_short(repr(label))}"
+        yield f"label_index: expected 0 (normal) or 1 (anomalous), got {short(repr(label))}"
     if split not in SPLITS:
         hint = did_you_mean(split[:LONG], SPLITS)
-        yield f"split: expected {', '.join(SPLITS[:-1])} or nothing, got {_short(repr(split))}{hint}"
+        yield f"split: expected {', '.join(SPLITS[:-1])} or nothing, got {short(repr(split))}{hint}"
     elif LABELS.get(label) and split not in ("test", ""):
         yield f"an anomalous image cannot be in split {split!r}: only normal images are trained with"
 
 
 def _record(row: dict[Any, Any], base: Path, group_column: str) -> Record:
-    name, mask = _clean(row["image_path"]), _clean(row.get("mask_path", ""))
+    name, mask = row["image_path"], row.get("mask_path", "")
     anomalous, split = LABELS[row["label_index"]], row.get("split", "")
     kind = row.get("kind", "")
     named = kind if kind and kind != NORMAL else ANOMALOUS

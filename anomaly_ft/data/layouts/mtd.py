@@ -1,39 +1,34 @@
 """Magnetic Tile Defects as its authors publish it (Huang et al., The Visual Computer, 2018)."""
 
-from pathlib import Path
-
-from anomaly_ft.data.layouts.files import first_file, folders_in, name_below
+from anomaly_ft.data.layouts.files import stem_of
+from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import NORMAL, Record
 
 SKETCH = "MT_Free/Imgs/*.jpg and MT_<type>/Imgs/*.jpg, each with a mask of the same name ending in .png"
-NORMALS = "MT_Free"
+NORMALS = "mt_free"
 
 
-def recognise(root: Path) -> str:
+def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    return "there is MT_Free/Imgs" if (root / NORMALS / "Imgs").is_dir() else ""
+    found = [folder for folder in _folders(tree) if folder.split("/")[0].lower() == NORMALS]
+    return f"there is {found[0]}" if found else ""
 
 
-def read(root: Path) -> list[Record]:
+def read(tree: Tree) -> list[Record]:
     """Normal images are undecided; the type of the others is their folder's name without `MT_`."""
     records = []
-    for folder in _folders(root):
-        kind = NORMAL if folder.name == NORMALS else folder.name.removeprefix("MT_").lower()
-        for path in sorted((folder / "Imgs").glob("*.jpg")):
-            name = name_below(path, root)
-            if kind == NORMAL:
-                records.append(Record(root, name, "undecided"))
-                continue
-            mask = first_file([path.with_suffix(".png")])
-            records.append(Record(root, name, "test", kind, name_below(mask, root)))
+    for folder in _folders(tree):
+        top = folder.split("/")[0].lower()
+        kind = NORMAL if top == NORMALS else top.removeprefix("mt_")
+        names = tree.below(folder)
+        masks = {stem_of(name).lower(): name for name in names if name.lower().endswith(".png")}
+        images = [name for name in names if not name.lower().endswith(".png")]
+        for name in images or names:  # without any JPEG the PNGs are photographs
+            mask = masks.get(stem_of(name).lower(), "") if images and kind != NORMAL else ""
+            records.append(Record(tree.root, name, "undecided" if kind == NORMAL else "test", kind, mask))
     return records
 
 
-def masks(root: Path) -> list[Path]:
-    """Every mask file there is, used or not; those of normal images are empty and not used."""
-    folders = [folder for folder in _folders(root) if folder.name != NORMALS]
-    return [path for folder in folders for path in sorted((folder / "Imgs").glob("*.png"))]
-
-
-def _folders(root: Path) -> list[Path]:
-    return [p for p in folders_in(root) if p.name.startswith("MT_") and (p / "Imgs").is_dir()]
+def _folders(tree: Tree) -> list[str]:
+    tops = [top for top in tree.inside() if top.lower().startswith("mt_")]
+    return [f"{top}/{inner}" for top in tops for inner in tree.inside(top) if inner.lower() == "imgs"]

@@ -1,45 +1,46 @@
-"""MVTec AD and sets laid out like it (BTAD: `ok` and `ko` for good and defective)."""
+"""MVTec AD and sets laid out like it: a folder for training and one for testing, in each good and other images.
 
-from pathlib import Path, PurePosixPath
+BTAD (`ok`, `ko`), MVTec AD 2 (`test_public`, `validation`), LOCO and AutoVI (a folder of masks for each image),
+BMAD (`img` and `label` below each type), MVTec 3D-AD (`rgb`, `xyz`, `gt`), Lookout for Vision
+(`train/anomaly`), Keras (`train`, `val`, `test`).
+"""
 
-from anomaly_ft.data.layouts.files import (
-    NORMAL_WORDS,
-    folders_in,
-    image_names,
-    images_below,
-    mask_beside,
-    name_below,
-    normal_folder,
-)
+from anomaly_ft.data.layouts.files import MASK_FOLDERS, TEST, TRAIN, VALIDATION, means_normal
+from anomaly_ft.data.layouts.matching import match_masks
+from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import NORMAL, Record
 
 SKETCH = "train/good, test/<type>, ground_truth/<type>/<name>_mask.png (good may be called ok or normal)"
 
 
-def recognise(root: Path) -> str:
+def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    normal = normal_folder(root / "train")
-    return f"there is train/{normal.name}" if normal else ""
+    found = [
+        f"{split}/{kind}" for split in _splits(tree, TRAIN) for kind in tree.inside(split) if means_normal(kind)
+    ]
+    return f"there is {found[0]}" if found else ""
 
 
-def read(root: Path) -> list[Record]:
-    """Train images from `train/good`; test images, with masks where there are any, from `test/<type>`."""
-    normal = normal_folder(root / "train")
-    records = [Record(root, name, "train") for name in image_names(root, normal)] if normal else []
-    for folder in folders_in(root / "test"):
-        truth = root / "ground_truth" / folder.name
-        for name in image_names(root, folder):
-            if folder.name.lower() in NORMAL_WORDS:
-                records.append(Record(root, name, "test"))
-                continue
-            inner = PurePosixPath(name).relative_to("test", folder.name)
-            mask = mask_beside(truth / inner.parent, inner.stem)
-            records.append(Record(root, name, "test", folder.name, name_below(mask, root)))
-    return records
+def read(tree: Tree) -> list[Record]:
+    """Good images of the folders for training and validation are for training; all others are test images."""
+    usable = set(tree.images)
+    found = _images(tree, TRAIN | VALIDATION, usable)
+    train = [Record(tree.root, name, "train") for name, kind in found if kind == NORMAL]
+    tested = [(name, kind) for name, kind in found if kind != NORMAL] + _images(tree, TEST, usable)
+    masks = match_masks([n for n, kind in tested if kind != NORMAL], tree.masks)
+    return train + [Record(tree.root, n, "test", kind, masks.get(n, "")) for n, kind in tested]
 
 
-def masks(root: Path) -> list[Path]:
-    """Every mask file there is, used or not."""
-    good = {NORMAL, *NORMAL_WORDS}
-    folders = [folder for folder in folders_in(root / "ground_truth") if folder.name.lower() not in good]
-    return [path for folder in folders for path in images_below(folder)]
+def _splits(tree: Tree, names: frozenset[str]) -> list[str]:
+    return [folder for folder in tree.inside() if folder.lower() in names]
+
+
+def _images(tree: Tree, splits: frozenset[str], usable: set[str]) -> list[tuple[str, str]]:
+    """Names and kinds of the photographs in these folders."""
+    found = []
+    for split in _splits(tree, splits):
+        for folder in tree.inside(split):
+            if folder.lower() not in MASK_FOLDERS:
+                kind = NORMAL if means_normal(folder) else folder
+                found += [(name, kind) for name in tree.below(f"{split}/{folder}") if name in usable]
+    return found

@@ -1,44 +1,41 @@
 """Good images only, in one folder or in many: everything is for training."""
 
-from pathlib import Path
+from collections.abc import Iterable
 
-from anomaly_ft.data.layouts.files import MASK_FOLDERS, image_names
+from anomaly_ft.data.layouts.files import DEFECT_WORDS, MASK_FOLDERS, TEST, means_defect, stem_of
+from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import Record
 
 SKETCH = "any folders with good images only"
 # With one of these in its path an image is hardly meant as a good one to train with
-SUSPICIOUS = MASK_FOLDERS | {
-    *("anomaly", "anomalies", "anomalous", "defect", "defects", "defective", "error", "errors", "faulty"),
-    *("bad", "broken", "damaged", "fail", "failed", "reject", "rejects", "rejected", "scrap"),
-    *("ko", "ng", "nio", "nok", "not_ok", "test"),
-}
+SUSPICIOUS = MASK_FOLDERS | DEFECT_WORDS | TEST | {"not_ok"}
+
+SEVERAL = 2  # a single file called `bad.png` may be a name like any other
 
 
-def recognise(root: Path) -> str:
-    """What speaks for this layout; empty: nothing does, or a folder's name speaks against it."""
-    names = list(image_names(root))
-    if not names or suspicious(names):
+def recognise(tree: Tree) -> str:
+    """What speaks for this layout; empty: nothing does, or a name speaks against it."""
+    if not tree.names or suspicious(tree):
         return ""
-    return f"there are {len(names)} images, and no folder's name speaks of defects, masks or a test"
+    return f"there are {len(tree.names)} images, and no name speaks of defects, masks or a test"
 
 
-def read(root: Path) -> list[Record]:
-    """Every image is a normal training image."""
-    return [Record(root, name, "train") for name in image_names(root)]
+def read(tree: Tree) -> list[Record]:
+    """Every photograph is a normal training image."""
+    return [Record(tree.root, name, "train") for name in tree.images]
 
 
-def masks(root: Path) -> list[Path]:
-    """This layout has no masks."""
-    del root
-    return []
+def suspicious(tree: Tree) -> list[str]:
+    """What says that not all images are good: folders, several files named for defects, and masks."""
+    folders = {part for name in tree.names for part in name.split("/")[:-1]}
+    spoken = {folder for folder in folders if folder.lower() in SUSPICIOUS or means_defect(folder)}
+    defects = named_for_defects(tree.names)
+    masks = [name for name in tree.masks if not set(name.split("/")[:-1]) & spoken]
+    said = [f"{len(defects)} files named like {defects[0]}"] if len(defects) >= SEVERAL else []
+    said += [f"{len(masks)} masks such as {masks[0]}"] if masks else []
+    return sorted(spoken) + said
 
 
-def suspicious(names: list[str]) -> list[str]:
-    """Folder names on the way to the images which say that not all of them are good.
-
-    >>> suspicious(["line 1/a.png", "Bad/b.png", "c.png"])
-    ['Bad']
-    """
-    folders = {part for name in names for part in name.split("/")[:-1]}
-    masks = {"*_mask" for name in names if name.rpartition(".")[0].endswith("_mask")}
-    return sorted({folder for folder in folders if folder.lower() in SUSPICIOUS} | masks)
+def named_for_defects(names: Iterable[str]) -> list[str]:
+    """The names of files that speak of a defect."""
+    return [name for name in names if means_defect(stem_of(name).rpartition("/")[2])]

@@ -3,7 +3,8 @@
 import csv
 from pathlib import Path
 
-from anomaly_ft.data.layouts.files import image_names, images_below, mask_beside, name_below
+from anomaly_ft.data.layouts.matching import match_masks
+from anomaly_ft.data.layouts.tree import Tree
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 from anomaly_ft.errors import DataError
 
@@ -11,38 +12,32 @@ SKETCH = "Data/Images/Normal and Data/Images/Anomaly, with ../split_csv/1cls.csv
 LIST = Path("split_csv", "1cls.csv")
 
 
-def recognise(root: Path) -> str:
+def recognise(tree: Tree) -> str:
     """What speaks for this layout; empty: nothing does."""
-    if (root / LIST).is_file():
+    if (tree.root / LIST).is_file():
         return f"there is {LIST.as_posix()}"
-    if (root / "Data" / "Images" / "Normal").is_dir():
-        listed = (root.resolve().parent / LIST).is_file()
+    if tree.has("Data/Images/Normal"):
+        listed = (tree.root.resolve().parent / LIST).is_file()
         return "there is Data/Images/Normal" + (f", split as ../{LIST.as_posix()} says" if listed else "")
     return ""
 
 
-def read(root: Path) -> list[Record]:
+def read(tree: Tree) -> list[Record]:
     """The images the split lists for this object; without a list, normals are undecided.
 
     Raises:
         DataError: a list of several objects, or one that names files or columns that are not there.
     """
+    root = tree.root
     if (root / LIST).is_file():
         return _read_list(root / LIST, root)
     listed = root.resolve().parent / LIST
     if listed.is_file():
         return _read_list(listed, root, root.resolve().name)
-    images = root / "Data" / "Images"
-    records = [Record(root, name, "undecided") for name in image_names(root, images / "Normal")]
-    for name in image_names(root, images / "Anomaly"):
-        mask = mask_beside(root / "Data" / "Masks" / "Anomaly", Path(name).stem)
-        records.append(Record(root, name, "test", ANOMALOUS, name_below(mask, root)))
-    return records
-
-
-def masks(root: Path) -> list[Path]:
-    """Every mask file there is, used or not."""
-    return [path for folder in root.glob("**/Data/Masks/Anomaly") for path in images_below(folder)]
+    records = [Record(root, name, "undecided") for name in tree.below("Data/Images/Normal")]
+    anomalous = tree.below("Data/Images/Anomaly")
+    masks = match_masks(anomalous, tree.masks)
+    return records + [Record(root, name, "test", ANOMALOUS, masks.get(name, "")) for name in anomalous]
 
 
 def _read_list(path: Path, root: Path, wanted: str = "") -> list[Record]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-class Halfway:
+class EarlyActivations:
     """What the frozen early part of an encoder made of n images; the encoder takes it in their place.
 
     `activation` `(n, ...)` is what the first module that trains is given; `levels` are the maps
@@ -22,16 +22,18 @@ class Halfway:
     def __len__(self) -> int:
         return len(self.activation)
 
-    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "Halfway":
+    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "EarlyActivations":
         """Some of the images, copied: what runs on them may work in place."""
         chosen = torch.from_numpy(np.arange(len(self))[rows])
-        return Halfway(_take(self.activation, chosen), [_take(level, chosen) for level in self.levels])
+        return EarlyActivations(_take(self.activation, chosen), [_take(level, chosen) for level in self.levels])
 
-    def to(self, device: torch.device) -> "Halfway":
-        return Halfway(self.activation.to(device), [level.to(device) for level in self.levels])
+    def to(self, device: torch.device) -> "EarlyActivations":
+        """Copy to a device."""
+        return EarlyActivations(self.activation.to(device), [level.to(device) for level in self.levels])
 
     @property
     def nbytes(self) -> int:
+        """Bytes that all tensors take."""
         return sum(tensor.nbytes for tensor in (self.activation, *self.levels))
 
 

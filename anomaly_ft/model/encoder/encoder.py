@@ -7,7 +7,6 @@ change weights, not statistics.
 """
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,12 +21,13 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError, did_you_mean
-from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.fuse_batchnorm import Pair, foldable, folded
+from anomaly_ft.model.encoder.level_maps import refuse_scrambled, refuse_unnamed, stride_of, to_grid, way_out
 from anomaly_ft.model.encoder.module_chain import find_chain, input_of, run_chain
 from anomaly_ft.model.encoder.weights import load_pretrained
 
-CROP_MODES = {"squash": "squash", "shortest-crop": "center", "letterbox": "border"}  # timm's words for it
+CROP_MODES = {"stretch": "stretch", "center-crop": "center", "letterbox": "border"}  # timm's words for it
 
 
 class Encoder(nn.Module):
@@ -57,15 +57,15 @@ class Encoder(nn.Module):
         self.early: tuple[str, ...] = ()  # levels in that part
         shapes = self._probe()
         self.widths = tuple(shape[1] for shape in shapes)  # d_l
-        self.strides = tuple(image_size // shape[-1] for shape in shapes)  # pixels from position to position
+        self.strides = tuple(stride_of(image_size, shape[-1]) for shape in shapes)  # in pixels
 
-    def forward(self, images: Tensor | Halfway) -> list[Tensor]:
+    def forward(self, images: Tensor | EarlyActivations) -> list[Tensor]:
         """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255,
         or of what `halfway` made of them."""
         self._seen.clear()
         if self.checkpointing:
             self._reading = True
-        if isinstance(images, Halfway):
+        if isinstance(images, EarlyActivations):
             run_chain(self.model, self.tail, images.activation, again=self.checkpointing)
             return self._read_off(dict(zip(self.early, images.levels, strict=True)))
         return self.feature_maps((images.float() - self.mean) / self.std)
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
             self._forward(normalised)
         return self._read_off({})
 
-    def halfway(self, images: Tensor) -> Halfway:
+    def early_activations(self, images: Tensor) -> EarlyActivations:
         """What the frozen early part makes of RGB images `(n, 3, h, w)` in 0..255; see `train_only`.
 
         Raises:
@@ -93,16 +93,18 @@ class Encoder(nn.Module):
         self._reading = True
         normalised = (images.float() - self.mean) / self.std
         x = input_of(self.model.get_submodule(self.tail[0]), lambda: self._forward(normalised))
-        levels = [self._to_grid(self._seen[level]) for level in self.early]
+        levels = [to_grid(self.model, self._seen[level]) for level in self.early]
         self._seen.clear()
-        return Halfway(x, levels)
+        return EarlyActivations(x, levels)
 
     def _read_off(self, early: dict[str, Tensor]) -> list[Tensor]:
         """The levels' maps in order; those before a frozen part's end are given."""
         unseen = [level for level in self.levels if level not in self._seen and level not in early]
         if unseen:
-            raise EncoderError(f"encoder.levels: features do not pass through {', '.join(unseen)}")
-        maps = [early[name] if name in early else self._to_grid(self._seen[name]) for name in self.levels]
+            raise EncoderError(
+                f"encoder.levels: features do not pass through {', '.join(unseen)}; {way_out(self.model)}"
+            )
+        maps = [early[name] if name in early else to_grid(self.model, self._seen[name]) for name in self.levels]
         self._seen.clear()
         if self.checkpointing:
             self._reading = False
@@ -150,7 +152,7 @@ class Encoder(nn.Module):
     def _behind(self, level: str) -> bool:
         return any(level == name or level.startswith(f"{name}.") for name in self.tail)
 
-    def save_memory(self) -> None:
+    def checkpoint_gradients(self) -> None:
         """Keep no activations for the backward pass but those between modules; compute the others again.
 
         Raises:
@@ -175,7 +177,7 @@ class Encoder(nn.Module):
         for name in self._chain:
             self.model.get_submodule(name).compile(backend=backend)
 
-    def save(self, folder: Path, *, resize: str = "squash") -> None:
+    def save(self, folder: Path, *, resize: str = "stretch") -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
 
         `resize` is how images are made square; timm's transforms are told to do the same.
@@ -203,21 +205,6 @@ class Encoder(nn.Module):
         last = max(group["lr_scale"] for group in groups)
         return [{"params": group["params"], "lr": lr * group["lr_scale"] / last} for group in groups]
 
-    def _to_grid(self, output: Tensor) -> Tensor:
-        """A level's output as `(n, d, h, w)`: patch tokens become a grid, channels come second."""
-        if output.dim() == 4:
-            last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-            return output.permute(0, 3, 1, 2) if last else output
-        prefix: int = getattr(self.model, "num_prefix_tokens", 0)
-        tokens = output[:, prefix:].mT  # (n, d, positions)
-        side = math.isqrt(tokens.shape[2])
-        if side**2 != tokens.shape[2]:
-            raise EncoderError(
-                f"encoder.levels: {tokens.shape[2]} positions make no square grid; a level gives patch "
-                f"tokens after {prefix} prefix tokens, or a map with channels"
-            )
-        return tokens.reshape(*tokens.shape[:2], side, -1)
-
     @torch.no_grad()
     def _probe(self) -> list[torch.Size]:
         shape = (1, 3, self.image_size, self.image_size)
@@ -225,11 +212,14 @@ class Encoder(nn.Module):
         try:
             maps, self._chain = find_chain(self.model, self.levels, lambda: self(noise))
             self._pairs = foldable(self.model, self.levels, lambda: self(noise))
-            return [level.shape for level in maps]
         except (AssertionError, RuntimeError) as cause:
             raise EncoderError(
                 f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
             ) from cause
+        self._reading = False
+        refuse_scrambled(self.model, self.levels, maps, (noise - self.mean) / self.std)
+        self._reading = True
+        return [level.shape for level in maps]
 
 
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:
@@ -253,7 +243,7 @@ def known_levels(model: nn.Module) -> list[str]:
         raise EncoderError(
             f"encoder.levels: timm does not say which levels {type(model).__name__} has; name modules yourself"
         )
-    return [stage["module"] for stage in (info if isinstance(info, list) else info.info)]
+    return refuse_unnamed(model, [stage["module"] for stage in (info if isinstance(info, list) else info.info)])
 
 
 def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]) -> list[str]:

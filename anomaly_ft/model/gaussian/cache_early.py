@@ -5,21 +5,52 @@ the dense grid where it belongs to the dense levels. What explains a pooled scor
 needs whole maps and so images.
 """
 
+from dataclasses import dataclass, field
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.gaussian.detector import DetectorSettings
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels
+from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.maps import resize_to_grid
 
 
-def run_halfway(
+@dataclass
+class EarlyCache:
+    """Gives in place of images what the frozen early blocks made of them, computed once while there is room.
+
+    Attributes:
+        encoder: with an early part that is frozen, see `Encoder.train_only`.
+        compute: device, precision, batch size.
+        settings: which levels make the dense score and the map, and their grids.
+        room: bytes that all of it may take.
+    """
+
+    encoder: Encoder
+    compute: Compute
+    settings: DetectorSettings
+    room: int
+    _made: dict[str, EarlyActivations] = field(default_factory=dict)
+
+    def __call__(self, name: str, pixels: Pixels) -> Pixels:
+        """What the encoder is given of the images known by `name`: their early activations, else `pixels`."""
+        if name not in self._made:
+            room = self.room - sum(made.nbytes for made in self._made.values())
+            made = run_early(self.encoder, pixels, self.compute, self.settings, room)
+            if made is None:
+                return pixels
+            self._made[name] = made
+        return cast(Pixels, self._made[name])  # indexed like images, and batched by `Compute.batch`
+
+
+def run_early(
     encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings, room: int
-) -> Halfway | None:
+) -> EarlyActivations | None:
     """What the frozen early part makes of uint8 images `(n, h, w, 3)`, in the processor's memory.
 
     Args:
@@ -38,7 +69,7 @@ def run_halfway(
     if first.nbytes * len(pixels) > room:
         return None
     count = len(pixels)
-    kept = Halfway(_empty(first.activation, count), [_empty(level, count) for level in first.levels])
+    kept = EarlyActivations(_empty(first.activation, count), [_empty(level, count) for level in first.levels])
     with torch.no_grad(), encoder.folded():
         for start in range(0, count, compute.batch_size):
             rows = slice(start, start + compute.batch_size)
@@ -50,17 +81,17 @@ def run_halfway(
 
 
 @torch.no_grad()  # and not inference_mode: training saves these for its backward pass
-def _run(encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings) -> Halfway:
+def _run(encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings) -> EarlyActivations:
     dense = dict.fromkeys(choose_dense_levels(encoder, settings.dense_levels), settings.grid)
     fine = dict.fromkeys(choose_map_levels(encoder, settings.map_levels), settings.map_grid)
     with compute.fabric.autocast():
-        done = encoder.halfway(compute.batch(pixels))
+        done = encoder.early_activations(compute.batch(pixels))
     position = [encoder.levels.index(name) for name in encoder.early]
     levels = [
         _as_much_as_needed(level, {grids[i] for grids in (dense, fine) if i in grids})
         for i, level in zip(position, done.levels, strict=True)
     ]
-    return Halfway(done.activation, levels).to(torch.device("cpu"))
+    return EarlyActivations(done.activation, levels).to(torch.device("cpu"))
 
 
 def _as_much_as_needed(level: Tensor, grids: set[int]) -> Tensor:

@@ -1,6 +1,6 @@
 """From images of normal parts to a detector: all Gaussians in one pass, then the scores' scale."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder, pool
-from anomaly_ft.model.gaussian.detector import Detector, DetectorSettings
+from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
-from anomaly_ft.model.gaussian.statistics import Moments, accumulate, fit, mixture
+from anomaly_ft.model.gaussian.settings import DetectorSettings
+from anomaly_ft.model.gaussian.statistics import Moments, accumulate, fit
 from anomaly_ft.model.inference import FirstFeatures, score_images
 from anomaly_ft.model.maps import on_grid
 
@@ -25,7 +26,7 @@ def fit_detector(
     held_out: NDArray[np.uint8],
     compute: Compute,
     settings: DetectorSettings,
-) -> Detector:
+) -> GaussianDetector:
     """Fit all Gaussians to normal images in one pass, and the scores' scale to held-out normal images;
     where there are several processes each sees a share of both.
 
@@ -40,13 +41,12 @@ def fit_detector(
         GaussianError: features to which no Gaussian can be fitted.
     """
     detector, _ = fit_gaussians(encoder, pixels, compute, settings)
-    standardise(detector, score_images(detector, held_out, compute))
-    return detector
+    return detector.standardised(score_images(detector, held_out, compute))
 
 
 def fit_gaussians(
     encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings, keep: int = 0
-) -> tuple[Detector, list[NDArray[np.float32]]]:
+) -> tuple[GaussianDetector, list[NDArray[np.float32]]]:
     """`fit_detector` without the scores' scale: to be standardised. And `pooled_features` of the first `keep`
     images, which the encoder sees here anyway.
 
@@ -54,19 +54,21 @@ def fit_gaussians(
         GaussianError: features to which no Gaussian can be fitted.
     """
     first = FirstFeatures(compute, keep)
-    sums = sums_of(encoder, compute.share(pixels), compute, settings, first)
+    sums = sums_of(encoder, compute.shard(pixels), compute, settings, first)
     if compute.fabric.world_size > 1:
-        sums = [moments.add_up(compute.add_up) for moments in sums]
-    gaussians = [
+        sums = [moments.all_reduce_sum(compute.all_reduce_sum) for moments in sums]
+    levels = [
         fit(s, settings.shrinkage, name=f"level {level}")
         for s, level in zip(sums, encoder.levels, strict=False)
     ]
-    for name in ("dense map", "dense score"):  # from the end, so that what is done with is freed
-        many = sums.pop()
-        found = fit(many, settings.shrinkage, floor=settings.variance_floor, name=name, dtype=torch.float32)
-        gaussians.insert(len(encoder.levels), found)
-        del many
-    return Detector(encoder, settings, gaussians).to(compute.fabric.device), first.rows()
+    many = []
+    for name in ("dense map", "dense score"):  # popped from the end, so that each sum is freed after use
+        floor = settings.variance_floor
+        many.append(fit(sums.pop(), settings.shrinkage, floor=floor, name=name, dtype=torch.float32))
+    fine, dense = many
+    zero = dense.mean.new_zeros(2)
+    statistics = Statistics(tuple(levels), dense, fine, zero, torch.ones_like(zero))
+    return GaussianDetector(encoder, settings, statistics).to(compute.fabric.device), first.rows()
 
 
 def sums_of(
@@ -87,21 +89,6 @@ def sums_of(
 
     with encoder.folded():
         return accumulate(_together(features()))
-
-
-def average_detectors(first: Detector, second: Detector) -> Detector:
-    """A detector whose Gaussians have mean and covariance of the equal mixture of both detectors'; with the
-    encoder of the first, and to be standardised."""
-    both = zip(first.gaussians(), second.gaussians(), strict=True)
-    gaussians = [mixture(a, b) for a, b in both]
-    return Detector(first.encoder, first.settings, gaussians).to(first.location.device)
-
-
-def standardise(detector: Detector, normal: Mapping[str, NDArray[np.float64]]) -> None:
-    """Set what the fused score is measured in: location and spread of the scores of held-out normal images."""
-    both = np.stack([normal["pooled"], normal["dense"]])
-    detector.location.copy_(torch.from_numpy(both.mean(1)))
-    detector.spread.copy_(torch.from_numpy(both.std(1, ddof=1)))
 
 
 def _together(batches: Iterator[list[Tensor]]) -> Iterator[list[Tensor]]:

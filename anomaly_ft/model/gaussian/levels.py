@@ -1,16 +1,31 @@
 """Which levels, and which of their channels, make the dense score and the dense map."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.encoder import Encoder
 
 
-def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
+class Levels(Protocol):
+    """What is asked of an encoder here: its levels by name, their widths, and their strides in pixels."""
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names, from the input on."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels between positions of each level."""
+
+
+def choose_dense_levels(encoder: Levels, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
     """Positions of the levels that make the dense score; `auto`: all at stride 16 and the first at 32.
 
     Encoders whose levels all have one stride, vision transformers, give the levels at a quarter, half
@@ -22,7 +37,7 @@ def choose_dense_levels(encoder: Encoder, levels: Sequence[str | int] | Literal[
     return _unless_flat(encoder, [*chosen, *_first_at(encoder, (32,))])
 
 
-def choose_map_levels(encoder: Encoder, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
+def choose_map_levels(encoder: Levels, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
     """Positions of the levels that make the dense map; `auto`: the first at stride 16 and the last at 4 and 8,
     with the same exception as `choose_dense_levels`."""
     if levels != "auto":
@@ -46,7 +61,7 @@ def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
     return torch.tensor(weights) / sum(weights)
 
 
-def kept_channels(encoder: Encoder, levels: Sequence[int], most: int) -> Tensor:
+def kept_channels(encoder: Levels, levels: Sequence[int], most: int) -> Tensor:
     """Which of the channels of some levels are kept, `(d,)` with d at most `most`: all where there are no
     more, else a random choice, always the same one, as PaDiM makes it."""
     width = sum(encoder.widths[i] for i in levels)
@@ -55,7 +70,7 @@ def kept_channels(encoder: Encoder, levels: Sequence[int], most: int) -> Tensor:
     return torch.randperm(width, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
-def _named(encoder: Encoder, levels: Sequence[str | int], setting: str) -> list[int]:
+def _named(encoder: Levels, levels: Sequence[str | int], setting: str) -> list[int]:
     if not levels:
         raise EncoderError(f"{setting}: expected one or more levels, got none")
     for level in levels:
@@ -64,24 +79,16 @@ def _named(encoder: Encoder, levels: Sequence[str | int], setting: str) -> list[
     return [level if isinstance(level, int) else encoder.levels.index(level) for level in levels]
 
 
-def _first_at(encoder: Encoder, strides: Sequence[int]) -> list[int]:
+def _first_at(encoder: Levels, strides: Sequence[int]) -> list[int]:
     return [encoder.strides.index(stride) for stride in strides if stride in encoder.strides]
 
 
-def _last_at(encoder: Encoder, strides: Sequence[int]) -> list[int]:
+def _last_at(encoder: Levels, strides: Sequence[int]) -> list[int]:
     last = {stride: i for i, stride in enumerate(encoder.strides)}
     return [last[stride] for stride in strides if stride in last]
 
 
-def stored_levels(encoder: Encoder, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings; the `auto` that format 1 still wrote was the last level at stride 4, 8 and 16."""
-    if settings["dense_levels"] != "auto":
-        return dict(settings)
-    chosen = _unless_flat(encoder, _last_at(encoder, (4, 8, 16)))
-    return {**settings, "dense_levels": chosen, "map_levels": chosen}
-
-
-def _unless_flat(encoder: Encoder, chosen: list[int]) -> list[int]:
+def _unless_flat(encoder: Levels, chosen: list[int]) -> list[int]:
     """The chosen levels, or levels spread over the depth where all have one stride or none was found."""
     depth = len(encoder.levels)
     if len(set(encoder.strides)) > 1 and chosen:

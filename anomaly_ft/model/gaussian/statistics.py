@@ -97,7 +97,7 @@ class Moments:
             + 4 * aa * a_first,
         )
 
-    def add_up(self, add: Callable[[Tensor], Tensor]) -> "Moments":
+    def all_reduce_sum(self, add: Callable[[Tensor], Tensor]) -> "Moments":
         """The sums over what several processes saw.
 
         Args:
@@ -229,14 +229,6 @@ def _fit(sums: Moments, shrinkage: Shrinkage, least: float, name: str, dtype: to
     return Gaussian(centred.shift.to(dtype), _whitening(factor).to(dtype), rho, n)
 
 
-def mixture(a: Gaussian, b: Gaussian) -> Gaussian:
-    """Mean and covariance of the equal mixture of two Gaussians; float64."""
-    apart = _double(a.mean - b.mean) / 2
-    covariance = (_covariance(a) + _covariance(b)) / 2 + apart[..., :, None] * apart[..., None, :]
-    mean = (_double(a.mean) + _double(b.mean)) / 2
-    return Gaussian(mean, _whitening(torch.linalg.cholesky(covariance)), a.shrinkage, a.count + b.count)
-
-
 def squared_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
     """Squared Mahalanobis distance of `(n, *groups, d)` features, `(n, *groups)`; higher = more anomalous.
 
@@ -282,11 +274,6 @@ def _whitening(factor: Tensor) -> Tensor:
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
     return inverse.contiguous()  # as it comes back from a file: products round by how a matrix lies in memory
-
-
-def _covariance(gaussian: Gaussian) -> Tensor:
-    factor = _whitening(_double(gaussian.whitening))  # the inverse of the inverse
-    return factor @ factor.mT
 
 
 def _double(tensor: Tensor) -> Tensor:

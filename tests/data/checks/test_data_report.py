@@ -28,7 +28,7 @@ def root(tmp_path, paint):
     paint("test/good/0.png", size=(40, 30))
     for i in range(2):
         paint(f"test/crack/{i}.png", size=(40, 30))
-        paint(f"ground_truth/crack/{i}_mask.png", size=(40, 30), value=255)
+        paint(f"ground_truth/crack/{i}_mask.png", size=(40, 30), half=True)
     return tmp_path
 
 
@@ -76,8 +76,13 @@ def test_a_mask_without_a_defect_is_named(root, paint):
     assert troubles(root) == {"empty mask": ("ground_truth/crack/0_mask.png",)}
 
 
+def test_a_mask_that_marks_nearly_all_of_its_image_is_named(root, paint):
+    paint("ground_truth/crack/0_mask.png", size=(40, 30), value=255)
+    assert troubles(root) == {"full mask": ("ground_truth/crack/0_mask.png",)}
+
+
 def test_a_mask_of_another_size_is_named(root, paint):
-    paint("ground_truth/crack/1_mask.png", size=(41, 30), value=255)
+    paint("ground_truth/crack/1_mask.png", size=(41, 30), half=True)
     assert troubles(root) == {"mask size": ("ground_truth/crack/1_mask.png: 41x30, test/crack/1.png: 40x30",)}
 
 
@@ -215,7 +220,7 @@ def test_a_contact_sheet_that_cannot_be_written_is_an_error(root, name):
 
 def test_the_command_loads_no_torch(root):
     code = (
-        "import sys; from click.testing import CliRunner; from anomaly_ft.cli import main\n"
+        "import sys; from click.testing import CliRunner; from anomaly_ft.cli.main import main\n"
         f"assert CliRunner().invoke(main, ['data', {str(root)!r}]).exit_code == 0\n"
         "assert not {'torch', 'albumentations', 'mlflow'} & set(sys.modules)"
     )

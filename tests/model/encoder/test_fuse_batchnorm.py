@@ -3,11 +3,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from settings import detector_settings
 from torch import Tensor, nn
 
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
-from anomaly_ft.model.gaussian.detector import DetectorSettings
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import score_images
 
@@ -118,7 +118,7 @@ def test_nothing_is_folded_where_it_would_change_features() -> None:
     assert Encoder(model, ["last"], 32)._pairs == []
 
 
-@pytest.mark.parametrize("how", ["save_memory", "compile_parts"])
+@pytest.mark.parametrize("how", ["checkpoint_gradients", "compile_parts"])
 def test_what_computes_again_or_compiles_is_not_folded(how: str) -> None:
     encoder = load_encoder("test_efficientnet", "random", image_size=64)
     assert encoder._pairs
@@ -130,9 +130,9 @@ def test_scores_are_those_of_the_encoder_as_it_is() -> None:
     encoder = load_encoder("test_efficientnet", "random", image_size=64)
     compute = make_compute(device="cpu", precision="fp32")
     pixels = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), np.uint8)
-    detector = fit_detector(encoder, pixels, pixels[:8], compute, DetectorSettings(grid=4, map_grid=4))
+    detector = fit_detector(encoder, pixels, pixels[:8], compute, detector_settings(grid=4, map_grid=4))
     found = score_images(detector, pixels, compute)
     with torch.no_grad():
-        plain = detector.score(encoder(compute.batch(pixels)))
+        plain = detector.scores(encoder(compute.batch(pixels)))
     for name, scores in found.items():
-        np.testing.assert_allclose(scores, getattr(plain, name), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(scores, plain[name], rtol=1e-3, atol=1e-3)

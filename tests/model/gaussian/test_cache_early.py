@@ -3,16 +3,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from settings import detector_settings
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError
 from anomaly_ft.finetune.objective import InducedDistance
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.encoder.early_activations import Halfway
+from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.module_chain import find_chain
-from anomaly_ft.model.gaussian.cache_early import run_halfway
-from anomaly_ft.model.gaussian.detector import DetectorSettings
+from anomaly_ft.model.gaussian.cache_early import run_early
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import score_images
 
@@ -57,7 +57,7 @@ def test_what_comes_after_frozen_blocks_gives_the_maps_of_the_whole(
     encoder.train_only([block])
     images = images_of(encoder)
     assert encoder.tail == tail
-    for whole, rest in zip(encoder(images), encoder(encoder.halfway(images)), strict=True):
+    for whole, rest in zip(encoder(images), encoder(encoder.early_activations(images)), strict=True):
         torch.testing.assert_close(rest, whole, rtol=0, atol=0)
 
 
@@ -75,7 +75,7 @@ def test_where_the_first_block_trains_nothing_is_frozen(blocks: list[str]) -> No
     encoder.train_only(blocks)
     assert (encoder.tail, encoder.early) == ([], ())
     with pytest.raises(EncoderError, match="no early part of the encoder is frozen"):
-        encoder.halfway(images_of(encoder))
+        encoder.early_activations(images_of(encoder))
 
 
 def test_where_something_trains_outside_of_the_chain_nothing_is_taken_for_frozen() -> None:
@@ -115,9 +115,9 @@ def test_a_module_that_runs_twice_ends_the_chain() -> None:
 def test_scores_from_halfway_are_the_scores_of_the_images(
     encoder: Encoder, compute: Compute, make_textures: Textures, grid: int
 ) -> None:
-    pixels, held_out, settings = make_textures(12, 64, 1), make_textures(4, 64, 2), DetectorSettings(grid=grid)
+    pixels, held_out, settings = make_textures(12, 64, 1), make_textures(4, 64, 2), detector_settings(grid=grid)
     detector = fit_detector(encoder, pixels, held_out, compute, settings)
-    kept = run_halfway(encoder, held_out, compute, settings, ROOM)
+    kept = run_early(encoder, held_out, compute, settings, ROOM)
     assert kept is not None
     assert len(kept) == 4
     expected = score_images(detector, held_out, compute)
@@ -128,9 +128,9 @@ def test_scores_from_halfway_are_the_scores_of_the_images(
 def test_training_from_halfway_has_the_gradients_of_training_from_images(
     encoder: Encoder, compute: Compute, make_textures: Textures
 ) -> None:
-    pixels, settings = make_textures(12, 64, 1), DetectorSettings(grid=4)
+    pixels, settings = make_textures(12, 64, 1), detector_settings(grid=4)
     objective = InducedDistance(fit_detector(encoder, pixels, pixels[:4], compute, settings))
-    kept = run_halfway(encoder, pixels, compute, settings, ROOM)
+    kept = run_early(encoder, pixels, compute, settings, ROOM)
     assert kept is not None
     chosen = np.array([7, 2, 11])
     gradients = []
@@ -147,18 +147,18 @@ def test_training_from_halfway_has_the_gradients_of_training_from_images(
 def test_what_is_kept_is_no_more_than_there_is_room_for(
     encoder: Encoder, compute: Compute, make_textures: Textures
 ) -> None:
-    pixels, settings = make_textures(6, 64, 1), DetectorSettings(grid=4)
-    kept = run_halfway(encoder, pixels, compute, settings, ROOM)
+    pixels, settings = make_textures(6, 64, 1), detector_settings(grid=4)
+    kept = run_early(encoder, pixels, compute, settings, ROOM)
     assert kept is not None
-    assert run_halfway(encoder, pixels, compute, settings, kept.nbytes) is not None
-    assert run_halfway(encoder, pixels, compute, settings, kept.nbytes - 1) is None
+    assert run_early(encoder, pixels, compute, settings, kept.nbytes) is not None
+    assert run_early(encoder, pixels, compute, settings, kept.nbytes - 1) is None
     whole = sum(level.nbytes for level in encoder(compute.batch(pixels)))
     assert kept.nbytes < whole / 3
 
 
 def test_what_is_taken_out_of_halfway_may_be_changed(encoder: Encoder) -> None:
     encoder.requires_grad_(False)
-    kept = encoder.halfway(images_of(encoder, 4).contiguous(memory_format=torch.channels_last))
+    kept = encoder.early_activations(images_of(encoder, 4).contiguous(memory_format=torch.channels_last))
     before = kept.activation.clone()
     taken = kept[1:3]
     assert torch.equal(taken.activation, before[1:3])
@@ -172,23 +172,23 @@ def test_nothing_is_kept_of_an_encoder_that_trains_from_the_start(
     encoder: Encoder, compute: Compute, make_textures: Textures
 ) -> None:
     encoder.train_only("all")
-    assert run_halfway(encoder, make_textures(3, 64, 1), compute, DetectorSettings(grid=4), ROOM) is None
+    assert run_early(encoder, make_textures(3, 64, 1), compute, detector_settings(grid=4), ROOM) is None
 
 
 def test_fabric_hands_halfway_on_untouched(compute: Compute) -> None:
     seen = []
 
     class Listener(nn.Module):
-        def forward(self, images: Halfway) -> Tensor:
+        def forward(self, images: EarlyActivations) -> Tensor:
             seen.append(images)
             return images.activation.sum()
 
-    given = Halfway(torch.ones(2, 3, dtype=torch.bfloat16), [torch.ones(2, 1, 1, 1)])
+    given = EarlyActivations(torch.ones(2, 3, dtype=torch.bfloat16), [torch.ones(2, 1, 1, 1)])
     compute.fabric.setup(Listener())(given)
     assert seen == [given]
 
 
-def gradients_of(encoder: Encoder, batch: Tensor | Halfway) -> tuple[dict[str, Tensor], int]:
+def gradients_of(encoder: Encoder, batch: Tensor | EarlyActivations) -> tuple[dict[str, Tensor], int]:
     """Gradients of a sum over all maps, and the bytes kept for the backward pass."""
     kept = 0
 
@@ -208,7 +208,7 @@ def test_activations_computed_again_give_the_same_gradients_with_less_memory(nam
     encoder = load_encoder(name, "random", image_size=64)
     images = images_of(encoder)
     expected, much = gradients_of(encoder, images)
-    encoder.save_memory()
+    encoder.checkpoint_gradients()
     found, little = gradients_of(encoder, images)
     assert found.keys() == expected.keys()
     for key, gradient in expected.items():
@@ -220,9 +220,9 @@ def test_activations_computed_again_give_the_same_gradients_with_less_memory(nam
 def test_activations_are_computed_again_from_halfway_too(encoder: Encoder) -> None:
     images = images_of(encoder)
     with torch.no_grad():
-        halfway = encoder.halfway(images)
+        halfway = encoder.early_activations(images)
     expected, much = gradients_of(encoder, halfway)
-    encoder.save_memory()
+    encoder.checkpoint_gradients()
     found, little = gradients_of(encoder, halfway)
     for key, gradient in expected.items():
         torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6)
@@ -232,7 +232,7 @@ def test_activations_are_computed_again_from_halfway_too(encoder: Encoder) -> No
 def test_an_encoder_that_is_no_chain_says_how_else_to_save_memory(encoder: Encoder) -> None:
     encoder._chain = ["bn2"]
     with pytest.raises(EncoderError, match=r"runtime.checkpointing.*lower runtime.micro_batch_size"):
-        encoder.save_memory()
+        encoder.checkpoint_gradients()
 
 
 @torch.no_grad()
@@ -240,6 +240,6 @@ def test_a_compiled_encoder_gives_the_same_maps(encoder: Encoder) -> None:
     images = images_of(encoder)
     expected = encoder(images)
     encoder.compile_parts(backend="eager")  # traces as any backend does, and translates nothing
-    for batch in (images, encoder.halfway(images)):
+    for batch in (images, encoder.early_activations(images)):
         for level, wanted in zip(encoder(batch), expected, strict=True):
             torch.testing.assert_close(level, wanted, rtol=1e-4, atol=1e-5)

@@ -6,24 +6,21 @@ import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from settings import detector_settings
 from sklearn.covariance import LedoitWolf
 
 from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
-from anomaly_ft.model.gaussian.detector import Detector, DetectorSettings, ScoreName
-from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians, standardise
-from anomaly_ft.model.gaussian.levels import (
-    choose_dense_levels,
-    choose_map_levels,
-    kept_channels,
-    stored_levels,
-)
-from anomaly_ft.model.inference import examine, pooled_features, score_images
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians
+from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
+from anomaly_ft.model.gaussian.settings import ScoreName
+from anomaly_ft.model.inference import pooled_features, predict, score_images
 from anomaly_ft.model.maps import on_grid
-from anomaly_ft.model.threshold import WorkingPoint
+from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
-SETTINGS = DetectorSettings(grid=4, smoothing=0.5, map_grid=5, dense_weight=2.0)
+SETTINGS = detector_settings(grid=4, smoothing=0.5, map_grid=5, dense_weight=2.0)
 Textures = Callable[[int, int, int], np.ndarray]
 
 
@@ -49,7 +46,7 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def detector(encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute) -> Detector:
+def detector(encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute) -> GaussianDetector:
     return fit_detector(encoder, normal, others, compute, SETTINGS)
 
 
@@ -70,7 +67,7 @@ def distances(fitted: np.ndarray, measured: np.ndarray, *, floor: float = 0.0) -
 
 
 def test_the_pooled_score_is_the_mean_distance_over_levels(
-    detector: Detector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+    detector: GaussianDetector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
     fitted, measured = maps_of(encoder, normal), maps_of(encoder, others)
     by_level = [distances(f.mean((2, 3)), m.mean((2, 3))) for f, m in zip(fitted, measured, strict=True)]
@@ -92,7 +89,7 @@ def by_position(fitted: np.ndarray, measured: np.ndarray, grid: int) -> np.ndarr
 
 
 def test_the_dense_score_is_the_largest_smoothed_distance_on_its_grid(
-    detector: Detector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+    detector: GaussianDetector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
     assert choose_dense_levels(encoder, "auto") == [4, 5]
     assert [encoder.strides[i] for i in (3, 4, 5, 6)] == [8, 16, 32, 32], "all at 16, the first at 32"
@@ -103,29 +100,29 @@ def test_the_dense_score_is_the_largest_smoothed_distance_on_its_grid(
 
 
 def test_the_map_has_levels_and_a_grid_of_its_own(
-    detector: Detector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
+    detector: GaussianDetector, encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
     assert choose_map_levels(encoder, "auto") == [2, 3, 4], "the last at stride 4 and 8, the first at 16"
     maps = by_position(*(gridded(encoder, pixels, [2, 3, 4], 5) for pixels in (normal, others)), 5)
-    np.testing.assert_allclose(examine(detector, others, compute).dense, maps, rtol=1e-3)
+    np.testing.assert_allclose(predict(detector, others, compute).maps["dense"], maps, rtol=1e-3)
 
 
 def test_the_map_is_smoothed_by_its_own_setting(
     encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
-    settings = [DetectorSettings(grid=4, map_grid=5, map_smoothing=smoothing) for smoothing in (0.0, 0.6)]
+    settings = [detector_settings(grid=4, map_grid=5, map_smoothing=smoothing) for smoothing in (0.0, 0.6)]
     plain, smooth = (
-        examine(fit_detector(encoder, normal, others, compute, how), others, compute) for how in settings
+        predict(fit_detector(encoder, normal, others, compute, how), others, compute) for how in settings
     )
-    expected = [gaussian_filter(m, 0.6, mode="mirror", radius=2) for m in plain.dense]
-    np.testing.assert_allclose(smooth.dense, expected, rtol=1e-3)
+    expected = [gaussian_filter(m, 0.6, mode="mirror", radius=2) for m in plain.maps["dense"]]
+    np.testing.assert_allclose(smooth.maps["dense"], expected, rtol=1e-3)
     np.testing.assert_allclose(smooth.scores["dense"], plain.scores["dense"], rtol=1e-6)
 
 
 def test_of_more_channels_than_allowed_a_random_choice_is_kept(
     encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
-    how = DetectorSettings(grid=2, smoothing=0, map_grid=3, dense_dimensions=40)
+    how = detector_settings(grid=2, smoothing=0, map_grid=3, dense_dimensions=40)
     few = fit_detector(encoder, normal, others, compute, how)
     kept = kept_channels(encoder, [4, 5], 40)
     assert len(set(kept.tolist())) == 40 < sum(encoder.widths[i] for i in (4, 5))
@@ -139,7 +136,7 @@ def test_of_more_channels_than_allowed_a_random_choice_is_kept(
 
 
 def test_the_fused_score_adds_what_is_measured_in_standard_deviations_of_held_out_images(
-    detector: Detector, others: np.ndarray, compute: Compute, make_textures: Textures
+    detector: GaussianDetector, others: np.ndarray, compute: Compute, make_textures: Textures
 ) -> None:
     held_out, new = (
         score_images(detector, others, compute),
@@ -153,7 +150,9 @@ def test_the_fused_score_adds_what_is_measured_in_standard_deviations_of_held_ou
     assert held_out["fused"].mean() == pytest.approx(0, abs=1e-3)
 
 
-def test_the_scores_are_anomaly_scores(detector: Detector, others: np.ndarray, compute: Compute) -> None:
+def test_the_scores_are_anomaly_scores(
+    detector: GaussianDetector, others: np.ndarray, compute: Compute
+) -> None:
     wrong = others.copy()
     wrong[:, 10:40, 10:40] = 255 - wrong[:, 10:40, 10:40]
     for name, scores in score_images(detector, wrong, compute).items():
@@ -163,7 +162,7 @@ def test_the_scores_are_anomaly_scores(detector: Detector, others: np.ndarray, c
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batch_size_and_memory_format_do_not_change_scores(
-    batch_size: int, channels_last: bool, detector: Detector, others: np.ndarray, compute: Compute
+    batch_size: int, channels_last: bool, detector: GaussianDetector, others: np.ndarray, compute: Compute
 ) -> None:
     other = make_compute(device="cpu", precision="fp32", batch_size=batch_size, channels_last=channels_last)
     expected = score_images(detector, others, compute)
@@ -172,7 +171,7 @@ def test_batch_size_and_memory_format_do_not_change_scores(
 
 
 def test_the_order_of_images_does_not_change_scores(
-    detector: Detector, others: np.ndarray, compute: Compute
+    detector: GaussianDetector, others: np.ndarray, compute: Compute
 ) -> None:
     backwards = score_images(detector, others[::-1].copy(), compute)
     for name, scores in score_images(detector, others, compute).items():
@@ -182,29 +181,29 @@ def test_the_order_of_images_does_not_change_scores(
 @pytest.mark.parametrize("score", ["pooled", "dense", "fused"])
 def test_the_module_gives_the_score_that_decides_and_a_map_of_the_images_size(
     score: ScoreName,
-    detector: Detector,
+    detector: GaussianDetector,
     others: np.ndarray,
     compute: Compute,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(detector, "settings", replace(SETTINGS, score=score))
-    found = examine(detector, others, compute)
+    detector = GaussianDetector(detector.encoder, replace(SETTINGS, score=score), detector.statistics)
+    found = predict(detector, others, compute)
     with torch.no_grad():
         scores, maps = detector(compute.batch(others))
     assert scores.shape == (9,)
     assert maps.shape == (9, 64, 64)
     np.testing.assert_allclose(scores, found.scores[score], rtol=1e-4, atol=1e-4)
-    small = found.contribution if score == "pooled" else found.dense
+    assert found.map is found.maps["contribution" if score == "pooled" else "dense"]
+    small = found.map
     by_pillow = Image.fromarray(small[4]).resize((64, 64), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(maps[4], np.asarray(by_pillow), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_neither_batch_nor_order_changes_what_the_module_gives(
-    precision: str, detector: Detector, others: np.ndarray
+    precision: str, detector: GaussianDetector, others: np.ndarray
 ) -> None:
-    half = make_compute(device="cpu", precision=precision)
-    with torch.inference_mode(), half.fabric.autocast():
+    half = make_compute(device="cpu")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         together = detector(half.batch(others))
         alone = [detector(half.batch(others[i : i + 1])) for i in reversed(range(9))]
     for i, value in enumerate(together):
@@ -212,34 +211,44 @@ def test_neither_batch_nor_order_changes_what_the_module_gives(
         torch.testing.assert_close(one_by_one, value, rtol=1e-3, atol=1e-3)
 
 
-def test_a_detector_never_leaves_evaluation_mode(detector: Detector) -> None:
+def test_a_detector_never_leaves_evaluation_mode(detector: GaussianDetector) -> None:
     assert not any(module.training for module in detector.train().modules())
 
 
-def test_a_working_point_is_part_of_the_module(
+def test_thresholds_are_part_of_a_view_and_not_of_the_detector_it_was_made_of(
     encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
     fresh = fit_detector(encoder, normal, others, compute, SETTINGS)
     assert torch.isinf(fresh.threshold), "until one is set nothing is anomalous"
-    fresh.set_point(WorkingPoint(2.5, 0.01, 0.1, 9), range(8))
-    assert fresh.state_dict()["threshold"] == 2.5
-    assert fresh.state_dict()["chi_square"].tolist() == list(range(8))
+    thresholds = Thresholds(WorkingPoint(2.5, 0.01, 0.1, 9), tuple(range(8)), 3.5)
+    view = fresh.with_thresholds(thresholds)
+    assert view.state_dict()["threshold"] == 2.5
+    assert view.state_dict()["chi_square"].tolist() == list(range(8))
+    assert view.map_threshold() == 3.5
+    assert torch.isinf(fresh.threshold)
+    assert view.encoder is fresh.encoder
+    assert view.dense_whitening.data_ptr() == fresh.dense_whitening.data_ptr(), "a view copies no statistics"
 
 
-def test_scores_are_float32_or_better_in_bf16(detector: Detector, others: np.ndarray, compute: Compute) -> None:
+def test_scores_are_float32_or_better_in_bf16(
+    detector: GaussianDetector, others: np.ndarray, compute: Compute
+) -> None:
     bf16 = make_compute(device="cpu", precision="bf16")
-    with torch.no_grad(), bf16.fabric.autocast():
-        output = detector.score(detector.encoder(bf16.batch(others)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = detector.outputs(detector.encoder(bf16.batch(others)), explain=True)
         whole = detector(bf16.batch(others))
-    assert {value.dtype for value in (*output, *whole)} == {torch.float32}
-    np.testing.assert_allclose(output.pooled, score_images(detector, others, compute)["pooled"], rtol=0.1)
+    values = (*output.scores.values(), *output.maps.values(), output.distances, *whole)
+    assert {value.dtype for value in values} == {torch.float32}
+    np.testing.assert_allclose(
+        output.scores["pooled"], score_images(detector, others, compute)["pooled"], rtol=0.1
+    )
 
 
 def test_without_smoothing_the_score_is_the_largest_distance(
     encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
     plain = fit_detector(
-        encoder, normal, others, compute, DetectorSettings(grid=4, smoothing=0, dense_levels=["bn1"])
+        encoder, normal, others, compute, detector_settings(grid=4, smoothing=0, dense_levels=["bn1"])
     )
     assert plain.dense_mean.shape == (16, 24)
     maps = by_position(*(gridded(encoder, pixels, [0], 4) for pixels in (normal, others)), 4)
@@ -278,7 +287,7 @@ def test_dense_levels_are_chosen_by_name_or_index(encoder: Encoder) -> None:
 def test_an_error_names_the_level_that_cannot_be_fitted(
     encoder: Encoder, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
-    settings = DetectorSettings(grid=4, shrinkage=0.0)
+    settings = detector_settings(grid=4, shrinkage=0.0)
     with pytest.raises(
         GaussianError, match=r"level blocks\.2: cannot fit a full Gaussian to 30 images in 32 dim"
     ):
@@ -286,15 +295,12 @@ def test_an_error_names_the_level_that_cannot_be_fitted(
 
 
 def test_scores_that_are_not_finite_have_diverged(
-    detector: Detector, others: np.ndarray, compute: Compute
+    detector: GaussianDetector, others: np.ndarray, compute: Compute
 ) -> None:
-    before = detector.location.clone()
-    detector.location.fill_(torch.nan)
-    try:
-        with pytest.raises(DivergedError, match="9 of 9 fused scores are not finite"):
-            score_images(detector, others, compute)
-    finally:
-        detector.location.copy_(before)
+    spoilt = replace(detector.statistics, location=torch.full((2,), torch.nan))
+    wrong = GaussianDetector(detector.encoder, detector.settings, spoilt)
+    with pytest.raises(DivergedError, match="9 of 9 fused scores are not finite"):
+        score_images(wrong, others, compute)
 
 
 def test_the_pass_that_fits_leaves_the_features_of_the_first_images(
@@ -310,18 +316,10 @@ def test_the_pass_that_fits_leaves_the_features_of_the_first_images(
 
 
 def test_the_scale_follows_the_images_it_is_set_by(
-    detector: Detector, normal: np.ndarray, others: np.ndarray, compute: Compute
+    detector: GaussianDetector, normal: np.ndarray, others: np.ndarray, compute: Compute
 ) -> None:
-    standardise(detector, score_images(detector, normal, compute))
-    assert score_images(detector, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3)
-    standardise(detector, score_images(detector, others, compute))
-    assert score_images(detector, normal, compute)["fused"].mean() < -0.5
-
-
-def test_levels_stored_as_auto_are_those_that_format_1_meant(encoder: Encoder) -> None:
-    old = stored_levels(encoder, {"dense_levels": "auto", "map_levels": "auto", "grid": 4})
-    assert old == {"dense_levels": [2, 3, 4], "map_levels": [2, 3, 4], "grid": 4}, (
-        "the last at stride 4, 8 and 16"
-    )
-    named = {"dense_levels": ["bn1"], "map_levels": ["bn1"]}
-    assert stored_levels(encoder, named) == named
+    first = detector.standardised(score_images(detector, normal, compute))
+    assert score_images(first, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3)
+    second = first.standardised(score_images(detector, others, compute))
+    assert score_images(second, normal, compute)["fused"].mean() < -0.5
+    assert score_images(first, normal, compute)["fused"].mean() == pytest.approx(0, abs=1e-3), "not rescaled"

@@ -1,0 +1,61 @@
+"""Which mask is whose, by names alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+from anomaly_ft.data.layouts.files import (
+    IMAGE_FOLDERS,
+    LABEL_FOLDERS,
+    MASK_FOLDERS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    stem_of,
+    without_tail,
+)
+
+SPLITS = TRAIN | VALIDATION | TEST
+NO_KIND = MASK_FOLDERS | LABEL_FOLDERS | IMAGE_FOLDERS  # folders that say nothing about what is in an image
+
+
+def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
+    """The mask of each image that has one: a file, or a folder of masks that count together.
+
+    Names match without regard to upper and lower case, to words for masks and for images among the
+    folders, and to the folder `test` where masks know none. Masks of one folder, not sorted by types of
+    defects, match an image whose name is the only one of its kind.
+    """
+    by_key: dict[str, str] = {}
+    for mask in sorted(masks, key=lambda name: (without_tail(stem_of(name)) == stem_of(name), name)):
+        for key in (_key(mask), _key(mask, tail=True)):
+            by_key.setdefault(key, mask)
+    by_folder: dict[str, list[str]] = {}
+    for mask in masks:
+        by_folder.setdefault(_key(mask).rpartition("/")[0], []).append(mask)
+    own = {image: _key(image, tail=True) for image in images}
+    stems = Counter(key.rpartition("/")[2] for key in own.values())
+    found = {}
+    for image, key in own.items():
+        head, _, rest = key.partition("/")
+        stem = key.rpartition("/")[2]
+        keys = [key, *([rest] if head in SPLITS else []), *([stem] if stems[stem] == 1 else [])]
+        several = next((by_folder[k] for k in keys if k in by_folder and k), [])
+        single = next((by_key[k] for k in keys if k in by_key), "")
+        if single or several:
+            together = several[0].rpartition("/")[0] if len(several) > 1 else several[0] if several else ""
+            found[image] = single or together
+    return found
+
+
+def _key(name: str, *, tail: bool = False) -> str:
+    """What a mask and its image have in common."""
+    folder, _, file = name.rpartition("/")
+    stem = file.rpartition(".")[0].lower()
+    return _place(folder) + (stem if tail else without_tail(stem))
+
+
+@lru_cache(maxsize=4096)
+def _place(folder: str) -> str:
+    """The folders that say what kind an image is of, with a slash at the end."""
+    return "".join(f"{part}/" for part in folder.lower().split("/") if part and part not in NO_KIND)

@@ -1,0 +1,65 @@
+"""What a kind of model brings to fine-tuning: how it is fitted, trained, measured and watched.
+
+`loop`, `watch` and `early_stopping` know no more of a model than this protocol. Each kind is a file in
+`methods`; `run.train` names it in one dict literal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.metrics import Floats
+from anomaly_ft.model.interface import Detector
+
+Features = Sequence[NDArray[np.float32]]  # `(n, d)` of each level
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A detector of the encoder as it is now, and what was measured on the way to it.
+
+    Attributes:
+        detector: its scores are in units of the held-out normal images.
+        held_out: watched scores of the held-out normal images, `(n, parts)`, as `Method.score` gives them.
+        train_features: pooled features of the first training images; empty unless they were asked for.
+        held_out_features: the same of the first held-out ones.
+    """
+
+    detector: Detector
+    held_out: Floats
+    train_features: Features = ()
+    held_out_features: Features = ()
+
+
+class Method(Protocol):
+    """A kind of model in fine-tuning. Its encoder changes as it trains; what was fitted stays."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The statistics that `refit` offers; the first are those of the pretrained encoder."""
+
+    def fit(self) -> Detector:
+        """Fit the detector of the pretrained encoder; called once, before the encoder changes."""
+
+    def refit(self, kind: str, *, watching: bool = True) -> Fit:
+        """Fit the detector of the encoder as it is now, with statistics of one of the `kinds`.
+
+        With `watching` features are kept for `drift`.
+        """
+
+    def objective(self) -> nn.Module:
+        """Make the module whose forward pass of a batch is the loss to lower."""
+
+    def score(self, detector: Detector, pixels: Pixels) -> Floats:
+        """Compute the scores that validation watches, `(n, parts)`; higher = more anomalous."""
+
+    def drift(self, fit: Fit) -> dict[str, float]:
+        """Measure how far the encoder has moved; numbers to look at that decide nothing."""
+
+    def images(self, kind: str) -> int:
+        """Count the images that `refit` gives to the encoder."""

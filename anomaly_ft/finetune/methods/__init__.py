@@ -1,0 +1,1 @@
+"""How each kind of model is fitted, trained and watched."""

@@ -1,0 +1,132 @@
+"""The induced Gaussian in fine-tuning (Rippel et al., 2021): statistics of the pretrained encoder stay, the
+encoder is trained to lower the distance of normal images to them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.records import Part
+from anomaly_ft.finetune.brakes.penalties import Term, distillation, l2_sp
+from anomaly_ft.finetune.drift import effective_rank, linear_cka
+from anomaly_ft.finetune.method import Features, Fit
+from anomaly_ft.finetune.objective import Distance, InducedDistance, Target
+from anomaly_ft.metrics import Floats
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians
+from anomaly_ft.model.gaussian.settings import DetectorSettings
+from anomaly_ft.model.inference import level_distances, pooled_features, score_images, scores_and_features
+from anomaly_ft.model.interface import Detector
+
+PRETRAINED, REFIT = KINDS = ("pretrained", "refit")
+DRIFT_IMAGES = 128  # on so many images at most
+PENALTIES: Mapping[str, Callable[[GaussianDetector], Term]] = {
+    "l2_sp": lambda detector: l2_sp(detector.encoder),
+    "distillation": distillation,
+}
+
+
+@dataclass
+class GaussianMethod:
+    """Fits, trains and watches an encoder by Gaussians of its features.
+
+    Attributes:
+        encoder: trains; every detector made here is a view of it.
+        compute: device, precision, batch size.
+        settings: estimator, grids, the score that decides.
+        inputs: what the encoder is given of the normal images that serve one purpose.
+        distance: what is averaged and minimised, `mahalanobis` or `squared_mahalanobis`.
+        target: of pooled features, of those at each position, or of both.
+        penalties: strength of each of `PENALTIES` that is added to the distance.
+    """
+
+    encoder: Encoder
+    compute: Compute
+    settings: DetectorSettings
+    inputs: Callable[[Part], Pixels]
+    distance: Distance = "mahalanobis"
+    target: Target = "pooled"
+    penalties: Mapping[str, float] = field(default_factory=dict)
+    _pretrained: GaussianDetector | None = None
+    _features: Features = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Statistics of the pretrained encoder, and those fitted again to the encoder as it is."""
+        return KINDS
+
+    @property
+    def pretrained(self) -> GaussianDetector:
+        """The detector whose statistics are those of the pretrained encoder.
+
+        Raises:
+            RuntimeError: `fit` was not called yet.
+        """
+        if self._pretrained is None:
+            raise RuntimeError("fit comes first: the statistics are those of the encoder before it changes")
+        return self._pretrained
+
+    def fit(self) -> GaussianDetector:
+        """Fit all Gaussians to the training images, and keep features of held-out ones for `drift`."""
+        train, held_out = self.inputs("fit"), self.inputs("watch")
+        self._pretrained = fit_detector(self.encoder, train, held_out, self.compute, self.settings)
+        self._features = pooled_features(self.encoder, held_out[:DRIFT_IMAGES], self.compute)
+        return self._pretrained
+
+    def refit(self, kind: str, *, watching: bool = True) -> Fit:
+        """Fit the detector of the encoder as it is now; each held-out image is seen once: its scores are the
+        scale and half of the comparison, and its features tell drift.
+
+        Raises:
+            ValueError: none of the `kinds`.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"statistics are {kind!r}, expected one of {', '.join(KINDS)}")
+        keep, train = DRIFT_IMAGES if watching else 0, self.inputs("fit")
+        if kind == PRETRAINED:
+            detector = self.pretrained
+            seen = pooled_features(self.encoder, train[:keep], self.compute) if keep else []
+        else:
+            detector, seen = fit_gaussians(self.encoder, train, self.compute, self.settings, keep)
+        normal, held_out = scores_and_features(detector, self.inputs("watch"), self.compute, keep=keep)
+        return Fit(detector.standardised(normal), self._watched(normal), seen, held_out)
+
+    def objective(self) -> InducedDistance:
+        """Make the distance to the pretrained statistics, plus the penalties."""
+        terms = {PENALTIES[name](self.pretrained): strength for name, strength in self.penalties.items()}
+        return InducedDistance(self.pretrained, self.distance, self.target, terms)
+
+    def score(self, detector: Detector, pixels: Pixels) -> Floats:
+        """Compute the scores that validation watches, `(n, parts)`; higher = more anomalous."""
+        return self._watched(score_images(detector, pixels, self.compute))
+
+    def drift(self, fit: Fit) -> dict[str, float]:
+        """Measure similarity to the pretrained features, rank, and distances of images that were and that
+        were not trained on."""
+        numbers: dict[str, float] = {}
+        for level, before, after in zip(
+            self.encoder.levels, self._features, fit.held_out_features, strict=True
+        ):
+            numbers[f"drift/cka.{level}"] = linear_cka(before[: len(after)], after)
+            numbers[f"drift/effective_rank.{level}"] = effective_rank(after)
+        detector = fit.detector
+        if isinstance(detector, GaussianDetector):
+            shares = detector.level_weights.cpu().numpy()
+            for name, features in (("train", fit.train_features), ("held_out", fit.held_out_features)):
+                distances = level_distances(detector, features, self.compute)
+                numbers[f"val/{name}_distance"] = float((distances @ shares).mean())
+        return numbers
+
+    def images(self, kind: str) -> int:
+        """Count the images that `refit` gives to the encoder."""
+        train = len(self.inputs("fit"))
+        return (min(train, DRIFT_IMAGES) if kind == PRETRAINED else train) + len(self.inputs("watch"))
+
+    def _watched(self, scores: Mapping[str, Floats]) -> Floats:
+        """The score that decides, of the fused one both parts: one may forget while the sum hides it."""
+        score = self.settings.score
+        names = ("pooled", "dense") if score == "fused" else (score,)
+        return np.stack([scores[name] for name in names], axis=1)

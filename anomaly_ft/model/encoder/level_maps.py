@@ -1,0 +1,107 @@
+"""What a level of a timm model gives, as a map: its stride, its names, and whether it is the map timm means."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_ft.errors import EncoderError
+
+TOLERANCE = 1e-2  # of a map's largest value; a scrambled map is off by about as much as that value
+
+
+def stride_of(image_size: int, side: int) -> int:
+    """Pixels from position to position of a map with `side` positions.
+
+    Sides of convolutions are rounded up or down: 260 pixels at stride 16 make 17 positions. So the power of two
+    that gives this side counts before the ratio; patches of 14 pixels divide their image evenly.
+
+    >>> stride_of(260, 17), stride_of(300, 10), stride_of(224, 16), stride_of(299, 8)
+    (16, 32, 14, 32)
+    """
+    power = 2 ** max(0, round(math.log2(image_size / side)))
+    rounded = side in (image_size // power, -(-image_size // power))
+    return power if rounded or image_size % side else image_size // side
+
+
+def way_out(model: nn.Module) -> str:
+    """What to do about levels that cannot be read."""
+    tops = [name for name, _ in model.named_children()]
+    return (
+        "name modules that each give one map (n, channels, h, w) in encoder.levels, or choose another encoder; "
+        f"top modules of {type(model).__name__} are {', '.join(tops)}"
+    )
+
+
+def refuse_unnamed(model: nn.Module, levels: Sequence[str]) -> list[str]:
+    """The levels that timm names, as a list.
+
+    Raises:
+        EncoderError: they are not all modules of the model.
+    """
+    modules = {name for name, _ in model.named_modules() if name}
+    wrong = [level for level in levels if level not in modules]
+    if wrong:
+        named = ", ".join(filter(None, wrong)) or "nothing"
+        said = f"encoder.levels: timm's levels of {type(model).__name__} are no modules ({named})"
+        raise EncoderError(f"{said}; {way_out(model)}")
+    return list(levels)
+
+
+def to_grid(model: nn.Module, output: Tensor) -> Tensor:
+    """A level's output as `(n, d, h, w)`: patch tokens become a square grid, channels come second.
+
+    Raises:
+        EncoderError: it is no tensor, or its positions make no square grid.
+    """
+    if not isinstance(output, Tensor) or output.dim() not in (3, 4):
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise EncoderError(f"encoder.levels: a level gives no map but {shape}; {way_out(model)}")
+    if output.dim() == 4:
+        last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        return output.permute(0, 3, 1, 2) if last else output
+    prefix: int = getattr(model, "num_prefix_tokens", 0)
+    tokens = output[:, prefix:].mT  # (n, d, positions)
+    side = math.isqrt(tokens.shape[2])
+    if side**2 != tokens.shape[2]:
+        raise EncoderError(
+            f"encoder.levels: {tokens.shape[2]} positions make no square grid after {prefix} prefix tokens; "
+            + way_out(model)
+        )
+    return tokens.reshape(*tokens.shape[:2], side, -1)
+
+
+def refuse_scrambled(model: nn.Module, levels: Sequence[str], maps: Sequence[Tensor], images: Tensor) -> None:
+    """Compare the maps `(n, d_l, h_l, w_l)` of normalised images with those that timm reads itself.
+
+    Levels that timm does not name, and models without `forward_intermediates`, cannot be compared.
+
+    Raises:
+        EncoderError: a map whose positions or channels are not where timm has them.
+    """
+    theirs = _read_by_timm(model, images)
+    for level, own in zip(levels, maps, strict=True):
+        their = theirs.get(level)
+        if their is None:
+            continue
+        if own.shape != their.shape or (own - their).abs().max() > TOLERANCE * their.abs().max():
+            raise EncoderError(
+                f"encoder.levels: {level} of {type(model).__name__} is not laid out as the map that timm reads "
+                f"{tuple(their.shape[1:])}; defects would be found in wrong places; choose another encoder"
+            )
+
+
+def _read_by_timm(model: Any, images: Tensor) -> dict[str, Tensor]:
+    """The maps of the levels that timm names, by module."""
+    info = getattr(model, "feature_info", None)
+    if not info or not hasattr(model, "forward_intermediates"):
+        return {}
+    names = [stage["module"] for stage in (info if isinstance(info, list) else info.info)]
+    try:
+        with torch.no_grad():
+            maps = model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError):  # not every model takes it
+        return {}
+    return dict(zip(names, maps, strict=True)) if len(names) == len(maps) else {}

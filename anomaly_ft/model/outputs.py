@@ -1,0 +1,67 @@
+"""What a detector says about images: named scores and maps, one of each in charge."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Detection(NamedTuple):
+    """The score that decides `(n,)` and where it comes from `(n, h, w)`, a pixel for each of the image;
+    in units of distance, higher = more anomalous."""
+
+    scores: Tensor
+    maps: Tensor
+
+
+@dataclass(frozen=True)
+class Outputs(Generic[A]):
+    """What a detector says about n images; higher = more anomalous.
+
+    Attributes:
+        scores: `(n,)` by name.
+        maps: `(n, grid, grid)` by name, in units of distance. The first one localises; the last one explains
+            the score, if outputs were asked to explain.
+        distances: `(n, levels)`, of each level; empty unless outputs were asked to explain.
+        decides: name of the score that is compared with the threshold.
+        shows: name of the map that belongs to that score.
+    """
+
+    scores: Mapping[str, A]
+    maps: Mapping[str, A]
+    distances: A
+    decides: str
+    shows: str
+
+    @property
+    def score(self) -> A:
+        """The score that decides, `(n,)`."""
+        return self.scores[self.decides]
+
+    @property
+    def map(self) -> A:
+        """The map that belongs to the score that decides, `(n, grid, grid)`."""
+        return self.maps[self.shows]
+
+    @property
+    def localises(self) -> A:
+        """The map that says best where an anomaly lies, `(n, grid, grid)`."""
+        return next(iter(self.maps.values()))
+
+    def convert(self, change: Callable[[A], B]) -> "Outputs[B]":
+        """The same outputs with every array changed."""
+        return Outputs(
+            {name: change(value) for name, value in self.scores.items()},
+            {name: change(value) for name, value in self.maps.items()},
+            change(self.distances),
+            self.decides,
+            self.shows,
+        )
+
+
+Predictions = Outputs[NDArray[Any]]  # in the processor's memory

@@ -1,0 +1,36 @@
+"""What an unfinished run is known by: its recipe, its split, its MLflow run."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from anomaly_ft.run.setup import Setup
+from anomaly_ft.system.files import write_json, write_text
+
+
+def write_start(partial: Path, setup: Setup) -> None:
+    """What a run needs to be known by, before anything takes time."""
+    write_text(partial / "split.csv", split_table(setup))
+    write_text(partial / "recipe.yaml", setup.recipe.to_yaml())
+
+
+def split_table(setup: Setup) -> str:
+    """Which image serves what, as CSV."""
+    return str(pd.DataFrame(setup.data.manifest()).to_csv(index=False, lineterminator="\n"))
+
+
+def remember_run(partial: Path, run_id: str | None) -> None:
+    """Keep the MLflow run's id from the beginning on."""
+    if run_id and run_id != remembered_run(partial):
+        (partial / "checkpoint").mkdir(exist_ok=True)
+        write_json(partial / "checkpoint" / "run.json", {"mlflow_run_id": run_id})
+
+
+def remembered_run(partial: Path) -> str | None:
+    """The MLflow run's id, if there was one."""
+    try:
+        found = json.loads((partial / "checkpoint" / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None

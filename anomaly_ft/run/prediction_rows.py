@@ -1,0 +1,69 @@
+"""One image's prediction and the row that says it, in CSV or JSON lines."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from anomaly_ft.model.maps import Map
+
+Format = Literal["csv", "jsonl"]
+LONGEST_ROW = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` of the score that
+    decides, if maps were asked for; or the reason why they are None."""
+
+    path: str
+    scores: dict[str, float | None]
+    score: float | None = None
+    anomalous: bool | None = None
+    map: Map | None = None
+    error: str = ""
+
+    def row(self, map_name: str = "") -> dict[str, str | float | None]:
+        """The columns that are written; None where there is nothing to say."""
+        decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
+        by_name = {f"{name}_score": score for name, score in self.scores.items()}
+        return {
+            "path": self.path,
+            "score": self.score,
+            "decision": decision,
+            **by_name,
+            "map": map_name or None,
+            "error": self.error or None,
+        }
+
+
+def columns(scores: Iterable[str]) -> tuple[str, ...]:
+    """Name the columns that are written of a detector with these scores."""
+    return ("path", "score", "decision", *(f"{name}_score" for name in scores), "map", "error")
+
+
+def render(row: dict[str, str | float | None], form: Format) -> str:
+    """One complete line, its end included; floats as short as they can be without loss."""
+    if form == "jsonl":
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    buffer = io.StringIO()
+    values = ["" if value is None else value for value in row.values()]
+    csv.writer(buffer, lineterminator="\n").writerow(values)
+    return buffer.getvalue()
+
+
+def header(form: Format, scores: Iterable[str]) -> str:
+    """What stands before the first row."""
+    return ",".join(columns(scores)) + "\n" if form == "csv" else ""
+
+
+def cut_to_rows(path: Path) -> None:
+    """Take away what follows the last end of a line."""
+    with suppress(OSError), path.open("r+b") as file:
+        start = max(0, path.stat().st_size - LONGEST_ROW)
+        file.seek(start)
+        file.truncate(start + file.read().rfind(b"\n") + 1)

@@ -1,0 +1,19 @@
+"""Addresses of servers and databases, shown and stored without the user and the password that open them."""
+
+import re
+
+# up to the last @ of the part that names the host; a password may hold a slash where databases are meant, and a
+# port before a slash is no password
+CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/?#'\"]*@|[^\s/:@'\"]*:(?!\d+/)[^\s@'\"]*@)")
+SECRETS = re.compile(r"([?&](?:user(?:name)?|pass(?:word|wd)?|pwd|sslpassword|token|secret)=)[^\s&#'\"]+", re.I)
+
+
+def without_password(text: str) -> str:
+    """The text, its addresses without user and password.
+
+    >>> without_password("MLflow at https://ann:secret@host:5000/x failed")
+    'MLflow at https://host:5000/x failed'
+    >>> without_password("postgresql://host/runs?user=ann&password=secret")
+    'postgresql://host/runs?user=***&password=***'
+    """
+    return SECRETS.sub(r"\1***", CREDENTIALS.sub("", text))

@@ -1,0 +1,365 @@
+"""Every benchmark runs from its command line to its table, on a handful of generated images."""
+
+import math
+import os
+import re
+import runpy
+import stat
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL = [
+    "encoder.name=test_efficientnet", "encoder.weights=random", "data.image_size=64",
+    "expert.data.val_share=0.25",
+    "expert.gaussian.grid=4", "validation.augmentations=[scar]", "expert.validation.severity=0.5",
+    "schedule.max_epochs=1", "schedule.max_steps=2", "optimizer.batch_size=4", "runtime.device=cpu",
+    "runtime.precision=fp32", "expert.runtime.threads=1", "runtime.cache=memory",
+]  # fmt: skip
+MISSING = 3
+Run = Callable[..., tuple[int, str, str]]
+
+
+def settings(*more: str) -> list[str]:
+    return [part for setting in (*SMALL, *more) for part in ("-s", setting)]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """`run(NAME, ARGUMENTS)` as `python benchmarks/NAME.py ARGUMENTS`: exit code, stdout, stderr."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    paths = [str(BENCHMARKS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("ANOMALY_FT_DATA", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def program(name: str, *arguments: object) -> tuple[int, str, str]:
+        path = BENCHMARKS / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        code: object = 0
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        said = capfd.readouterr()
+        return int(code or 0) if not isinstance(code, str) else 1, said.out, f"{said.err}{code}"
+
+    yield program
+    for name in set(sys.modules) - before:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def sets(mvtec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sets, two of which are there."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name in ("mvtec_screw", "kolektor"):
+        (folder / name).symlink_to(mvtec_folder)
+    return folder
+
+
+@pytest.fixture
+def anomalib(tmp_path: Path) -> Path:
+    """A stand-in for the python of anomalib's environment, which leaves random scores and maps."""
+    path = tmp_path / "anomalib"
+    path.write_text(
+        f"#!{sys.executable}\n"
+        + textwrap.dedent(
+            """
+            import json, pathlib, sys
+            if sys.argv[1] == "-c":
+                sys.exit(0)
+            import numpy as np
+            job = json.loads(sys.argv[2])
+            if job["task"] == "model":
+                assert (pathlib.Path(job["encoder"]) / "model.safetensors").is_file()
+                count = len(list(pathlib.Path(job["root"]).glob("test/*/*")))
+                rng = np.random.default_rng(job["seed"])
+                made = {"scores": rng.random(count), "maps": rng.random((count, 224, 224)), "seconds": 1.0}
+                np.savez(pathlib.Path(job["work"]) / "found.npz", **made)
+            print(0.5)
+            """
+        )
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def numbers_in(text: str) -> list[float]:
+    """The numbers of a printed table; a word that stands for no number is a failure."""
+    assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE), text
+    return [float(found) for found in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?", text)]
+
+
+def finite(path: Path, *columns: str) -> pd.DataFrame:
+    """The rows of a CSV file, whose columns (default: all numeric ones) are finite."""
+    rows = pd.read_csv(path)
+    assert len(rows)
+    assert np.isfinite(rows[[*columns]] if columns else rows.select_dtypes("number")).all(axis=None)
+    return rows
+
+
+def test_promise_sets_a_threshold_on_each_set_and_seed(run: Run, sets: Path, tmp_path: Path) -> None:
+    code, said, errors = run(
+        "promise",
+        "--output",
+        tmp_path,
+        "--data",
+        sets,
+        "--sets",
+        "screw,mtd,kolektor",
+        "--seeds",
+        2,
+        *settings(),
+    )
+    assert code == 0, errors
+    assert "mtd is left out: no folder mtd below --data or $ANOMALY_FT_DATA" in errors
+    rows = finite(tmp_path / "promise.csv")
+    assert [*zip(rows["set"], rows["seed"], strict=True)] == [
+        ("screw", 0), ("kolektor", 0), ("screw", 1), ("kolektor", 1)
+    ]  # fmt: skip
+    assert set(rows["test normals"]) == {6}
+    assert numbers_in(said)
+
+
+def test_a_set_that_does_not_exist_is_a_mistake(run: Run, tmp_path: Path) -> None:
+    code, _, errors = run("promise", "--output", tmp_path, "--sets", "scrwe")
+    assert code == 2
+    assert "no set 'scrwe'; expected some of mtd, screw, bottle, macaroni1, kolektor, ballscrew" in errors
+
+
+def test_no_set_at_all_is_an_error(run: Run, tmp_path: Path) -> None:
+    code, _, errors = run("promise", "--output", tmp_path, "--data", tmp_path, "--sets", "mtd,bottle")
+    assert code == 1
+    assert "none of the sets mtd,bottle is there" in errors
+
+
+def test_a_setting_that_does_not_exist_is_named(run: Run, sets: Path, tmp_path: Path) -> None:
+    code, _, errors = run(
+        "promise", "--output", tmp_path, "--data", sets, "--sets", "screw", "-s", "expert.optimizer.lrr=1"
+    )
+    assert code == 1
+    assert "lrr" in errors
+
+
+def test_forgetting_goes_on_where_it_was(run: Run, sets: Path, tmp_path: Path) -> None:
+    asked = [
+        "forgetting",
+        "--output",
+        tmp_path,
+        "--data",
+        sets,
+        "--seeds",
+        1,
+        *settings("expert.schedule.epoch_steps=1"),
+    ]
+    code, _, errors = run(*asked, "--sets", "screw")
+    assert code == 0, errors
+    first = pd.read_csv(tmp_path / "forgetting.csv")
+    code, said, errors = run(*asked, "--sets", "screw,kolektor")
+    assert code == 0, errors
+    rows = finite(tmp_path / "forgetting.csv", "vicinal_auroc", "test.pooled", "test.dense", "test.fused")
+    assert set(rows["set"]) == {"screw", "kolektor"}
+    assert rows.loc[rows["set"] == "screw", "minutes"].tolist() == first["minutes"].tolist()
+    assert (tmp_path / "forgetting.png").stat().st_size > 1000
+    for title in ("what the dense score counts", "how long to train", "settings, fused score"):
+        assert title in said
+
+
+def test_scores_chooses_on_the_other_set(run: Run, sets: Path, tmp_path: Path) -> None:
+    code, said, errors = run(
+        "scores", "--output", tmp_path, "--data", sets, "--sets", "screw,kolektor", "--seeds", 1,
+        "--levels", "2+4,3+4", "--grids", "4", *settings()
+    )  # fmt: skip
+    assert code == 0, errors
+    rows = finite(tmp_path / "scores.csv")
+    assert rows["choice"].nunique() == 2 * 4 * 3
+    assert "each set left out in turn" in said
+    assert numbers_in(said)
+
+
+def test_peers_without_anomalib_measures_ours_and_says_so(run: Run, sets: Path, tmp_path: Path) -> None:
+    code, said, errors = run("peers", "--output", tmp_path, "--data", sets, "--sets", "screw", *settings())
+    assert code == MISSING
+    assert "left out: --anomalib names no python that has anomalib 2.7\n" in errors
+    assert finite(tmp_path / "peers.csv")["model"].tolist() == ["ours", "ours, levels of PaDiM"]
+    assert numbers_in(said)
+
+
+def test_peers_measures_what_anomalib_leaves(run: Run, sets: Path, anomalib: Path, tmp_path: Path) -> None:
+    asked = [
+        "--output",
+        tmp_path,
+        "--data",
+        sets,
+        "--sets",
+        "screw",
+        "--models",
+        "padim",
+        "--anomalib",
+        anomalib,
+    ]
+    code, _, errors = run("peers", *asked, *settings())
+    assert code == 0, errors
+    rows = finite(tmp_path / "peers.csv")
+    assert rows["model"].tolist() == ["ours", "ours, levels of PaDiM", "padim"]
+    assert rows["anomalib aupro 224"].tolist() == [0.5] * 3
+
+
+def test_interop_without_anomalib_says_so_and_ends(run: Run, sets: Path, tmp_path: Path) -> None:
+    code, said, errors = run("interop", "--output", tmp_path, "--data", sets, "--sets", "screw")
+    assert (code, said) == (MISSING, "")
+    assert errors.startswith("left out: --anomalib names no python that has anomalib 2.7\n")
+
+
+def test_interop_compares_the_two_encoders(run: Run, sets: Path, anomalib: Path, tmp_path: Path) -> None:
+    """With random weights the pretrained encoder, drawn again, always differs from that of the run."""
+    asked = [
+        "--output",
+        tmp_path,
+        "--data",
+        sets,
+        "--sets",
+        "screw",
+        "--models",
+        "padim",
+        "--anomalib",
+        anomalib,
+    ]
+    code, said, errors = run("interop", *asked, *settings())
+    assert code == 0, errors
+    rows = finite(tmp_path / "interop.csv")
+    assert rows["encoder"].tolist() == ["frozen", "fine-tuned"]
+    assert numbers_in(said)
+
+
+def test_predict_is_timed_beside_the_encoder(run: Run, small_run: Path) -> None:
+    code, said, errors = run("predict", small_run, "--images", 8, "--turns", 1, "--threads", 1)
+    assert code == 0, errors
+    assert min(numbers_in(said)) > 0
+    assert [line.split()[0] for line in said.splitlines()] == ["predict:", "encoder", "ratio"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporters
+@pytest.mark.parametrize(
+    ("forms", "names"),
+    [
+        ("pt2", ["torch.export"]),
+        pytest.param("onnx,openvino", ["ONNX Runtime", "OpenVINO"], marks=pytest.mark.slow),
+    ],
+)
+def test_exports_are_timed_and_a_broken_anomalib_is_said(
+    forms: str, names: list[str], run: Run, small_run: Path, tmp_path: Path
+) -> None:
+    asked = [small_run, "--output", tmp_path, "--forms", forms, "--images", 4, "--batch", 4, "--turns", 1]
+    code, said, errors = run("export", *asked, "--anomalib", tmp_path / "no python")
+    assert code == MISSING, errors
+    assert "left out: --anomalib names no python that has anomalib 2.7\n" in errors
+    for name in ("eager PyTorch, float32", "eager PyTorch, bfloat16", *names):
+        assert re.search(rf"\| {name} \| [\d.]+ \| [\d.]+ \|", said)
+    assert numbers_in(said)
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding")  # a contestant that torchvision is to lose
+def test_data_is_timed_and_its_memory_told(run: Run, mvtec_folder: Path) -> None:
+    small = ["--photographs", 8, "--image-size", 64, "--encoder", "test_efficientnet", "--repeats", 1]
+    code, said, errors = run("data", mvtec_folder, *small, "--images", 400, "--clock", "cpu")
+    assert code == 0, errors
+    assert len(re.findall(r"[\d.]+ img/s", said)) == 3 + 4 + 4
+    assert said.count(" MiB") == 4
+    assert numbers_in(said)
+
+
+SPEED = {
+    "step": ["--steps", 1, "--repeats", 1],
+    "fit": ["--images", 8, "--repeats", 1, "--features", 40, 8],
+    "validation": [],
+    "train": [],
+    "growth": ["--counts", 20, 40, "--widths", 8, 16, "--sizes", 64, 96, "--encoder", "test_efficientnet"],
+}  # fmt: skip
+TITLES = {
+    "step": "1 training steps of 4 images",
+    "fit": "Ledoit-Wolf of 40 features of width 8",
+    "validation": "one validation",
+    "train": "validations took",
+    "growth": "growth, cpu seconds",
+}
+
+
+@pytest.mark.parametrize("part", SPEED)
+def test_each_part_of_speed_tells_its_numbers(
+    part: str, run: Run, mvtec_folder: Path, store: str, tmp_path: Path
+) -> None:
+    from anomaly_ft.model.encoder.encoder import Encoder
+
+    forward = Encoder.forward
+    asked = ["--data", mvtec_folder, "--clock", "cpu", "--output", tmp_path, *settings(f"tracking.uri={store}")]
+    code, said, errors = run("speed", part, *SPEED[part], *asked)
+    assert code == 0, errors
+    assert TITLES[part] in said
+    assert len(numbers_in(said)) > 4
+    assert Encoder.forward is forward, "what was watched is as it was"
+    assert (tmp_path / "growth.png").exists() == (part == "growth")
+
+
+def test_speed_has_no_part_without_a_run_here(run: Run) -> None:
+    code, _, errors = run("speed", "nothing")
+    assert code == 2
+    assert f"unknown parts: nothing; expected {', '.join(SPEED)}" in errors
+
+
+def test_soak_counts_memory_and_files(run: Run, store: str) -> None:
+    code, said, errors = run(
+        "soak", "--minutes", 0, "-s", "schedule.max_epochs=1", "-s", f"tracking.uri={store}"
+    )
+    assert code == 0, errors
+    assert re.search(r"^2 runs; memory [+-][\d.]+%, open files [+-]\d+ ", said, re.MULTILINE)
+    assert numbers_in(said)
+
+
+def test_ui_tour_without_a_browser_makes_the_runs_and_names_the_pages(
+    run: Run, sets: Path, store: str, tmp_path: Path
+) -> None:
+    asked = ["--output", tmp_path, "--data", sets / "mvtec_screw", "--seeds", 1, "--epochs", 1, "--threads", 1]
+    code, said, errors = run(
+        "ui_tour",
+        *asked,
+        "--late",
+        "blocks.4,bn2",
+        "--sets",
+        "elpv-mono",
+        "--store",
+        store,
+        "--chromium",
+        "",
+        *settings(),
+    )
+    assert code == MISSING, errors
+    assert "left out: the pages are not looked at, which takes playwright and a Chromium\n" in errors
+    names = [line.split()[0] for line in said.splitlines() if "#" in line or line.startswith("version")]
+    assert names[0] == "runs"
+    assert {"children", "charts", "run", "curves", "artifacts", "figure", "compare", "model"} < set(names)
+
+
+def test_benchmarks_are_all_run_here() -> None:
+    """A new benchmark gets a run of its own; helpers and those that start no program are named."""
+    source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()
+    helpers = {"sets", "choices", "beside_anomalib"}
+    for path in BENCHMARKS.glob("*.py"):
+        assert path.stem in helpers or f'"{path.stem}"' in source, path.stem
+
+
+def test_numbers_that_are_none_are_found() -> None:
+    with pytest.raises(AssertionError):
+        numbers_in("AUROC NaN")
+    assert numbers_in("a1 0.5 -2e-3 3") == [0.5, -0.002, 3]
+    assert math.isfinite(sum(numbers_in("1.0 | 2.5")))
