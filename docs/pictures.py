@@ -1,16 +1,19 @@
-"""Make the two pictures of the README: `python docs/pictures.py` (needs the extra `demo` and $ANOMALY_FT_DATA/mtd).
+"""Make the pictures of README and docs: `python docs/pictures.py` (needs the extra `demo` and $ANOMALY_FT_DATA/mtd).
 
 `forgetting.png`: a run on a third of the Magnetic Tile Defects that is over-trained on purpose; `maps.png`: four ELPV
-solar cells beside their maps, from the pretrained encoder (images CC BY-NC-SA 4.0, see the README).
+solar cells beside their maps, from the pretrained encoder (images CC BY-NC-SA 4.0, see the README); `worth.png`: a
+made set whose good test images are darker. `python docs/pictures.py worth` makes that one alone.
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from anomaly_ft.data.images import Decoder
@@ -79,9 +82,40 @@ def maps(folder: Path) -> Image.Image:
     return Image.fromarray(np.vstack([np.hstack(small[:4]), np.hstack(small[4:])]))
 
 
+def worth(folder: Path) -> Image.Image:
+    """A part of each group of a made set, and the brightness of all of its parts."""
+    rng, side = np.random.default_rng(4), 180
+    groups = {
+        "good, training": (60, 0, False),
+        "good, test": (30, -22, False),
+        "defective, test": (30, 0, True),
+    }
+    figure = Figure(figsize=(9.2, 3.0), layout="constrained")
+    axes = figure.subplot_mosaic([[*groups, "light"]], width_ratios=[1, 1, 1, 1.5])
+    y, x = np.mgrid[:side, :side] - side / 2
+    for row, (name, (count, darker, wrong)) in enumerate(groups.items()):
+        light = 150 + darker + 5 * rng.normal(size=count)
+        shown = np.where(np.hypot(x, y) < 0.42 * side, light[0], 0.55 * light[0]) + rng.normal(
+            0, 5, (side, side)
+        )
+        if wrong:
+            shown[70:74, 95:125] -= 30
+        axes[name].imshow(np.clip(shown, 0, 255), cmap="gray", vmin=0, vmax=220)
+        axes[name].set_title(name, fontsize=10)
+        axes[name].axis("off")
+        axes["light"].scatter(light, -row + rng.uniform(-0.22, 0.22, count), s=9, color=f"C{row}")
+    axes["light"].set_yticks([0, -1, -2], list(groups), fontsize=9)
+    axes["light"].set_title("brightness of each image", fontsize=10)
+    axes["light"].spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "worth.png", dpi=110)
+    with Image.open(folder / "worth.png") as picture:
+        return picture.convert("RGB")
+
+
 def main() -> None:
     HERE.mkdir(exist_ok=True)
-    for make in (forgetting, maps):
+    wanted = sys.argv[1:] or ["forgetting", "maps", "worth"]
+    for make in (each for each in (forgetting, maps, worth) if each.__name__ in wanted):
         with tempfile.TemporaryDirectory() as folder:
             picture = make(Path(folder))
         picture.quantize(128).save(HERE / f"{make.__name__}.png", optimize=True)

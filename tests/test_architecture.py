@@ -22,7 +22,7 @@ FLOORS = [
     ["system"],
     ["recipe", "data"],
     ["model", "tracking"],
-    ["finetune", "evaluation", "deploy"],
+    ["finetune", "evaluation", "deploy", "analysis"],
     ["run"],
     ["cli"],
     ["__main__"],

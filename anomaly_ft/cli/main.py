@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from anomaly_ft.cli.analyse import analyse
 from anomaly_ft.cli.compare import compare
 from anomaly_ft.cli.data import data
 from anomaly_ft.cli.diagnose import versions
@@ -104,7 +105,21 @@ def main() -> None:
     """
 
 
-for command in (init, train, sweep, data, evaluate, predict, export, promote, compare, sync, ui, doctor):
+for command in (
+    init,
+    train,
+    sweep,
+    data,
+    evaluate,
+    predict,
+    export,
+    promote,
+    compare,
+    analyse,
+    sync,
+    ui,
+    doctor,
+):
     command.params.append(
         click.Option(
             ["--offline"], is_flag=True, is_eager=True, expose_value=False, callback=_offline,

@@ -32,12 +32,14 @@ def echo_json(path: Path) -> None:
 
 
 def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") -> "Report":
-    """What a folder holds, split as a recipe that says nothing else would split it."""
+    """What a folder holds, split as a recipe that says nothing else would split it, and what numbers on it
+    are worth."""
     from anomaly_ft.data.checks.report import inspect
     from anomaly_ft.recipe.schema import Data
+    from anomaly_ft.run.analyse import with_audit
 
     shares = Data(root=".")  # of the recipe's defaults; whether there is a folder, `inspect` says better
-    return inspect(
+    report = inspect(
         root,
         layout=layout,
         group_by=group_by,
@@ -46,6 +48,7 @@ def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") ->
         threads=os.cpu_count() or 1,
         progress=terminal.track,
     )
+    return with_audit(report)
 
 
 def quieten_libraries() -> None:

@@ -87,6 +87,7 @@ def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> No
         labels=_labels(summary["test"] or {}),
         recipe=data.recipe,
         figures=_figures(data),
+        examples=_examples(summary.get("shortcuts"), data.assessment),
         galleries=_galleries(data.assessment) if data.assessment else None,
     )
     path.write_text(page, encoding="utf-8")
@@ -168,6 +169,19 @@ def _galleries(found: Assessment) -> dict[str, Any]:
     ]
     drawn["strip"] = picture_uri(scale_picture())
     return drawn
+
+
+def _examples(audit: Mapping[str, Any] | None, found: Assessment | None) -> list[dict[str, str]]:
+    """The pictures of a shortcut audit; they lie below the root of the labelled images."""
+    shown = []
+    for example in audit["examples"] if audit and found else ():
+        path = found.records[0].root / example["name"]
+        try:
+            image = shrunk(np.asarray(read_image(path, found.decoder.value_range)), SIDE)
+        except Exception:  # the file was there a moment ago; decoders raise nearly anything
+            continue
+        shown.append({**example, "picture": picture_uri(image)})
+    return shown
 
 
 def _card(found: Assessment, i: int, scales: Mapping[str, ColourScale]) -> dict[str, Any] | None:

@@ -89,6 +89,8 @@ class Terminal:
         self.say(f"report      {run.folder}/report.html")
         if summary.mlflow_run_id:
             self.say(f"compare     anomaly-ft ui --store {run.mlflow_uri}")
+        if summary.shortcuts:
+            self.say(f"worth       {summary.shortcuts.sentence}")
 
     def evaluation(self, summary: EvaluationSummary, folder: Path) -> None:
         """The table of an evaluation, each number with its 95 % interval."""

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from anomaly_ft.data.checks.audit import ShortcutAudit
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Numbers = dict[str, Number | None]  # by metric name; None: not measured
@@ -263,6 +265,9 @@ class RunSummary(Tested):
     together."""
     images_per_second: Speed
     """How fast it was."""
+    shortcuts: ShortcutAudit | None = None
+    """What a light meter tells apart, see [Is my number worth anything?](worth.md): `verdict`, `says`, images
+    in each group (`counts`), `rows`, questions `missing`, `examples`; `null` without test images."""
     git_commit: str
     """Of the folder the command ran in, or `none`."""
     mlflow_run_id: str | None

@@ -81,6 +81,8 @@ def _header(report: Report) -> Iterator[str]:
         yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
     if "test" not in report.counts:
         yield "  There are no labelled test images: the run sets a threshold, but can give no test number."
+    elif report.audit:
+        yield from textwrap.wrap(f"  worth   {report.audit.sentence}", WIDTH, subsequent_indent="          ")
     for note in report.notes:
         yield from textwrap.wrap(f"  note    {note}", WIDTH)
     for trouble in report.troubles:

@@ -20,6 +20,7 @@ from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
 from anomaly_ft.run import summary as bookkeeping
+from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, predict_test
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
@@ -113,7 +114,9 @@ def train(
             mixed = mix(setup, monitor, pretrained, records)
 
         # finish: thresholds, test numbers, files
-        known = summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed}
+        with setup.phase("audit"):  # of the split; nothing of it goes back into the run
+            audit = audit_dataset(setup.data, setup.recipe.data.resize, progress=setup.terminal.track)
+        known = summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed, "shortcuts": audit}
         with setup.phase("finish"):
             summary = finish(setup, partial, method, (known, records, frozen))
         finished = finish_folder(partial)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomaly_ft.data.checks.appearance import Appearance, Header
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
 from anomaly_ft.data.images import why_unreadable
@@ -35,22 +36,13 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the header of an image file says."""
-
-    size: tuple[int, int]  # width, height, upright
-    mode: str
-    deep: bool  # more than 8 bits a value
-    pages: bool  # more of them, or frames, than the first
-
-
-@dataclass(frozen=True)
 class Scan:
     """What was found in the files, by the name of the image."""
 
     headers: dict[str, Header]
     unreadable: dict[str, str]
     thumbnails: dict[str, NDArray[np.uint8]]
+    appearances: dict[str, Appearance]
     limits: dict[str, Limits]  # of values of more than 8 bits
 
 

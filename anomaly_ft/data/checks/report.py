@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from anomaly_ft.data.checks.problems import Header, Scan, Trouble, find_troubles, in_parallel
+from anomaly_ft.data.checks.appearance import DECODED, Appearance, Header, appearance, read_header
+from anomaly_ft.data.checks.audit import ShortcutAudit
+from anomaly_ft.data.checks.problems import Scan, Trouble, find_troubles, in_parallel
 from anomaly_ft.data.dataset import read_records
-from anomaly_ft.data.deep_values import Limits, is_deep
+from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import thumbnail
-from anomaly_ft.data.images import has_pages, refuse_empty, upright_size, view_image
+from anomaly_ft.data.images import view_image
 from anomaly_ft.data.layouts.unused import EXPECTED
 from anomaly_ft.data.records import PARTS, Record, counts
 from anomaly_ft.data.splits import split_normals
@@ -53,6 +54,8 @@ class Report:
     notes: tuple[str, ...]  # what nobody has to do anything about
     records: tuple[Record, ...] = field(repr=False)
     readable: tuple[Record, ...] = field(repr=False)
+    appearances: tuple[Appearance, ...] = field(repr=False)  # of each readable record
+    audit: ShortcutAudit | None = None
 
     def shared_out(self, *, watch: float, calibrate: float, seed: int = 0) -> "Report":
         """The same, split in other shares."""
@@ -61,10 +64,12 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the records, for programs."""
-        others = ("records", "readable", "troubles", "limits")
+        others = ("records", "readable", "appearances", "troubles", "limits", "audit")
         found = {key: value for key, value in vars(self).items() if key not in others}
         limits = asdict(self.limits) if self.limits else None
-        return {**found, "limits": limits, "troubles": [asdict(trouble) for trouble in self.troubles]}
+        audit = self.audit.to_json() if self.audit else None
+        troubles = [asdict(trouble) for trouble in self.troubles]
+        return {**found, "limits": limits, "troubles": troubles, "audit": audit}
 
     def lines(self) -> Iterator[str]:
         """Everything for people."""
@@ -80,6 +85,8 @@ class Report:
         yield from (f"note      {note}" for note in self.notes)
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
+        elif self.audit:
+            yield from self.audit.lines()
         for trouble in self.troubles:
             refused = " (train refuses this)" if trouble.refused else ""
             yield f"\n{trouble.kind}: {trouble.says}{refused}"
@@ -108,6 +115,7 @@ def inspect(
     """
     reading = read_records(root, layout=layout, group_by=group_by, allow_leak=True)
     scan = _scan(reading.records, threads, progress or (lambda items, *_: items))
+    readable = tuple(record for record in reading.records if record.name not in scan.unreadable)
     by_split = {s: counts([r for r in reading.records if r.split == s]) for s in ("train", "test")}
     report = Report(
         root=root,
@@ -122,7 +130,8 @@ def inspect(
         limits=reduce(Limits.widened, scan.limits.values()) if scan.limits else None,
         notes=(*reading.notes, *(str(unused) for unused in reading.unused if unused.why in EXPECTED)),
         records=reading.records,
-        readable=tuple(record for record in reading.records if record.name not in scan.unreadable),
+        readable=readable,
+        appearances=tuple(scan.appearances[record.name] for record in readable),
     )
     return report.shared_out(watch=watch, calibrate=calibrate, seed=seed)
 
@@ -140,23 +149,21 @@ def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
                 found[record.name] = result
         return found
 
-    headers = readable(_header, records, "reading headers")
+    def look(record: Record) -> tuple[NDArray[np.uint8], Limits | None, Appearance]:
+        view = view_image(record.path, at_least=DECODED)
+        looks = appearance(record.name, headers[record.name], np.asarray(view.image))
+        return thumbnail(view.image), view.limits, looks
+
+    headers: dict[str, Header] = readable(lambda record: read_header(record.path), records, "reading headers")
     sound = [record for record in records if record.name in headers]
-    looked = readable(_look, sound, "looking at images")
-    limits = {name: found for name, (_, found) in looked.items() if found}
-    return Scan(headers, unreadable, {name: small for name, (small, _) in looked.items()}, limits)
-
-
-def _header(record: Record) -> Header:
-    refuse_empty(record.path)
-    with Image.open(record.path) as image:
-        return Header(upright_size(image), image.mode, is_deep(image), has_pages(image))
-
-
-def _look(record: Record) -> tuple[NDArray[np.uint8], Limits | None]:
-    """What is compared with other images, and the limits of deep values."""
-    view = view_image(record.path)
-    return thumbnail(view.image), view.limits
+    looked = readable(look, sound, "looking at images")
+    return Scan(
+        headers,
+        unreadable,
+        thumbnails={name: small for name, (small, _, _) in looked.items()},
+        limits={name: limits for name, (_, limits, _) in looked.items() if limits},
+        appearances={name: looks for name, (_, _, looks) in looked.items()},
+    )
 
 
 def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:
