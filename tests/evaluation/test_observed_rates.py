@@ -58,7 +58,7 @@ def test_chi_square_thresholds_hold_for_features_that_are_gaussian() -> None:
         assert chi2.cdf(point.threshold**2, d) == pytest.approx(0.95)
         assert point.held_out is not None
         assert point.held_out.low < 0.05 < point.held_out.high
-    assert pooled.level == "mean"
+    assert pooled.level == "pooled"
     assert pooled.dimensions == 43
     assert pooled.held_out is not None
     assert pooled.held_out.rate < 0.05  # independent levels: cautious, as the docstring says

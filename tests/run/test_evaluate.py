@@ -130,7 +130,8 @@ def test_measuring_reads_images_from_the_cache_as_training_does(
 ) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["runtime"] |= {"cache": "disk", "cache_dir": str(tmp_path / "cache")}
+    recipe["runtime"] |= {"cache": "disk"}
+    recipe["expert"]["runtime"] |= {"cache_dir": str(tmp_path / "cache")}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     first = call(run, "--json")
     assert first.exit_code == 0, first.output
