@@ -173,8 +173,10 @@ def _galleries(found: Assessment) -> dict[str, Any]:
 
 def _examples(audit: Mapping[str, Any] | None, found: Assessment | None) -> list[dict[str, str]]:
     """The pictures of a shortcut audit; they lie below the root of the labelled images."""
+    if not audit or not found:
+        return []
     shown = []
-    for example in audit["examples"] if audit and found else ():
+    for example in audit["examples"]:
         path = found.records[0].root / example["name"]
         try:
             image = shrunk(np.asarray(read_image(path, found.decoder.value_range)), SIDE)
