@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
@@ -11,12 +12,21 @@ from anomaly_ft.cli.options import EXIT_CODES
 from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS, Metric
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.section import EXPERT, places, sections
-from anomaly_ft.run.run_summary import EvaluationSummary, Part, RunSummary, parts_of
+from anomaly_ft.run.run_summary import EvaluationSummary, Part, RunSummary
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/generate.py`; do not edit. -->"
 BEGIN = "<!-- From here on made by `python docs/generate.py`; do not edit. -->"
 END = "<!-- To here. -->"
+
+
+def parts_of(annotation: Any) -> tuple[type[Part], bool] | None:
+    """The part that a field holds, and whether it holds many; None for plain values."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation, False
+    found = [parts_of(inner) for inner in get_args(annotation)]
+    inside = next((part for part in found if part), None)
+    return (inside[0], getattr(annotation, "__origin__", None) is tuple) if inside else None
 
 
 def recipe_page() -> Iterator[str]:

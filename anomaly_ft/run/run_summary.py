@@ -7,7 +7,7 @@ finite and texts in place of numbers are refused. Metrics stand under their name
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -294,12 +294,3 @@ class FinishedRun:
     folder: Path
     summary: RunSummary
     mlflow_uri: str | None = None
-
-
-def parts_of(annotation: Any) -> tuple[type[Part], bool] | None:
-    """The part that a field holds, and whether it holds many; None for plain values."""
-    if isinstance(annotation, type) and issubclass(annotation, Part):
-        return annotation, False
-    found = [parts_of(inner) for inner in get_args(annotation)]
-    inside = next((part for part in found if part), None)
-    return (inside[0], getattr(annotation, "__origin__", None) is tuple) if inside else None
