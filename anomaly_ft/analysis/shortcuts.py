@@ -99,9 +99,9 @@ def audit_shortcuts(records: Sequence[Record], looks: Sequence[Appearance]) -> S
         found += _compare(side)
     rows = tuple(each.row for each in found)
     if not found:
-        same, scarce = "files and thumbnails do not differ at all", "too few images to judge the split by; "
+        same, too_few = "files and thumbnails do not differ at all", "too few images to judge the split by"
         asked = len(missing) < len(GROUPS)
-        verdict, why = (FINE, same) if asked else (CANNOT_SAY, scarce + "; ".join(missing))
+        verdict, why = (FINE, same) if asked else (CANNOT_SAY, "; ".join([too_few, *missing]))
         return ShortcutAudit(verdict, why, counts, (), tuple(missing) if asked else (), ())
     worst = max(found, key=lambda each: _rank(each.row))
     verdict = worst.row.level
