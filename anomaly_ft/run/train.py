@@ -103,12 +103,8 @@ def train(
             mixed = mix(setup, dog, pretrained, records)
             final = choose_final(setup, dog)
         with setup.phase("seal"):
-            sealed, material = _seal(setup, partial, dog.induced, final, frozen_test, records)
-        with setup.phase("audit"):  # once everything is decided: nothing of it goes back into the run
-            audit = audit_dataset(setup.data, recipe.data.resize, progress=setup.terminal.track)
-        material = replace(material, audit=audit)
+            sealed, material = _audited(setup, *_seal(setup, partial, dog.induced, final, frozen_test, records))
         summary = bookkeeping.summarise(setup, dog.sets, records, tracker.run_id) | sealed
-        summary["shortcuts"] = audit.to_json() if audit else None
         summary |= {"final": final, "mixed": mixed, "level_weights": dog.induced.level_weights.tolist()}
         write_report(partial / "report.html", summary, material)
         write_json(partial / "summary.json", summary)
@@ -152,6 +148,12 @@ def _train(setup: Setup, partial: Path, dog: Watchdog, tracker: Tracker) -> list
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 replace_folder(partial / "encoder", setup.encoder.save)
     return state.records
+
+
+def _audited(setup: Setup, sealed: dict[str, Any], material: Material) -> tuple[dict[str, Any], Material]:
+    """What was sealed, and what the test numbers are worth; nothing of that goes back into the run."""
+    audit = audit_dataset(setup.data, setup.recipe.data.resize, progress=setup.terminal.track)
+    return sealed | {"shortcuts": audit.to_json() if audit else None}, replace(material, audit=audit)
 
 
 def _examine_test(setup: Setup, detector: Detector) -> Examined | None:
