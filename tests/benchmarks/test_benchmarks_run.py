@@ -350,6 +350,13 @@ def test_ui_tour_without_a_browser_makes_the_runs_and_names_the_pages(
     assert {"children", "charts", "run", "curves", "artifacts", "figure", "compare", "model"} < set(names)
 
 
+@pytest.mark.parametrize(("option", "count"), [("--planted", 1), ("--speed", 12)])
+def test_shortcuts_are_audited_in_made_sets(run: Run, option: str, count: int) -> None:
+    code, out, said = run("shortcuts", option, count)
+    assert code == 0, said
+    assert numbers_in(out)
+
+
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()

@@ -57,9 +57,11 @@ def test_the_recipe_takes_one_transform_for_each_step(tmp_path):
     from anomaly_ft.recipe.read import read_recipe
 
     path = tmp_path / "r.yaml"
-    path.write_text("data: {root: demo:elpv-mono, augment: [{HorizontalFlip: {p: 0.5}}]}\n")
+    path.write_text("data: {root: demo:elpv-mono}\nexpert: {data: {augment: [{HorizontalFlip: {p: 0.5}}]}}\n")
     (step,) = read_recipe(path).data.augment
     make_augment([step], image_size=16, seed=0)
-    path.write_text("data: {root: demo:elpv-mono, augment: [{HorizontalFlip: {}, VerticalFlip: {}}]}\n")
+    path.write_text(
+        "data: {root: demo:elpv-mono}\nexpert: {data: {augment: [{HorizontalFlip: {}, VerticalFlip: {}}]}}\n"
+    )
     with pytest.raises(RecipeError, match=r"expected one {name: settings} for each transform"):
         read_recipe(path)

@@ -280,7 +280,7 @@ def test_dense_levels_are_chosen_by_name_or_index(encoder: Encoder) -> None:
         choose_dense_levels(encoder, ["blocks.9"])
     with pytest.raises(EncoderError, match=r"gaussian\.dense_levels: 7 is none of the levels"):
         choose_dense_levels(encoder, [7])
-    with pytest.raises(EncoderError, match=r"gaussian\.map_levels: expected one or more levels, got none"):
+    with pytest.raises(EncoderError, match=r"map_levels: expected one or more levels, got none"):
         choose_map_levels(encoder, [])
 
 
