@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.images import Decoder, upright_size
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.metrics import PixelCounts, curve
@@ -104,9 +104,8 @@ def attention_share(contribution: Map, mask: Mask) -> tuple[float, float]:
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of an upright image, read from its header."""
     with Image.open(path) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5  # orientations that swap the sides
-        width, height = image.size
-    return (width, height) if turned else (height, width)
+        width, height = upright_size(image)
+    return height, width
 
 
 def _mask_of(record: Record) -> Mask | str | None:

@@ -117,11 +117,13 @@ def calibrate(setup: Setup, detector: Detector) -> Calibrated:
 
 def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | None] | None:
     """Test numbers of the encoder with other statistics than those that are kept; None without a test split."""
+    if not len(setup.data.test):
+        return None  # before anything is fitted for nothing
     detector = method.refit(kind, watching=False).detector
     held_out = predict(detector, setup.data.normals("calibrate").pixels, setup.compute)
     point = conformal(held_out.score, setup.recipe.evaluation.false_positive_rate)
-    tested = predict_test(setup, detector)
-    return measure(setup.data.test.records, tested.scores, tested.decides, point) if tested else None
+    tested = predict(detector, setup.data.test.pixels, setup.compute)
+    return measure(setup.data.test.records, tested.scores, tested.decides, point)
 
 
 def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
