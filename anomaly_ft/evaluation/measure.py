@@ -88,12 +88,13 @@ def measure_kinds(
     return rows
 
 
-def threshold_numbers(point: WorkingPoint) -> dict[str, float | int]:
+def threshold_numbers(point: WorkingPoint) -> dict[str, float | int | None]:
     """Name the numbers of a threshold as `summary.json` does: target and guaranteed false positive rate."""
     return {
         "threshold": point.threshold,
         "target_fpr": point.target_fpr,
         "guaranteed_fpr": point.guaranteed_fpr,
+        "varied_fpr": point.varied_fpr,
         "images": point.images,
     }
 

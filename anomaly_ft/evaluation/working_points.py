@@ -8,14 +8,14 @@ Gaussian, and what either did to normal images that had no part in it.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.metrics import wilson_interval
+from anomaly_ft.metrics import Floats, wilson_interval
 from anomaly_ft.model.threshold import WorkingPoint
 
 
@@ -36,6 +36,31 @@ def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:
         raise DivergedError("a threshold needs finite scores")
     rank = min(n, math.ceil((1 - false_positive_rate) * (n + 1) - 1e-9))
     return WorkingPoint(float(values[rank - 1]), false_positive_rate, (n + 1 - rank) / (n + 1), n)
+
+
+def conformal_varied(scores: Floats, false_positive_rate: float) -> WorkingPoint:
+    """Set the lowest threshold that keeps two promises, from scores of held-out normal images `(1 + k, n)`: of
+    the n images in the first row, and of k varied copies of each in the others.
+
+    Of the images themselves it is `conformal`. Of the copies it bounds the expected share of an image's varied
+    copies that are rejected (conformal risk control, Angelopoulos et al., 2022): images are exchangeable, their
+    copies are not independent, and an image counts once however many copies it has. Where n is too small for
+    the rate, the copies' promise is 2 / (n + 1), twice that of the images: the single highest of all copies
+    would let one odd image decide.
+
+    Raises:
+        DivergedError, ValueError: as `conformal`.
+    """
+    clean = conformal(scores[0], false_positive_rate)
+    if len(scores) == 1:
+        return clean
+    n = clean.images
+    promise = max(false_positive_rate, 2 / (n + 1))
+    copies = np.sort(np.asarray(scores[1:], dtype=np.float64).ravel())
+    if not np.isfinite(copies).all():
+        raise DivergedError("a threshold needs finite scores")
+    allowed = math.floor((len(scores) - 1) * (promise * (n + 1) - 1) + 1e-9)  # copies that may be rejected
+    return replace(clean, threshold=max(clean.threshold, float(copies[-1 - allowed])), varied_fpr=promise)
 
 
 @dataclass(frozen=True)

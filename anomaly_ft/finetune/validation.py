@@ -22,7 +22,8 @@ CLOSE = 0.02  # near enough to the target: the AUROC of 50 against 50 images has
 
 def calibrate(
     score: Score,
-    normals: Images,
+    normal: Floats,
+    base: Images,
     augmentations: Sequence[str],
     *,
     target: float,
@@ -35,16 +36,17 @@ def calibrate(
     Bisection: a weaker augmentation when the AUROC is above the target, a stronger one below. An
     augmentation that does not come within `tolerance` is kept but marked as not informative; when
     that befalls all of them, the nearest one speaks for want of better. `keep`: see `pseudo_anomalies`.
+    `normal`, `(k n, parts)`: scores of the n held-out images, of the same again varied, and so on; `base`, n
+    images: what pseudo-anomalies are made of.
     """
-    normal = score(normals.pixels)
     sets = {}
     for augmentation in augmentations:
-        best = _pseudo_set(score, normals, normal, augmentation, 1.0, seed, keep)
+        best = _pseudo_set(score, base, normal, augmentation, 1.0, seed, keep)
         low, high = 0.0, 1.0
         for _ in range(HALVINGS if best.baseline_auroc > target else 0):
             if abs(best.baseline_auroc - target) <= CLOSE:
                 break
-            tried = _pseudo_set(score, normals, normal, augmentation, (low + high) / 2, seed, keep)
+            tried = _pseudo_set(score, base, normal, augmentation, (low + high) / 2, seed, keep)
             low, high = (low, tried.severity) if tried.baseline_auroc > target else (tried.severity, high)
             best = min(best, tried, key=lambda s: abs(s.baseline_auroc - target))
         sets[augmentation] = best
@@ -61,7 +63,8 @@ def calibrate(
 
 def fixed(
     score: Score,
-    normals: Images,
+    normal: Floats,
+    base: Images,
     augmentations: Sequence[str],
     *,
     severity: float,
@@ -69,13 +72,13 @@ def fixed(
     keep: bool = True,
 ) -> dict[str, PseudoSet]:
     """All augmentations at one given severity, all with a say in the verdict."""
-    normal = score(normals.pixels)
-    return {name: _pseudo_set(score, normals, normal, name, severity, seed, keep) for name in augmentations}
+    return {name: _pseudo_set(score, base, normal, name, severity, seed, keep) for name in augmentations}
 
 
 def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Validation:
-    """Tell pseudo-anomalies from the normal images that they were made of, whose scores are given; the total
-    is over the informative sets alone. Of a score in several parts every AUROC is the mean of its parts'.
+    """Tell n pseudo-anomalies from the normal images that they were made of, whose scores are given, `(k n,
+    parts)`: of the n images, and in further blocks of n of their varied copies. The total is over the
+    informative sets alone. Of a score in several parts every AUROC is the mean of its parts'.
 
     Raises:
         DivergedError: a score that is not finite.
@@ -86,22 +89,23 @@ def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Val
         of_normal, of_pseudo = _placements(normal, score(pseudo.pixels))
         by_augmentation[name] = float(of_pseudo.mean())
         if pseudo.informative:
-            influences.append(of_normal + of_pseudo - 2 * of_pseudo.mean())
+            each = of_normal.reshape(-1, len(of_pseudo)).mean(0)  # an image and its varied copies count as one
+            influences.append(each + of_pseudo - 2 * of_pseudo.mean())
     auroc = np.mean([by_augmentation[name] for name, pseudo in sets.items() if pseudo.informative])
     return Validation(float(auroc), by_augmentation, np.mean(influences, axis=0), float(normal.mean()))
 
 
 def _pseudo_set(
     score: Score,
-    normals: Images,
+    base: Images,
     normal: Floats,
     augmentation: str,
     severity: float,
     seed: int,
     keep: bool,
 ) -> PseudoSet:
-    names = [record.name for record in normals.records]
-    pixels = pseudo_anomalies(normals.pixels, names, augmentation, severity, seed=seed, keep=keep)
+    names = [record.name for record in base.records]
+    pixels = pseudo_anomalies(base.pixels, names, augmentation, severity, seed=seed, keep=keep)
     return PseudoSet(pixels, severity, float(_placements(normal, score(pixels))[1].mean()))
 
 

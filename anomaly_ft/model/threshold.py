@@ -9,12 +9,14 @@ from scipy.stats import beta
 @dataclass(frozen=True)
 class WorkingPoint:
     """A score above `threshold` is called anomalous; at most `guaranteed_fpr` of normal images are,
-    averaged over calibration sets of `images` held-out normals. `target_fpr` is what was asked for."""
+    averaged over calibration sets of `images` held-out normals. `target_fpr` is what was asked for.
+    `varied_fpr` bounds the same share among images that vary as the recipe allows; None: no promise."""
 
     threshold: float
     target_fpr: float
     guaranteed_fpr: float
     images: int
+    varied_fpr: float | None = None
 
     def likely_at_most(self, confidence: float = 0.95) -> float:
         """The rate that this one threshold, set on these images, stays below with the given confidence.
@@ -33,6 +35,8 @@ class WorkingPoint:
             said += (
                 f" (the least that {self.images} held-out normals can promise; wanted {self.target_fpr:.2%})"
             )
+        if self.varied_fpr is not None:
+            said += f"; varied as the recipe allows, at most {self.varied_fpr:.2%}"
         return said
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from anomaly_ft.recipe.machine import Runtime, Tracking
 from anomaly_ft.recipe.section import EXPERT, Section, places
+from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal[
@@ -44,10 +45,8 @@ class Data(Section):
     """Share of unreadable images up to which they are skipped."""
     allow_leak: bool = False
     """Whether the same image, or group, may be in train and in test."""
-    augment: tuple[dict[str, dict[str, Any]], ...] = (
-        {"RandomBrightnessContrast": {"brightness_limit": 0.1, "contrast_limit": 0.1, "p": 0.8}},
-    )
-    """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]; [] for none."""
+    augment: tuple[dict[str, dict[str, Any]], ...] = ()
+    """Further albumentations transforms, of training images alone, such as [{RandomRain: {p: 0.5}}]."""
     val_share: Share = 0.15
     """Share of the normal training images held back to watch for forgetting."""
     calibration_share: Share = 0.15
@@ -216,6 +215,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the split, the pseudo-anomalies and the order of training images."""
     data: Data
+    variation: VariationSection = VariationSection()
     encoder: Encoder = Encoder()
     gaussian: GaussianSection = GaussianSection()
     objective: Objective = Objective()
@@ -225,6 +225,21 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _tell_benign_from_wrong(self) -> "Recipe":
+        """Refuse a pseudo-anomaly that is the same thing as a benign variation."""
+        benign = self.variation.strengths()
+        both = {
+            name: [c for c in SAME_AS.get(name, ()) if c in benign] for name in self.validation.augmentations
+        }
+        clashes = [f"{name} (as variation.{', variation.'.join(same)})" for name, same in both.items() if same]
+        if clashes:
+            raise ValueError(
+                f"validation.augmentations: {'; '.join(clashes)}: what is benign cannot be a pseudo-anomaly; "
+                "take it out of one of them (a strength of 0 switches a variation off)"
+            )
+        return self
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults filled in; `read_recipe` of it gives an equal object."""

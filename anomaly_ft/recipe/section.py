@@ -4,8 +4,8 @@ Code finds each setting in the section of its topic (`recipe.gaussian.grid`). In
 line only what a beginner is asked for stands there; all else stands in sections of the same names under
 `expert` (`expert.gaussian.grid`). `BEGINNER` draws the line. Above it stand
 
-* what only the user can know: which images, how they are laid out, grouped and split; where runs are
-  tracked; the device, and where decoded images may be kept;
+* what only the user can know: which images, how they are laid out, grouped and split; what may differ between
+  good parts; where runs are tracked; the device, and where decoded images may be kept;
 * twelve settings that are worth a try, each with a plain effect: image size and how images are made square;
   which encoder, from where, and how much of it trains; learning rate, batch size, steps and epochs;
   pseudo-anomalies that look like one's own defects; the false positive rate; precision.
@@ -21,6 +21,10 @@ from pydantic import BaseModel, ConfigDict
 
 BEGINNER: dict[str, tuple[str, ...]] = {
     "data": ("root", "layout", "manifest", "group_by", "image_size", "resize", "range"),
+    "variation": (
+        *("preset", "brightness", "contrast", "gamma", "uneven_light", "white_balance", "focus", "noise"),
+        *("compression", "shift", "rotation", "scale", "flips"),
+    ),
     "encoder": ("name", "weights", "train_blocks"),
     "validation": ("augmentations",),
     "optimizer": ("lr", "batch_size"),

@@ -18,11 +18,11 @@ from anomaly_ft.evaluation.measure import (
 )
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import ReportData, score_kinds, write_report
-from anomaly_ft.evaluation.working_points import ChiSquarePoint, chi_square, conformal
+from anomaly_ft.evaluation.working_points import ChiSquarePoint, chi_square, conformal_varied
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.inference import predict
+from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
@@ -98,10 +98,11 @@ def finish(
 
 
 def calibrate(setup: Setup, detector: Detector) -> Calibrated:
-    """Set a detector's thresholds on the calibration images."""
-    rate = setup.recipe.evaluation.false_positive_rate
-    outputs = predict(detector, setup.data.normals("calibrate").pixels, setup.compute)
-    point = conformal(outputs.score, rate)
+    """Set a detector's thresholds on the calibration images and their varied copies."""
+    rate, count = setup.recipe.evaluation.false_positive_rate, len(setup.data.split.calibrate)
+    everything = predict(detector, setup.varied("calibrate").pixels, setup.compute)
+    point = conformal_varied(everything.score.reshape(-1, count), rate)
+    outputs = everything.convert(lambda values: values[:count])  # those that were not varied
     parametric = chi_square(
         detector.encoder.levels,
         detector.encoder.widths,
@@ -110,7 +111,7 @@ def calibrate(setup: Setup, detector: Detector) -> Calibrated:
         weights=detector.level_weights.cpu().numpy(),
         total=detector.level_mean,
     )
-    limit = conformal(outputs.localises.max((1, 2)), rate).threshold
+    limit = conformal_varied(everything.localises.max((1, 2)).reshape(-1, count), rate).threshold
     thresholds = Thresholds(point, tuple(level.threshold for level in parametric), limit)
     return Calibrated(detector.with_thresholds(thresholds), point, parametric, outputs)
 
@@ -120,8 +121,9 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
     if not len(setup.data.test):
         return None  # before anything is fitted for nothing
     detector = method.refit(kind, watching=False).detector
-    held_out = predict(detector, setup.data.normals("calibrate").pixels, setup.compute)
-    point = conformal(held_out.score, setup.recipe.evaluation.false_positive_rate)
+    held_out = score_images(detector, setup.varied("calibrate").pixels, setup.compute)[detector.decides]
+    copies = held_out.reshape(-1, len(setup.data.split.calibrate))
+    point = conformal_varied(copies, setup.recipe.evaluation.false_positive_rate)
     tested = predict(detector, setup.data.test.pixels, setup.compute)
     return measure(setup.data.test.records, tested.scores, tested.decides, point)
 

@@ -90,6 +90,8 @@ class Thresholds(Part):
     """The false positive rate asked for, `evaluation.false_positive_rate`."""
     guaranteed_fpr: Number
     """The rate that holds at most, averaged over calibration sets of this size."""
+    varied_fpr: Number | None
+    """The same for images that vary as the recipe allows; `null` without variation."""
     images: Count
     """Held-out normal images that set it."""
 

@@ -1,7 +1,7 @@
 """From a recipe to the objects a run works with; nothing is written here."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,9 +10,10 @@ from lightning_fabric import seed_everything
 
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
-from anomaly_ft.data.loaded import DARK_SAYS
+from anomaly_ft.data.loaded import DARK_SAYS, Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
+from anomaly_ft.data.variation import Variation, with_copies
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
@@ -20,6 +21,10 @@ from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
+
+HELD_OUT_COPIES: dict[Part, int] = {"watch": 1, "calibrate": 4}  # varied copies of each held-out image
+TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
+TRAINING = 1000  # number of the varied copy of a first pass; the statistics have copies 0, 1, ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Setup:
     terminal: Terminal
     seconds: dict[str, float] = field(default_factory=dict)
     early: EarlyCache = field(kw_only=True)  # of what frozen early blocks made of images
-    augment: Augment = lambda pixels, *_: pixels  # what training images go through
+    augment: Augment = lambda pixels, *_: pixels  # what training images go through after they were varied
+    variation: Variation = field(kw_only=True)  # what may differ between good parts
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -43,9 +49,27 @@ class Setup:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def inputs(self, part: Part) -> Pixels:
-        """What the encoder is given of the normal images that serve one purpose: the images, or, where early
-        blocks are frozen, what these made of them."""
-        return self.early(part, self.data.normals(part).pixels)
+        """What the encoder is given of `varied` normal images that serve one purpose: the images, or, where
+        early blocks are frozen, what these made of them."""
+        return self.early(part, self.varied(part).pixels)
+
+    def varied(self, part: Part) -> Images:
+        """The normal images that serve one purpose, and after all of them their varied copies."""
+        copies = HELD_OUT_COPIES.get(part, self.recipe.variation.copies)
+        return with_copies(self.data.normals(part), self.variation, copies)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are seen otherwise than they are."""
+        return bool(self.variation or self.recipe.data.augment)
+
+    def vary_for_training(
+        self, pixels: Pixels, names: Sequence[str], indices: Sequence[int], number: int
+    ) -> Pixels:
+        """Vary a batch of training images in the pass over all of them that has this number."""
+        if self.variation:
+            pixels = self.variation.batch(pixels, names, TRAINING + number, clean=TRAINED_CLEAN)
+        return self.augment(pixels, indices, number)
 
     def detector_settings(self) -> DetectorSettings:
         """How the recipe wants a detector fitted."""
@@ -117,7 +141,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     encoder = compute.prepare(encoder)
     room = int(recipe.runtime.cache_gib * 2**30) - data.memory
     early = EarlyCache(encoder, compute, detector_settings(recipe), room)
-    setup = Setup(recipe, data, encoder, compute, terminal, augment=augment, early=early)
+    variation = Variation(recipe.variation.strengths(), recipe.seed)
+    setup = Setup(recipe, data, encoder, compute, terminal, augment=augment, early=early, variation=variation)
     setup.seconds["prepare"] = time.perf_counter() - started
     return setup
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 
+from anomaly_ft.data.variation import half_varied
 from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
 from anomaly_ft.finetune.early_stopping import StoppingRule
@@ -55,12 +56,16 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         score: the watched scores of images by the pretrained encoder's detector.
     """
     section, seed = setup.recipe.validation, setup.recipe.seed
-    watch, keep = setup.data.normals("watch"), setup.data.cache == "memory"
+    normal = score(setup.varied("watch").pixels)
+    base, keep = half_varied(setup.data.normals("watch"), setup.variation), setup.data.cache == "memory"
     if not isinstance(section.severity, str):
-        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed, keep=keep)
+        return fixed(
+            score, normal, base, section.augmentations, severity=section.severity, seed=seed, keep=keep
+        )
     sets = calibrate(
         score,
-        watch,
+        normal,
+        base,
         section.augmentations,
         target=section.target_auroc,
         tolerance=section.tolerance,
@@ -122,8 +127,9 @@ def epochs(
         keep: see `fine_tune`.
     """
     recipe = setup.recipe
-    augmented = recipe.data.augment
-    fit = setup.data.normals("fit").pixels if augmented else setup.inputs("fit")
+    train = setup.data.normals("fit")
+    names = [record.name for record in train.records]
+    fit = train.pixels if setup.augments else setup.inputs("fit")
     size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
     an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, monitor.passes())
 
@@ -141,7 +147,9 @@ def epochs(
             chunk = order(number + 1)[place * size : (place + 1) * size]
             own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
             images = fit[own]
-            yield setup.compute.batch(setup.augment(images, own.tolist(), number + 1) if augmented else images)
+            if setup.augments:
+                images = setup.vary_for_training(images, [names[i] for i in own], own.tolist(), number + 1)
+            yield setup.compute.batch(images)
 
     def validate() -> Validation:
         return monitor.validate() if state.records else monitor.validate_pretrained()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.evaluation.working_points import conformal
+from anomaly_ft.evaluation.working_points import conformal, conformal_varied
 
 
 @pytest.mark.parametrize(("n", "rate"), [(20, 0.1), (50, 0.05), (199, 0.01), (30, 0.2)])
@@ -63,3 +63,53 @@ def test_no_scores_and_impossible_rates_are_errors(scores: list[float], rate: fl
 def test_scores_that_are_not_finite_have_diverged() -> None:
     with pytest.raises(DivergedError, match="a threshold needs finite scores"):
         conformal([1.0, math.inf], 0.1)
+
+
+@pytest.mark.parametrize(("n", "rate", "promised"), [(40, 0.01, 2 / 41), (99, 0.05, 0.05), (30, 0.2, 0.2)])
+def test_over_many_draws_neither_images_nor_their_varied_copies_are_rejected_more_often_than_promised(
+    n: int, rate: float, promised: float
+) -> None:
+    rng = np.random.default_rng(0)
+    clean, varied = [], []
+    for _ in range(2000):
+        images = rng.normal(size=n + 1)  # the last one is new
+        copies = images + rng.normal(0.5, 0.7, (4, n + 1))
+        point = conformal_varied(np.vstack([images, copies])[:, :n], rate)
+        clean.append(images[n] > point.threshold)
+        varied.append((copies[:, n] > point.threshold).mean())
+    assert point.varied_fpr == pytest.approx(promised)
+    assert np.mean(clean) <= point.guaranteed_fpr + 3 * math.sqrt(rate / 2000)
+    allowance = 3 * np.std(varied) / math.sqrt(2000)
+    assert np.mean(varied) <= promised + allowance
+    assert np.mean(varied) >= 0.6 * promised - allowance, "and the promise is not far from what is kept"
+
+
+def test_one_odd_image_among_few_does_not_set_the_threshold_of_varied_copies() -> None:
+    scores = np.tile(np.linspace(0, 1, 40), (5, 1))
+    scores[1:, 7] = 100.0  # all varied copies of one image
+    assert conformal_varied(scores, 0.01).threshold == pytest.approx(1.0)
+
+
+def test_without_copies_the_threshold_is_that_of_the_images_and_promises_nothing_of_varied_ones() -> None:
+    scores = np.arange(50.0)
+    assert conformal_varied(scores[None], 0.05) == conformal(scores, 0.05)
+    assert conformal(scores, 0.05).varied_fpr is None
+
+
+def test_copies_never_lower_the_threshold_that_the_images_need() -> None:
+    scores = np.vstack([np.linspace(10, 20, 40), np.linspace(0, 1, 40)])
+    assert conformal_varied(scores, 0.01).threshold == 20.0
+
+
+def test_a_varied_score_that_is_not_finite_has_diverged() -> None:
+    scores = np.ones((3, 40))
+    scores[2, 3] = np.inf
+    with pytest.raises(DivergedError, match="finite"):
+        conformal_varied(scores, 0.01)
+
+
+def test_a_point_says_what_it_promises_of_varied_images() -> None:
+    point = conformal_varied(np.tile(np.arange(199.0), (2, 1)), 0.01)
+    assert str(point) == (
+        "threshold 197: at most 1.00% of normal images are rejected; varied as the recipe allows, at most 1.00%"
+    )

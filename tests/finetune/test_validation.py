@@ -92,6 +92,27 @@ def test_influences_have_mean_zero_and_the_spread_that_a_bootstrap_over_images_f
     assert validation.influence.std(ddof=1) / np.sqrt(80) == pytest.approx(bootstrap, rel=0.08)
 
 
+def test_varied_copies_stand_among_the_normals_and_count_as_one_with_their_image() -> None:
+    normal, sets = normal_scores(n=60)
+    rng = np.random.default_rng(5)
+    varied = normal + rng.normal(0.3, 0.3, 60)
+    validation = validate(as_is, np.r_[normal, varied], sets)
+    labels = np.r_[np.zeros(120), np.ones(60)]
+    for name, pseudo in sets.items():
+        expected = roc_auc_score(labels, np.r_[normal, varied, pseudo.pixels])
+        assert validation.by_augmentation[name] == pytest.approx(expected)
+    assert validation.influence.shape == (60,)
+    assert validation.influence.mean() == pytest.approx(0, abs=1e-12)
+
+    def again() -> float:
+        drawn = rng.integers(0, 60, 60)
+        resampled = {name: set_of(pseudo.pixels[drawn]) for name, pseudo in sets.items()}
+        return validate(as_is, np.r_[normal[drawn], varied[drawn]], resampled).auroc
+
+    bootstrap = np.std([again() for _ in range(2000)], ddof=1)
+    assert validation.influence.std(ddof=1) / np.sqrt(60) == pytest.approx(bootstrap, rel=0.1)
+
+
 def test_scores_that_are_not_finite_have_diverged() -> None:
     normal, sets = normal_scores()
     normal[3] = np.nan
@@ -100,7 +121,15 @@ def test_scores_that_are_not_finite_have_diverged() -> None:
 
 
 def test_calibration_reaches_the_target(normals: Images) -> None:
-    sets = calibrate(deviation, normals, ["cutout", "confetti"], target=0.7, tolerance=0.06, seed=0)
+    sets = calibrate(
+        deviation,
+        deviation(normals.pixels),
+        normals,
+        ["cutout", "confetti"],
+        target=0.7,
+        tolerance=0.06,
+        seed=0,
+    )
     labels = np.r_[np.zeros(40), np.ones(40)]
     for name, pseudo in sets.items():
         assert pseudo.informative
@@ -115,20 +144,30 @@ def test_calibration_reaches_the_target(normals: Images) -> None:
 
 def test_calibration_leaves_out_an_augmentation_that_cannot_reach_the_target(normals: Images) -> None:
     """Mixing images makes them duller: this score takes them for more normal than normal ones."""
-    sets = calibrate(deviation, normals, ["mixup", "cutout"], target=0.7, tolerance=0.06, seed=0)
+    sets = calibrate(
+        deviation, deviation(normals.pixels), normals, ["mixup", "cutout"], target=0.7, tolerance=0.06, seed=0
+    )
     assert {name: pseudo.informative for name, pseudo in sets.items()} == {"mixup": False, "cutout": True}
     assert sets["mixup"].severity == 1.0
     assert sets["mixup"].baseline_auroc < 0.5
 
 
 def test_when_none_reaches_the_target_the_nearest_speaks(normals: Images) -> None:
-    sets = calibrate(deviation, normals, ["mixup", "cutpaste", "scar"], target=0.95, tolerance=0.01, seed=0)
+    sets = calibrate(
+        deviation,
+        deviation(normals.pixels),
+        normals,
+        ["mixup", "cutpaste", "scar"],
+        target=0.95,
+        tolerance=0.01,
+        seed=0,
+    )
     nearest = min(sets, key=lambda name: abs(sets[name].baseline_auroc - 0.95))
     assert [name for name, pseudo in sets.items() if pseudo.informative] == [nearest]
 
 
 def test_a_fixed_severity_gives_all_augmentations_a_say(normals: Images) -> None:
-    sets = fixed(deviation, normals, ["mixup", "scar"], severity=0.3, seed=0)
+    sets = fixed(deviation, deviation(normals.pixels), normals, ["mixup", "scar"], severity=0.3, seed=0)
     assert [(s.severity, s.informative) for s in sets.values()] == [(0.3, True)] * 2
     assert validate(deviation, deviation(normals.pixels), sets).by_augmentation == pytest.approx(
         {name: pseudo.baseline_auroc for name, pseudo in sets.items()}
@@ -136,7 +175,7 @@ def test_a_fixed_severity_gives_all_augmentations_a_say(normals: Images) -> None
 
 
 def test_at_severity_zero_nothing_is_told_apart(normals: Images) -> None:
-    sets = fixed(deviation, normals, ["cutout", "scar"], severity=0.0, seed=0)
+    sets = fixed(deviation, deviation(normals.pixels), normals, ["cutout", "scar"], severity=0.0, seed=0)
     validation = validate(deviation, deviation(normals.pixels), sets)
     assert validation.auroc == 0.5
     assert np.allclose(validation.influence, 0)

@@ -1,0 +1,66 @@
+"""The section of a recipe that says what may differ between good parts: benign variation.
+
+Presets are sums of what a lamp, a camera and a feeder do; a strength given beside the preset replaces the
+preset's. What is called benign here the detector will no longer see.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from anomaly_ft.recipe.section import Section
+
+LIGHT = {"brightness": 0.15, "contrast": 0.2, "gamma": 0.3, "uneven_light": 0.05, "white_balance": 0.05}
+CAMERA = LIGHT | {"focus": 1.0, "noise": 5.0, "compression": 50.0, "shift": 4.0}
+PRESETS: dict[str, dict[str, float]] = {
+    "none": {},
+    "light": LIGHT,
+    "camera": CAMERA,
+    "free": CAMERA | {"rotation": 180.0, "scale": 0.05, "flips": 0.5},
+}
+# Pseudo-anomalies that are none where one of these changes is benign
+SAME_AS = {
+    "blur": ("focus",),
+    "noise": ("noise",),
+    "colour": ("brightness", "contrast", "gamma", "white_balance"),
+    "augmix": ("rotation", "shift", "brightness", "contrast", "focus", "noise"),
+}
+
+
+class VariationSection(Section):
+    """What may differ between good parts without being a defect; the detector will no longer see it."""
+
+    preset: Literal["none", "light", "camera", "free"] = "camera"
+    """`light`; `camera`: light, focus, noise, compression, small shifts; `free`: also turned and mirrored."""
+    brightness: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Brighter or darker by at most this share; unset, here and below: as the preset has it; 0: never."""
+    contrast: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """More or less contrast by at most this share."""
+    gamma: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Exponent of the values, 2 to the power of at most plus or minus this."""
+    uneven_light: Annotated[float, Field(ge=0, le=0.2)] | None = None
+    """Light that rises or falls from one side to the other by at most this share of white."""
+    white_balance: Annotated[float, Field(ge=0, le=0.3)] | None = None
+    """Each colour more or less by at most this share; grey images stay grey."""
+    focus: Annotated[float, Field(ge=0, le=4)] | None = None
+    """Blur with a standard deviation of at most so many pixels of the resized image."""
+    noise: Annotated[float, Field(ge=0, le=25)] | None = None
+    """Noise of the sensor with a standard deviation of at most so many of 255 values."""
+    compression: Annotated[float, Field(ge=0, le=90)] | None = None
+    """JPEG quality of at least 100 minus this."""
+    shift: Annotated[float, Field(ge=0, le=64)] | None = None
+    """Shift by at most so many pixels of the resized image, either way; mirrored at the border."""
+    rotation: Annotated[float, Field(ge=0, le=180)] | None = None
+    """Turn by at most so many degrees, either way; mirrored at the border."""
+    scale: Annotated[float, Field(ge=0, le=0.3)] | None = None
+    """Larger or smaller by at most this share."""
+    flips: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of varied images that are mirrored or turned by quarters."""
+    copies: int = Field(default=2, ge=0, le=16)
+    """Varied copies of each training image in the statistics; the image itself is always there."""
+
+    def strengths(self) -> dict[str, float]:
+        """The strength of each change that is switched on."""
+        given = self.model_dump(exclude={"preset", "copies"}, exclude_none=True)
+        together = PRESETS[self.preset] | given
+        return {name: float(strength) for name, strength in together.items() if strength}

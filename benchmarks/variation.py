@@ -1,0 +1,172 @@
+"""What does it cost a detector when light, focus, noise, compression or place change, and what mends it?
+
+    python benchmarks/variation.py --output results
+    python benchmarks/variation.py --output results --sets kolektor --seeds 1 -s variation.preset=light
+
+Six detectors for each set and seed: of the frozen encoder, of the encoder fine-tuned without and with benign
+variation, each with statistics, scale and threshold from clean images alone, and from clean ones and varied
+copies. Each scores the test images as they are, varied as the recipe says, and varied by twice as much.
+
+Writes `variation.csv` (a row for each detector and strength) and, for each set and seed, the scores of
+calibration and test images, so that another threshold can be judged without training again; beside it
+`watched.csv`, vicinal and test AUROC at each validation. What the table has is not run again. Prints means over
+seeds, losses against the frozen encoder marked by a star, and the sets whose choice of k is left to others.
+"""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sets import DEMOS, FOLDERS, grid, grid_options
+
+from anomaly_ft.data.variation import Variation
+from anomaly_ft.evaluation.working_points import conformal_varied
+from anomaly_ft.finetune.brakes.weight_average import trained_weights
+from anomaly_ft.metrics import image_auroc
+from anomaly_ft.model.gaussian.cache_early import EarlyCache
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.inference import score_images
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import METHODS
+from anomaly_ft.run.training import epochs, loop_state, make_monitor
+
+STRENGTHS = (0.0, 1.0, 2.0)  # of the test images' variation: none, as the recipe says, twice that
+TEST = 500  # number of the test images' varied copy
+RUN = ["set", "seed", "settings"]
+Rows = list[dict[str, Any]]
+
+
+def without(setup: Setup) -> Setup:
+    """The same run without benign variation; the encoder is shared."""
+    early = EarlyCache(setup.encoder, setup.compute, setup.detector_settings(), setup.early.room)
+    return replace(setup, variation=Variation({}, setup.recipe.seed), early=early)
+
+
+def varied_test(setup: Setup, strength: float) -> NDArray[np.uint8]:
+    """The test images, varied by a multiple of the recipe's strengths."""
+    if not strength:
+        return setup.data.test.pixels
+    strengths = {name: strength * value for name, value in setup.recipe.variation.strengths().items()}
+    strengths["compression"] = min(90.0, strengths.get("compression", 0.0))
+    chosen = {name: value for name, value in strengths.items() if value}
+    return Variation(chosen, setup.recipe.seed).copy(setup.data.test, TEST).pixels
+
+
+def measure(setup: Setup, encoder: str, statistics: str, raw: dict[str, NDArray[Any]]) -> Rows:
+    """Fit the detector of the encoder as it is to the images of `setup`; a row for each strength of the test.
+    Its scores go into `raw`."""
+    method = METHODS["gaussian"](setup)
+    detector = method.refit("refit", watching=False).detector
+    count = len(setup.data.split.calibrate)
+    calibration = score_images(detector, setup.varied("calibrate").pixels, setup.compute)
+    rate = setup.recipe.evaluation.false_positive_rate
+    point = conformal_varied(calibration[detector.decides].reshape(-1, count), rate)
+    anomalous = np.array([record.anomalous for record in setup.data.test.records])
+    rows = []
+    for name, values in calibration.items():
+        raw[f"{encoder} {statistics} calibration {name}"] = values
+    for strength in STRENGTHS:
+        scores = score_images(detector, varied_test(setup, strength), setup.compute)
+        for name, values in scores.items():
+            raw[f"{encoder} {statistics} {strength:g} {name}"] = values
+        rejected = scores[detector.decides] > point.threshold
+        rows.append(
+            {"encoder": encoder, "statistics": statistics, "strength": strength}
+            | {f"auroc.{name}": image_auroc(anomalous, values) for name, values in scores.items()}
+            | {"rejected": rejected[~anomalous].mean(), "found": rejected[anomalous].mean()}
+            | {"guaranteed": point.guaranteed_fpr, "guaranteed_varied": point.varied_fpr}
+        )
+    return rows
+
+
+def fine_tune(setup: Setup, encoder: str, watched: Rows) -> None:
+    """Fine-tune as the recipe says; vicinal and test AUROC of each validation go into `watched`."""
+    anomalous = np.array([record.anomalous for record in setup.data.test.records])
+    truths: Rows = []
+
+    def observe(detector: GaussianDetector) -> None:
+        scores = {s: score_images(detector, varied_test(setup, s), setup.compute) for s in STRENGTHS[:2]}
+        truths.append({f"test {s:g}": image_auroc(anomalous, of[detector.decides]) for s, of in scores.items()})
+
+    method = METHODS["gaussian"](setup)
+    monitor = make_monitor(setup, method, method.fit())
+    monitor.observe = observe
+    state = loop_state(setup, method.objective())
+    records = list(epochs(setup, state, monitor))
+    for record, truth in zip(records, truths, strict=False):
+        vicinal = record.validation.auroc if record.validation else np.nan
+        watched.append(
+            {"encoder": encoder, "step": record.epoch * state.epoch_steps, "vicinal": vicinal, **truth}
+        )
+        watched[-1]["kept"] = records[-1].verdict.best_epoch * state.epoch_steps
+
+
+def run(recipe: Recipe, terminal: Terminal, scores_to: Path) -> tuple[Rows, Rows]:
+    """All detectors of one set and seed: their rows, and those of the validations."""
+    varied = prepare(recipe, terminal)
+    clean = without(varied)
+    pretrained = trained_weights(varied.encoder)
+    raw: dict[str, NDArray[Any]] = {"labels": np.array([r.anomalous for r in varied.data.test.records])}
+    rows, watched = Rows(), Rows()
+    for encoder, trains in (("frozen", None), ("fine-tuned clean", clean), ("fine-tuned varied", varied)):
+        if trains:
+            varied.encoder.load_state_dict(pretrained, strict=False)
+            started = time.perf_counter()
+            fine_tune(trains, encoder, watched)
+            seconds = time.perf_counter() - started
+        for statistics, setup in (("clean", clean), ("varied", varied)):
+            rows += measure(setup, encoder, statistics, raw)
+            rows[-1]["seconds"] = seconds if trains else 0.0
+    np.savez(scores_to, **raw)
+    return rows, watched
+
+
+def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Means over seeds: a row for each set and detector, numbers at each strength beside each other."""
+    wide = rows.pivot_table(
+        index=["set", "encoder", "statistics"],
+        columns="strength",
+        values=[f"auroc.{score}", "rejected", "found"],
+    )
+    wide.columns = [f"{name.removeprefix('auroc.')} {strength:g}" for name, strength in wide.columns]
+    frozen = wide.xs("frozen", level="encoder").xs("clean", level="statistics")[f"{score} 0"]
+    wide["gain"] = wide[f"{score} 0"] - frozen.reindex(wide.index.get_level_values("set")).to_numpy()
+    wide["loss"] = np.where(wide["gain"] < 0, "*", "")
+    return wide
+
+
+@click.command()
+@grid_options(sets=",".join([*FOLDERS, *DEMOS]), seeds=3, seeds_of="for each set")
+def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
+    """Run the grid and print the table."""
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    output.mkdir(parents=True, exist_ok=True)
+    terminal, tables = Terminal(), {name: output / f"{name}.csv" for name in ("variation", "watched")}
+    there = {name: pd.read_csv(path) if path.exists() else pd.DataFrame() for name, path in tables.items()}
+    whole = there["variation"]
+    done = set(whole[RUN].itertuples(index=False, name=None)) if len(whole) else set()
+    label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
+    for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
+        if (name, seed, label) in done:
+            continue
+        scores_to = output / f"{name}-{seed}-{label.replace('/', '_')}.npz"
+        new = run(recipe, terminal, scores_to)
+        for (kind, path), rows in zip(reversed(tables.items()), reversed(new), strict=True):
+            table = pd.DataFrame(rows).assign(set=name, seed=seed, settings=label)
+            there[kind] = pd.concat([there[kind], table]) if len(there[kind]) else table
+            there[kind].to_csv(path, index=False)
+        print(summarise(there["variation"].query("set == @name"), recipe.gaussian.score).to_string())
+    rows = there["variation"]
+    print(summarise(rows[rows["settings"] == label], "fused").to_string(float_format="{:.4f}".format))
+
+
+if __name__ == "__main__":
+    main()
