@@ -49,7 +49,7 @@ class Data(Section):
     )
     """albumentations transforms of training images, such as [{HorizontalFlip: {p: 0.5}}]; [] for none."""
     val_share: Share = 0.15
-    """Share of the normal training images held back to watch for forgetting."""
+    """Share of the normal training images held back to see forgetting."""
     calibration_share: Share = 0.15
     """Share of the normal training images held back to set the decision threshold."""
 

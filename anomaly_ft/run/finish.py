@@ -100,7 +100,7 @@ def finish(
 def calibrate(setup: Setup, detector: Detector) -> Calibrated:
     """Set a detector's thresholds on the calibration images."""
     rate = setup.recipe.evaluation.false_positive_rate
-    outputs = predict(detector, setup.data.normals("calibrate").pixels, setup.compute)
+    outputs = predict(detector, setup.data.normals("calibration").pixels, setup.compute)
     point = conformal(outputs.score, rate)
     parametric = chi_square(
         detector.encoder.levels,
@@ -120,7 +120,7 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
     if not len(setup.data.test):
         return None  # before anything is fitted for nothing
     detector = method.refit(kind, watching=False).detector
-    held_out = predict(detector, setup.data.normals("calibrate").pixels, setup.compute)
+    held_out = predict(detector, setup.data.normals("calibration").pixels, setup.compute)
     point = conformal(held_out.score, setup.recipe.evaluation.false_positive_rate)
     tested = predict(detector, setup.data.test.pixels, setup.compute)
     return measure(setup.data.test.records, tested.scores, tested.decides, point)

@@ -13,6 +13,7 @@ from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
 from anomaly_ft.data.loaded import DARK_SAYS
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
@@ -43,8 +44,8 @@ class Setup:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def inputs(self, part: Part) -> Pixels:
-        """What the encoder is given of the normal images that serve one purpose: the images, or, where early
-        blocks are frozen, what these made of them."""
+        """Give what the encoder reads of the normal images of one part: the images, or, where early blocks are
+        frozen, their cached early activations."""
         return self.early(part, self.data.normals(part).pixels)
 
     def detector_settings(self) -> DetectorSettings:
@@ -59,8 +60,8 @@ class Setup:
         levels = ", ".join(f"{n} ({d})" for n, d in zip(encoder.levels, encoder.widths, strict=True))
         return [
             f"data     {recipe.data.root} ({self.data.layout} layout: {self.data.why}): "
-            f"{len(self.data.train)} normal images, "
-            f"{len(split.fit)} to fit, {len(split.watch)} to watch, {len(split.calibrate)} to calibrate",
+            f"{len(self.data.undivided)} normal images, "
+            f"{len(split.train)} train, {len(split.val)} val, {len(split.calibration)} calibration",
             f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
             f"{trainable / 1e6:.2f} million trainable parameters",
@@ -97,9 +98,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     data = load_dataset(
         recipe.data.root,
         image_size=recipe.data.image_size,
-        watch=recipe.data.val_share,
-        calibrate=recipe.data.calibration_share,
-        seed=recipe.seed,
+        shares=Shares(recipe.data.val_share, recipe.data.calibration_share, recipe.seed),
         threads=torch.get_num_threads(),
         progress=terminal.track,
         options=data_options(recipe),
@@ -109,9 +108,9 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:
-        total = len(data.skipped) + len(data.train) + len(data.test)
+        total = len(data.skipped) + len(data.undivided) + len(data.test)
         terminal.say(f"skipped {len(data.skipped)} of {total} images, for they cannot be read")
-    if recipe.data.range is None and are_dark(data.train):
+    if recipe.data.range is None and are_dark(data.undivided):
         terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
     augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
     encoder = compute.prepare(encoder)

@@ -55,7 +55,7 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         score: the watched scores of images by the pretrained encoder's detector.
     """
     section, seed = setup.recipe.validation, setup.recipe.seed
-    watch, keep = setup.data.normals("watch"), setup.data.cache == "memory"
+    watch, keep = setup.data.normals("val"), setup.data.cache == "memory"
     if not isinstance(section.severity, str):
         return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed, keep=keep)
     sets = calibrate(
@@ -78,7 +78,7 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
 
 def steps_of_a_pass(setup: Setup) -> int:
     """Count the training steps in which every training image is seen once."""
-    return math.ceil(len(setup.data.split.fit) / setup.recipe.optimizer.batch_size)
+    return math.ceil(len(setup.data.split.train) / setup.recipe.optimizer.batch_size)
 
 
 def steps_of_an_epoch(setup: Setup, passes: int) -> int:
@@ -123,7 +123,7 @@ def epochs(
     """
     recipe = setup.recipe
     augmented = recipe.data.augment
-    fit = setup.data.normals("fit").pixels if augmented else setup.inputs("fit")
+    train = setup.data.normals("train").pixels if augmented else setup.inputs("train")
     size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
     an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, monitor.passes())
 
@@ -132,7 +132,7 @@ def epochs(
     @lru_cache(maxsize=1)
     def order(number: int) -> NDArray[np.int64]:
         """Of the images in a pass over all of them, counted from 1."""
-        return np.random.default_rng([recipe.seed, number]).permutation(len(fit))
+        return np.random.default_rng([recipe.seed, number]).permutation(len(train))
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         steps = range((epoch - 1) * an_epoch + done, epoch * an_epoch)
@@ -140,7 +140,7 @@ def epochs(
             number, place = divmod(step, a_pass)  # of the pass over all images, from 0
             chunk = order(number + 1)[place * size : (place + 1) * size]
             own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
-            images = fit[own]
+            images = train[own]
             yield setup.compute.batch(setup.augment(images, own.tolist(), number + 1) if augmented else images)
 
     def validate() -> Validation:
