@@ -25,11 +25,12 @@ from anomaly_ft.data.dataset import Options, load_dataset, read_records
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.loaded import decode_all
 from anomaly_ft.data.records import Record
+from anomaly_ft.data.splits import Shares
 
 BATCH = 16
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-SHARES = {"watch": 0.15, "calibrate": 0.15, "seed": 0}
+SHARES = Shares(val=0.15, calibration=0.15)
 
 
 def main() -> None:
@@ -166,8 +167,10 @@ def epochs(root: str, asked: argparse.Namespace, cache: Path) -> None:
     pixels = {}
     for kind in ("memory", "disk", "none"):
         options = Options(cache=kind, cache_dir=str(cache))
-        data = load_dataset(root, image_size=asked.image_size, **SHARES, threads=asked.threads, options=options)
-        pixels[kind] = data.normals("fit").pixels
+        data = load_dataset(
+            root, image_size=asked.image_size, shares=SHARES, threads=asked.threads, options=options
+        )
+        pixels[kind] = data.normals("train").pixels
     tensor = torch.from_numpy(np.array(pixels["memory"])).permute(0, 3, 1, 2)
     order = np.random.default_rng(0).permutation(len(tensor))
     chunks = np.split(order, range(BATCH, len(order), BATCH))
@@ -214,8 +217,8 @@ def memory(folder: Path, images: int) -> None:
 def peak(root: str, *, with_torch: bool) -> dict[str, float]:
     if with_torch:
         import torch  # noqa: F401
-    data = load_dataset(root, image_size=32, **SHARES, threads=1, options=Options(cache="none"))
-    fit = data.normals("fit").pixels
+    data = load_dataset(root, image_size=32, shares=SHARES, threads=1, options=Options(cache="none"))
+    fit = data.normals("train").pixels
     for start in range(0, len(fit), BATCH):
         fit[start : start + BATCH].sum()
     return {"mib": peak_mib()}

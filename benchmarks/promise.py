@@ -33,7 +33,7 @@ def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:
     """Promise and truth of one split."""
     setup = prepare(recipe, terminal)
     detector, score = METHODS["gaussian"](setup).fit(), recipe.gaussian.score
-    held_out = score_images(detector, setup.data.normals("calibrate").pixels, setup.compute)[score]
+    held_out = score_images(detector, setup.data.normals("calibration").pixels, setup.compute)[score]
     point = conformal(held_out, recipe.evaluation.false_positive_rate)
     normal = np.array([not record.anomalous for record in setup.data.test.records])
     tested = score_images(detector, setup.data.test.pixels[np.flatnonzero(normal)], setup.compute)[score]

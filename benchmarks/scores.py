@@ -43,8 +43,8 @@ Scores = dict[str, NDArray[np.float64]]  # by choice: held-out normal images, th
 
 
 def scores_of(setup: Setup, joins: Sequence[str], grids: Sequence[int]) -> Scores:
-    """Pooled score and every dense score, `(watch + test,)` each; `labels` of the test split beside them."""
-    features = {part: feature_maps(setup, setup.data.normals(part).pixels) for part in ("fit", "watch")}
+    """Pooled score and every dense score, `(val + test,)` each; `labels` of the test split beside them."""
+    features = {part: feature_maps(setup, setup.data.normals(part).pixels) for part in ("train", "val")}
     features["test"] = feature_maps(setup, setup.data.test.pixels)
     found: Scores = {
         "labels": np.array([record.anomalous for record in setup.data.test.records], float),
@@ -68,10 +68,10 @@ def feature_maps(setup: Setup, pixels: NDArray[np.uint8]) -> list[Tensor]:
 
 def pooled(setup: Setup, features: dict[str, list[Tensor]]) -> NDArray[np.float64]:
     """Mean over levels of the distance of averaged features."""
-    total = torch.zeros(len(features["watch"][0]) + len(features["test"][0]), dtype=torch.float64)
+    total = torch.zeros(len(features["val"][0]) + len(features["test"][0]), dtype=torch.float64)
     for i in range(len(setup.encoder.levels)):
-        gaussian = fit(moments(pool([features["fit"][i]])[0]))
-        seen = torch.cat([pool([features[part][i]])[0] for part in ("watch", "test")])
+        gaussian = fit(moments(pool([features["train"][i]])[0]))
+        seen = torch.cat([pool([features[part][i]])[0] for part in ("val", "test")])
         total += squared_distance(seen, gaussian.mean, gaussian.whitening).sqrt()
     return (total / len(setup.encoder.levels)).numpy()
 
@@ -83,7 +83,7 @@ def dense(
     chosen = [setup.encoder.levels.index(f"blocks.{block}") for block in levels.split("+")]
     kept = kept_channels(setup.encoder, chosen, CHANNELS)
     on = {part: on_grid([maps[i] for i in chosen], side, kept) for part, maps in features.items()}
-    sums, seen = moments(on["fit"]), torch.cat([on["watch"], on["test"]])
+    sums, seen = moments(on["train"]), torch.cat([on["val"], on["test"]])
     for floor in FLOORS:
         gaussian = fit(sums, floor=floor, dtype=torch.float32)
         distances = squared_distance(seen, gaussian.mean, gaussian.whitening).sqrt().view(-1, side, side)

@@ -65,8 +65,8 @@ def measure(setup: Setup, encoder: str, statistics: str, raw: dict[str, NDArray[
     Its scores go into `raw`."""
     method = METHODS["gaussian"](setup)
     detector = method.refit("refit", watching=False).detector
-    count = len(setup.data.split.calibrate)
-    calibration = score_images(detector, setup.varied("calibrate").pixels, setup.compute)
+    count = len(setup.data.split.calibration)
+    calibration = score_images(detector, setup.varied("calibration").pixels, setup.compute)
     rate = setup.recipe.evaluation.false_positive_rate
     point = conformal_varied(calibration[detector.decides].reshape(-1, count), rate)
     anomalous = np.array([record.anomalous for record in setup.data.test.records])

@@ -12,7 +12,7 @@ PLAIN: dict[str, Any] = {
     "chi_square": [],
     "versions": {"anomaly_ft": "0"},
     "data": {
-        "root": "bottle", "layout": "mvtec", "fit": 100, "watch": 20, "calibrate": 31,
+        "root": "bottle", "layout": "mvtec", "train": 100, "val": 20, "calibration": 31,
         "test_normal": 20, "test_anomalous": 63, "skipped": [],
     },
     "baseline": {"vicinal_auroc": 0.8, "severities": {"scar": 0.5}, "informative": ["scar"]},

@@ -35,16 +35,16 @@ def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") ->
     """What a folder holds, split as a recipe that says nothing else would split it, and what numbers on it
     are worth."""
     from anomaly_ft.data.checks.report import inspect
+    from anomaly_ft.data.splits import Shares
     from anomaly_ft.recipe.schema import Data
     from anomaly_ft.run.analyse import with_audit
 
-    shares = Data(root=".")  # of the recipe's defaults; whether there is a folder, `inspect` says better
+    defaults = Data(root=".")  # of the recipe's defaults; whether there is a folder, `inspect` says better
     report = inspect(
         root,
         layout=layout,
         group_by=group_by,
-        watch=shares.val_share,
-        calibrate=shares.calibration_share,
+        shares=Shares(defaults.val_share, defaults.calibration_share),
         threads=os.cpu_count() or 1,
         progress=terminal.track,
     )

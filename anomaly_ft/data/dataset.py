@@ -18,7 +18,7 @@ from anomaly_ft.data.lazy_images import view
 from anomaly_ft.data.loaded import DARK, LOST_SAYS, PAGES_SAY, UNREADABLE, Images
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.data.records import PARTS, Part, Record
-from anomaly_ft.data.splits import Split, group, hold_out, shared_groups, split_normals
+from anomaly_ft.data.splits import Shares, Split, group, hold_out, shared_groups, split_normals
 from anomaly_ft.errors import DataError
 
 Progress = Callable[[Iterable[Record], str, int], Iterable[Record]]  # items, description, total
@@ -46,10 +46,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Decoded images: normal ones to train with, split three ways, and all kinds to test with."""
+    """Decoded images: normal ones to train with, divided three ways, and all kinds to test with."""
 
     layout: str
-    train: Images
+    undivided: Images  # all normal images outside the test split; `split` divides them
     test: Images  # empty where the root has no test split
     split: Split
     why: str = ""  # it was taken for this layout
@@ -57,26 +57,26 @@ class Dataset:
     notices: tuple[str, ...] = ()  # what is not used and why, and what else somebody should know of the files
 
     def normals(self, part: Part) -> Images:
-        """The normal training images that serve one purpose; their pixels are fetched when asked for."""
+        """Select the normal training images of one part; their pixels are fetched when asked for."""
         chosen = list(getattr(self.split, part))
-        return Images(view(self.train.pixels, chosen), tuple(self.train.records[i] for i in chosen))
+        return Images(view(self.undivided.pixels, chosen), tuple(self.undivided.records[i] for i in chosen))
 
     @property
     def memory(self) -> int:
         """Bytes of decoded images that are held in memory."""
-        held = (images.pixels for images in (self.train, self.test))
+        held = (images.pixels for images in (self.undivided, self.test))
         return sum(pixels.nbytes for pixels in held if isinstance(pixels, np.ndarray))
 
     @property
     def skipped(self) -> tuple[tuple[Record, str], ...]:
         """Files that could not be read, and why."""
-        return self.train.skipped + self.test.skipped
+        return self.undivided.skipped + self.test.skipped
 
     def manifest(self) -> list[dict[str, Any]]:
         """A row for each image used: `image_path, label_index, split, mask_path`, paths as in the root, and
         its kind. Given back as `data.manifest` it makes the same split again."""
         rows: list[tuple[str, Record]] = [
-            (part, self.train.records[i]) for part in PARTS for i in getattr(self.split, part)
+            (part, self.undivided.records[i]) for part in PARTS for i in getattr(self.split, part)
         ]
         rows += [("test", record) for record in self.test.records]
         return [
@@ -122,9 +122,7 @@ def load_dataset(
     root: str,
     *,
     image_size: int,
-    watch: float,
-    calibrate: float,
-    seed: int,
+    shares: Shares,
     threads: int = 1,
     progress: Progress = _silent,
     options: Options | None = None,
@@ -155,7 +153,7 @@ def load_dataset(
 
     train, test = load("train"), load("test")
     refuse_bad(train.skipped + test.skipped, len(reading.records), how.on_error, how.max_bad_share)
-    split = split_normals(train.records, watch=watch, calibrate=calibrate, seed=seed)
+    split = split_normals(train.records, shares)
     notices = (*reading.notes, *map(str, reading.unused), *_odd_files(train.records + test.records))
     return Dataset(reading.layout, train, test, split, reading.why, kind, notices)
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 NORMAL = "good"
 ANOMALOUS = "anomalous"  # the kind where a layout knows that something is wrong but not what
-Part = Literal["fit", "watch", "calibrate"]
-PARTS: tuple[Part, ...] = ("fit", "watch", "calibrate")
+Part = Literal["train", "val", "calibration"]  # what the normal training images are divided into
+PARTS: tuple[Part, ...] = ("train", "val", "calibration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Record:
     split: Literal["train", "test", "undecided"]  # undecided: a normal image that `hold_out` will place
     kind: str = NORMAL  # `good`, or the defect type
     mask_name: str = ""  # as `name`; empty: no mask
-    part: Part | None = None  # what a training image serves, where a manifest says so
+    part: Part | None = None  # which part of the training images it is in, where a manifest divides them
     group: str = ""  # images of one group never stand on both sides of a split
 
     @property

@@ -1,8 +1,8 @@
-"""Which normal image serves what: fitting, watching for forgetting, calibrating thresholds, the test.
+"""Divide the normal training images into train, val and calibration, and hold out a test split.
 
-A threshold keeps its promise only if the images that set it were seen by nothing else, hence three
-shares, not two. Images of one group (shots of one part) stay together; sub-folders (kinds of normal
-images) are represented in every share alike.
+A threshold keeps its guarantee only if the images that set it were used for nothing else, hence three
+parts, not two. Images of one group (shots of one part) stay together; sub-folders (kinds of normal
+images) are represented in every part alike.
 """
 
 import re
@@ -15,7 +15,7 @@ import numpy as np
 from anomaly_ft.data.records import PARTS, Record
 from anomaly_ft.errors import DataError
 
-FEWEST = 2  # images in each share: one more than makes a variance
+FEWEST = 2  # images in each part: one more than makes a variance
 TEST_SHARE = 0.2  # of the normal images of layouts that know defects but no split
 TEST_SEED = 0  # the split between train and test belongs to the data, not to the run
 
@@ -24,13 +24,22 @@ TEST_SEED = 0  # the split between train and test belongs to the data, not to th
 class Split:
     """Positions into the list of normal training images; disjoint, together complete."""
 
-    fit: tuple[int, ...]
-    watch: tuple[int, ...]
-    calibrate: tuple[int, ...]
+    train: tuple[int, ...]  # estimate statistics and train the encoder
+    val: tuple[int, ...]  # see forgetting
+    calibration: tuple[int, ...]  # set the threshold
 
 
-def split_normals(records: Sequence[Record], *, watch: float, calibrate: float, seed: int) -> Split:
-    """A seeded three-way split of the normal training images, or the one that the records bring along.
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the normal training images, in (0, 1), that are held back, and the seed that draws them."""
+
+    val: float
+    calibration: float
+    seed: int = 0
+
+
+def split_normals(records: Sequence[Record], shares: Shares) -> Split:
+    """Divide the normal training images three ways by a seeded draw, or as their manifest divides them.
 
     Raises:
         DataError: too few images, or groups, for the shares asked for.
@@ -38,21 +47,24 @@ def split_normals(records: Sequence[Record], *, watch: float, calibrate: float, 
     if any(record.part for record in records):
         chosen = [tuple(i for i, record in enumerate(records) if record.part == part) for part in PARTS]
         if min(map(len, chosen)) < FEWEST:
-            counts = ", ".join(f"{len(c)} to {part}" for c, part in zip(chosen, PARTS, strict=True))
-            raise DataError(f"data: the manifest gives {counts}; each needs at least {FEWEST} images")
+            counts = ", ".join(f"{len(c)} {part}" for c, part in zip(chosen, PARTS, strict=True))
+            raise DataError(
+                f"data: the manifest gives {counts}; each needs at least {FEWEST} normal images: "
+                "give some of them, or call all of them train, which are then divided"
+            )
         return Split(*chosen)
     count = len(records)
-    sizes = [round(share * count) for share in (watch, calibrate)]
-    dealt = _deal(records, sizes, seed)
+    sizes = [round(share * count) for share in (shares.val, shares.calibration)]
+    dealt = _deal(records, sizes, shares.seed)
     if min(*sizes, *map(len, dealt)) < FEWEST:
         groups = {record.group for record in records if record.group}
         together = f" in {len(groups)} groups" if groups else ""
         raise DataError(
-            f"data: {count} normal training images{together} are too few to hold back {watch:.0%} for watching "
-            f"and {calibrate:.0%} for calibration; each share needs at least {FEWEST} images: "
-            "use more images or raise expert.data.val_share and expert.data.calibration_share"
+            f"data: {count} normal training images{together} are too few to hold back {shares.val:.0%} for "
+            f"validation and {shares.calibration:.0%} for calibration; each part needs at least {FEWEST} "
+            "images: use more images or raise expert.data.val_share and expert.data.calibration_share"
         )
-    return Split(fit=dealt[2], watch=dealt[0], calibrate=dealt[1])
+    return Split(train=dealt[2], val=dealt[0], calibration=dealt[1])
 
 
 def hold_out(records: Sequence[Record]) -> list[Record]:

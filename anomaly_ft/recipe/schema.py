@@ -48,7 +48,7 @@ class Data(Section):
     augment: tuple[dict[str, dict[str, Any]], ...] = ()
     """Further albumentations transforms, of training images alone, such as [{RandomRain: {p: 0.5}}]."""
     val_share: Share = 0.15
-    """Share of the normal training images held back to watch for forgetting."""
+    """Share of the normal training images held back to see forgetting."""
     calibration_share: Share = 0.15
     """Share of the normal training images held back to set the decision threshold."""
 

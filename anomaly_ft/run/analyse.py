@@ -34,7 +34,7 @@ def audit_dataset(
         return None
     looks: list[Appearance] = []
     records: list[Record] = []
-    for images in (data.train, data.test):
+    for images in (data.undivided, data.test):
 
         def look(i: int, pixels: Pixels = images.pixels, own: Sequence[Record] = images.records) -> Appearance:
             header = read_header(own[i].path)

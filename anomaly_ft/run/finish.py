@@ -99,8 +99,8 @@ def finish(
 
 def calibrate(setup: Setup, detector: Detector) -> Calibrated:
     """Set a detector's thresholds on the calibration images and their varied copies."""
-    rate, count = setup.recipe.evaluation.false_positive_rate, len(setup.data.split.calibrate)
-    everything = predict(detector, setup.varied("calibrate").pixels, setup.compute)
+    rate, count = setup.recipe.evaluation.false_positive_rate, len(setup.data.split.calibration)
+    everything = predict(detector, setup.varied("calibration").pixels, setup.compute)
     point = conformal_varied(everything.score.reshape(-1, count), rate)
     outputs = everything.convert(lambda values: values[:count])  # those that were not varied
     parametric = chi_square(
@@ -121,8 +121,8 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
     if not len(setup.data.test):
         return None  # before anything is fitted for nothing
     detector = method.refit(kind, watching=False).detector
-    held_out = score_images(detector, setup.varied("calibrate").pixels, setup.compute)[detector.decides]
-    copies = held_out.reshape(-1, len(setup.data.split.calibrate))
+    held_out = score_images(detector, setup.varied("calibration").pixels, setup.compute)[detector.decides]
+    copies = held_out.reshape(-1, len(setup.data.split.calibration))
     point = conformal_varied(copies, setup.recipe.evaluation.false_positive_rate)
     tested = predict(detector, setup.data.test.pixels, setup.compute)
     return measure(setup.data.test.records, tested.scores, tested.decides, point)

@@ -57,17 +57,17 @@ class MeasuredData(Part):
 class RunData(MeasuredData):
     """All images of a run."""
 
-    fit: Count
+    train: Count
     """Normal images that statistics were estimated from and that were trained on."""
-    watch: Count
-    """Normal images held back to watch for forgetting."""
-    calibrate: Count
+    val: Count
+    """Normal images held back to see forgetting."""
+    calibration: Count
     """Normal images held back to set the threshold."""
 
     @property
     def normal(self) -> int:
         """How many normal images went into the run."""
-        return self.fit + self.watch + self.calibrate
+        return self.train + self.val + self.calibration
 
 
 class Baseline(Part):

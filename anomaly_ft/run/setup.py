@@ -13,6 +13,7 @@ from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
 from anomaly_ft.data.loaded import DARK_SAYS, Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.data.variation import Variation, with_copies
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
@@ -22,7 +23,7 @@ from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 
-HELD_OUT_COPIES: dict[Part, int] = {"watch": 1, "calibrate": 4}  # varied copies of each held-out image
+HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
 TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
 TRAINING = 1000  # number of the varied copy of a first pass; the statistics have copies 0, 1, ...
 
@@ -83,8 +84,8 @@ class Setup:
         levels = ", ".join(f"{n} ({d})" for n, d in zip(encoder.levels, encoder.widths, strict=True))
         return [
             f"data     {recipe.data.root} ({self.data.layout} layout: {self.data.why}): "
-            f"{len(self.data.train)} normal images, "
-            f"{len(split.fit)} to fit, {len(split.watch)} to watch, {len(split.calibrate)} to calibrate",
+            f"{len(self.data.undivided)} normal images, "
+            f"{len(split.train)} train, {len(split.val)} val, {len(split.calibration)} calibration",
             f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
             f"{trainable / 1e6:.2f} million trainable parameters",
@@ -121,9 +122,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     data = load_dataset(
         recipe.data.root,
         image_size=recipe.data.image_size,
-        watch=recipe.data.val_share,
-        calibrate=recipe.data.calibration_share,
-        seed=recipe.seed,
+        shares=Shares(recipe.data.val_share, recipe.data.calibration_share, recipe.seed),
         threads=torch.get_num_threads(),
         progress=terminal.track,
         options=data_options(recipe),
@@ -133,9 +132,9 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     for record, why in data.skipped:
         terminal.say(f"skipped {record.path}: {why}")
     if data.skipped:
-        total = len(data.skipped) + len(data.train) + len(data.test)
+        total = len(data.skipped) + len(data.undivided) + len(data.test)
         terminal.say(f"skipped {len(data.skipped)} of {total} images, for they cannot be read")
-    if recipe.data.range is None and are_dark(data.train):
+    if recipe.data.range is None and are_dark(data.undivided):
         terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
     augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
     encoder = compute.prepare(encoder)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.deep_values import Limits
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.recipe.schema import Data, Recipe
 
 WIDTH = 100
@@ -30,7 +31,7 @@ def with_recipe(report: Report) -> Report:
     """The report with the split that the recipe will make, and without what the recipe mends."""
     mended = replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
     few = _normals(report) < FEW
-    return mended.shared_out(watch=FEW_SHARE, calibrate=FEW_SHARE) if few else mended
+    return mended.divided(Shares(FEW_SHARE, FEW_SHARE)) if few else mended
 
 
 def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto") -> str:
@@ -76,7 +77,7 @@ def _header(report: Report) -> Iterator[str]:
     yield f"  images  {kinds}"
     yield f"  sizes   {_most(report.sizes)}"
     if report.split:
-        yield "  split   " + ", ".join(f"{count} to {part}" for part, count in report.split.items())
+        yield "  split   " + ", ".join(f"{count} {part}" for part, count in report.split.items())
     else:
         yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
     if "test" not in report.counts:
@@ -114,7 +115,7 @@ def _data(report: Report) -> Iterator[str]:
 
 def _expert(report: Report) -> Iterator[str]:
     if _normals(report) < FEW:
-        held_out = report.split.get("calibrate", 0)
+        held_out = report.split.get("calibration", 0)
         yield "expert:"
         yield "  data:"
         yield f"    # With so few normal images more of them are held back: {held_out} set the threshold, so it"

@@ -31,9 +31,9 @@ def summarise(
         "data": {
             "root": recipe.data.root,
             "layout": data.layout,
-            "fit": len(data.split.fit),
-            "watch": len(data.split.watch),
-            "calibrate": len(data.split.calibrate),
+            "train": len(data.split.train),
+            "val": len(data.split.val),
+            "calibration": len(data.split.calibration),
             "test_normal": sum(not record.anomalous for record in data.test.records),
             "test_anomalous": sum(record.anomalous for record in data.test.records),
             "skipped": [{"path": str(record.path), "why": why} for record, why in data.skipped],

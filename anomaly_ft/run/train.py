@@ -193,4 +193,4 @@ def _gallery(setup: Setup, monitor: ValidationMonitor) -> Gallery:
     tracking = setup.recipe.tracking
     count = tracking.images if tracking.mlflow else 0
     pseudo = {name: pseudo.pixels for name, pseudo in monitor.sets.items()}
-    return gallery_of(setup.data.test, setup.data.normals("watch"), pseudo, setup.compute, count=count)
+    return gallery_of(setup.data.test, setup.data.normals("val"), pseudo, setup.compute, count=count)

@@ -56,8 +56,8 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         score: the watched scores of images by the pretrained encoder's detector.
     """
     section, seed = setup.recipe.validation, setup.recipe.seed
-    normal = score(setup.varied("watch").pixels)
-    base, keep = half_varied(setup.data.normals("watch"), setup.variation), setup.data.cache == "memory"
+    normal = score(setup.varied("val").pixels)
+    base, keep = half_varied(setup.data.normals("val"), setup.variation), setup.data.cache == "memory"
     if not isinstance(section.severity, str):
         return fixed(
             score, normal, base, section.augmentations, severity=section.severity, seed=seed, keep=keep
@@ -83,7 +83,7 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
 
 def steps_of_a_pass(setup: Setup) -> int:
     """Count the training steps in which every training image is seen once."""
-    return math.ceil(len(setup.data.split.fit) / setup.recipe.optimizer.batch_size)
+    return math.ceil(len(setup.data.split.train) / setup.recipe.optimizer.batch_size)
 
 
 def steps_of_an_epoch(setup: Setup, passes: int) -> int:
@@ -127,9 +127,10 @@ def epochs(
         keep: see `fine_tune`.
     """
     recipe = setup.recipe
-    train = setup.data.normals("fit")
-    names = [record.name for record in train.records]
-    fit = train.pixels if setup.augments else setup.inputs("fit")
+    train, names = setup.inputs("train"), list[str]()
+    if setup.augments:
+        images = setup.data.normals("train")
+        train, names = images.pixels, [record.name for record in images.records]
     size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
     an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, monitor.passes())
 
@@ -138,7 +139,7 @@ def epochs(
     @lru_cache(maxsize=1)
     def order(number: int) -> NDArray[np.int64]:
         """Of the images in a pass over all of them, counted from 1."""
-        return np.random.default_rng([recipe.seed, number]).permutation(len(fit))
+        return np.random.default_rng([recipe.seed, number]).permutation(len(train))
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         steps = range((epoch - 1) * an_epoch + done, epoch * an_epoch)
@@ -146,7 +147,7 @@ def epochs(
             number, place = divmod(step, a_pass)  # of the pass over all images, from 0
             chunk = order(number + 1)[place * size : (place + 1) * size]
             own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
-            images = fit[own]
+            images = train[own]
             if setup.augments:
                 images = setup.vary_for_training(images, [names[i] for i in own], own.tolist(), number + 1)
             yield setup.compute.batch(images)

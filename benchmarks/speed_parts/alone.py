@@ -40,6 +40,7 @@ def read_and_fit(clock: str, root: str) -> list[float]:
     import torch
 
     from anomaly_ft.data.dataset import Options, load_dataset
+    from anomaly_ft.data.splits import Shares
     from anomaly_ft.model.compute import make_compute
     from anomaly_ft.model.encoder.encoder import load_encoder
     from anomaly_ft.model.gaussian.fitting import fit_detector
@@ -53,13 +54,11 @@ def read_and_fit(clock: str, root: str) -> list[float]:
     data = load_dataset(
         root,
         image_size=SIDE,
-        watch=0.15,
-        calibrate=0.15,
-        seed=0,
+        shares=Shares(val=0.15, calibration=0.15),
         options=Options(cache="none", allow_leak=True),
     )
     read = now()
-    pixels, held_out = data.normals("fit").pixels, data.normals("watch").pixels
+    pixels, held_out = data.normals("train").pixels, data.normals("val").pixels
     fit_detector(encoder, pixels, held_out, compute, few_settings(grid=4, map_grid=4))
     return [read - started, now() - read, peak_mib()]
 

@@ -22,7 +22,7 @@ def fit(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         count = options.images
         setup = prepare_run(options, Path(name), 4 * count // 2)
-        pixels, held_out = setup.inputs("fit")[:count], setup.inputs("watch")[: count // 4]
+        pixels, held_out = setup.inputs("train")[:count], setup.inputs("val")[: count // 4]
         encoder, compute, settings = setup.encoder, setup.compute, setup.detector_settings()
         size = compute.batch_size
         tensors = [(compute.batch(pixels[:size]).float() - encoder.mean) / encoder.std]

@@ -45,7 +45,7 @@ def step(options: argparse.Namespace) -> None:
                 append_json_line(folder / "history.jsonl", history_line(record))
                 tracker.metrics(epoch_metrics(record), record.epoch)
 
-            images = torch.from_numpy(setup.inputs("fit")[:size]).permute(0, 3, 1, 2)
+            images = torch.from_numpy(setup.inputs("train")[:size]).permute(0, 3, 1, 2)
             bare, loss = bare_step(setup, images), loss_step(setup, state, images)
             contestants = {
                 "bare loop": lambda: repeat(bare, options.steps),

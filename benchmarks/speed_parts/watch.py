@@ -24,7 +24,7 @@ def watch(options: argparse.Namespace) -> None:
             watch_validation(account)
             monitor.validate()
             seconds = account.close()
-        seen = {name: len(setup.data.normals(name)) for name in ("fit", "watch")}
+        seen = {name: len(setup.data.normals(name)) for name in ("train", "val")}
     sets = [name for name, pseudo in monitor.sets.items() if pseudo.informative]
     total = sum(seconds.values())
     rows = [(name, f"{spent:.2f}", f"{spent / total:.1%}") for name, spent in sorted(seconds.items())]

@@ -10,9 +10,10 @@ import pytest
 from anomaly_ft.data import images
 from anomaly_ft.data.cache import Disk, choose_cache, default_folder, make_room
 from anomaly_ft.data.dataset import Options, load_dataset
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.errors import DataError
 
-SHARES = {"image_size": 8, "watch": 0.2, "calibrate": 0.2, "seed": 0}
+FEW = {"image_size": 8, "shares": Shares(val=0.2, calibration=0.2)}
 
 
 @pytest.fixture
@@ -25,9 +26,7 @@ def root(tmp_path, paint) -> Path:
 
 
 def load(root: Path, cache: str, **how):
-    return load_dataset(
-        str(root), **SHARES | how, options=Options(cache=cache, cache_dir=str(root.parent / "c"))
-    )
+    return load_dataset(str(root), **FEW | how, options=Options(cache=cache, cache_dir=str(root.parent / "c")))
 
 
 def files(root: Path) -> list[Path]:
@@ -50,7 +49,7 @@ def test_pixels_are_the_same_wherever_they_are_kept(root, cache):
     expected, found = load(root, "memory"), load(root, cache)
     assert found.cache == cache
     assert np.array_equal(found.test.pixels[:], expected.test.pixels)
-    for part in ("fit", "watch", "calibrate"):
+    for part in ("train", "val", "calibration"):
         rows, array = found.normals(part).pixels, np.asarray(expected.normals(part).pixels)
         assert rows.shape == array.shape
         assert len(rows) == len(array)
@@ -68,22 +67,22 @@ def test_an_epoch_after_the_first_decodes_nothing(root, decoded):
     data = load(root, "disk")
     first = len(decoded)
     for _ in range(3):
-        data.normals("fit").pixels[:]
+        data.normals("train").pixels[:]
     assert (first, len(decoded)) == (23, 23)
 
 
 def test_a_second_run_decodes_nothing(root, decoded):
-    expected = load(root, "disk").train.pixels[:]
+    expected = load(root, "disk").undivided.pixels[:]
     decoded.clear()
-    assert np.array_equal(load(root, "disk").train.pixels[:], expected)
+    assert np.array_equal(load(root, "disk").undivided.pixels[:], expected)
     assert decoded == []
 
 
 def test_without_a_cache_every_epoch_decodes(root, decoded):
     data = load(root, "none")
     decoded.clear()
-    data.normals("watch").pixels[:]
-    assert len(decoded) == len(data.split.watch) == 3
+    data.normals("val").pixels[:]
+    assert len(decoded) == len(data.split.val) == 3
 
 
 def test_another_setting_is_another_cache(root):
@@ -94,19 +93,19 @@ def test_another_setting_is_another_cache(root):
 
 
 def test_a_changed_image_makes_the_cache_stale(root, paint):
-    before = load(root, "disk").train.pixels[:]
-    record = load(root, "disk").train.records[0]
+    before = load(root, "disk").undivided.pixels[:]
+    record = load(root, "disk").undivided.records[0]
     stamp = record.path.stat()
     paint(f"set/{record.name}", value=7)
     os.utime(record.path, (stamp.st_atime, stamp.st_mtime))  # content counts, not the time
-    after = load(root, "disk").train.pixels[:]
+    after = load(root, "disk").undivided.pixels[:]
     assert (after[0] == 7).all()
     assert np.array_equal(after[1:], before[1:])
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
 def test_a_damaged_cache_is_noticed_and_rebuilt(root, damage):
-    expected = load(root, "disk").train.pixels[:]
+    expected = load(root, "disk").undivided.pixels[:]
     for path in files(root):
         data = bytearray(path.read_bytes())
         if damage == "flip" and path.suffix == ".npy":
@@ -116,8 +115,8 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(root, damage):
         )
     with pytest.warns(UserWarning, match="the cache is damaged and is built again"):
         found = load(root, "disk")
-    assert np.array_equal(found.train.pixels[:], expected)
-    assert np.array_equal(load(root, "disk").train.pixels[:], expected)
+    assert np.array_equal(found.undivided.pixels[:], expected)
+    assert np.array_equal(load(root, "disk").undivided.pixels[:], expected)
 
 
 def test_an_interrupted_build_leaves_nothing_behind(root, monkeypatch):
@@ -132,9 +131,9 @@ def test_an_interrupted_build_leaves_nothing_behind(root, monkeypatch):
 
 def test_a_file_that_breaks_between_epochs_is_named(root):
     data = load(root, "none")
-    data.train.records[0].path.write_bytes(b"")
+    data.undivided.records[0].path.write_bytes(b"")
     with pytest.raises(DataError, match=r"could be read at first, cannot be read any more: .*empty"):
-        data.train.pixels[0]
+        data.undivided.pixels[0]
 
 
 def test_memory_is_used_up_to_the_budget_then_the_disk(tmp_path):
@@ -196,9 +195,9 @@ def test_a_new_cache_stays_within_the_space_for_all(root):
     load(root, "disk")
     first = sum(path.stat().st_size for path in files(root) if path.suffix == ".npy")
     options = Options(cache="disk", cache_dir=str(root.parent / "c"), cache_disk_gib=5 * first / 2**30)
-    load_dataset(str(root), **SHARES | {"image_size": 16}, options=options)  # four times as large
+    load_dataset(str(root), **FEW | {"image_size": 16}, options=options)  # four times as large
     assert sum(path.stat().st_size for path in files(root)) < 5.5 * first
-    load_dataset(str(root), **SHARES | {"image_size": 17}, options=options)
+    load_dataset(str(root), **FEW | {"image_size": 17}, options=options)
     assert sum(path.stat().st_size for path in files(root)) < 5.5 * first
 
 
@@ -220,4 +219,4 @@ def test_a_disk_that_fills_while_the_cache_is_written_is_said_and_leaves_nothing
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert files(root) == []
-    assert len(load(root, "disk", image_size=64).train) == 16
+    assert len(load(root, "disk", image_size=64).undivided) == 16

@@ -16,10 +16,11 @@ from anomaly_ft.data.dataset import load_dataset
 from anomaly_ft.data.images import Decoder, read_image, to_rgb, why_unreadable
 from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.masks import read_mask
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.deploy.inputs import to_pixels
 from anomaly_ft.errors import DataError
 
-SHARES = {"watch": 0.2, "calibrate": 0.2}
+SHARES = Shares(val=0.2, calibration=0.2)
 RAMP = (np.arange(48 * 64).reshape(48, 64) * 21).astype(np.uint16)  # up to 64,491
 DEEP = np.dstack([RAMP, RAMP[::-1], RAMP[:, ::-1]])
 OPACITY = np.tile(np.linspace(0, 65535, 64), (48, 1)).astype(np.uint16)
@@ -232,7 +233,7 @@ def floats_with_holes(root: Path) -> None:
         values = (RAMP + i).astype(np.float32)
         values[0, 0], values[1, 1] = np.nan, np.inf
         Image.fromarray(values).save(root / f"{i}.tif")
-    report = inspect(str(root), **SHARES)
+    report = inspect(str(root), shares=SHARES)
     said = {trouble.kind: trouble.files for trouble in report.troubles}
     assert said["not a number"][0] == "0.tif: 2 values"
     assert report.limits is not None
@@ -252,9 +253,9 @@ def pages(root: Path) -> None:
         more = {"save_all": True, "append_images": frames[1:]} if ending != "bmp" else {}
         frames[0].save(root / f"{i}.{ending}", **more)
     assert off(root / "0.tif", eight(DEEP)[..., 0]) == 0
-    report = inspect(str(root), **SHARES)
+    report = inspect(str(root), shares=SHARES)
     assert {t.kind: t.files for t in report.troubles}["pages"] == ("0.tif", "1.gif", "2.png", "3.webp")
-    notices = load_dataset(str(root), image_size=32, seed=0, **SHARES).notices
+    notices = load_dataset(str(root), image_size=32, shares=SHARES).notices
     assert notices == ("files hold several pages or frames, of which the first is used, such as 0.tif",)
 
 
@@ -342,7 +343,7 @@ def test_a_mask_that_marks_nothing_or_all_is_said(value: int, kind: str, tmp_pat
         Image.fromarray(RAMP).save(tmp_path / name)
     (tmp_path / "ground_truth/crack").mkdir(parents=True)
     Image.new("L", (64, 48), value).save(tmp_path / "ground_truth/crack/0_mask.png")
-    assert kind in [trouble.kind for trouble in inspect(str(tmp_path), **SHARES).troubles]
+    assert kind in [trouble.kind for trouble in inspect(str(tmp_path), shares=SHARES).troubles]
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.loaded import load_images
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.errors import DataError
 
 RED = (200, 30, 10)
-SHARES = {"image_size": 8, "watch": 0.2, "calibrate": 0.2, "seed": 0}
+FEW = {"image_size": 8, "shares": Shares(val=0.2, calibration=0.2)}
 DEEP = np.array([[0, 200, 256, 1000, 30000, 65535]], np.uint16)
 
 
@@ -292,18 +293,18 @@ def test_more_bad_files_than_allowed_are_an_error_with_the_list(tmp_path, paint,
     with pytest.raises(
         DataError, match=r"2 of 20 images cannot be read, more than the 1.0%(.|\n)*bad\.png: .*empty"
     ):
-        load_dataset(str(tmp_path / "set"), **SHARES, options=Options(**where))
-    data = load_dataset(str(tmp_path / "set"), **SHARES, options=Options(max_bad_share=0.1, **where))
+        load_dataset(str(tmp_path / "set"), **FEW, options=Options(**where))
+    data = load_dataset(str(tmp_path / "set"), **FEW, options=Options(max_bad_share=0.1, **where))
     empty = "ValueError: the file is empty"
     assert [(r.name, why) for r, why in data.skipped] == [("bad.png", empty), ("worse.png", empty)]
-    assert len(data.train) == 18
+    assert len(data.undivided) == 18
 
 
 def test_a_single_bad_file_is_skipped_however_few_images_there_are(tmp_path, paint):
     for i in range(19):
         paint(f"{i:02}.png")
     (tmp_path / "bad.png").write_bytes(b"")
-    data = load_dataset(str(tmp_path), **SHARES, options=Options(cache="memory"))
+    data = load_dataset(str(tmp_path), **FEW, options=Options(cache="memory"))
     assert [record.name for record, _ in data.skipped] == ["bad.png"]
 
 
@@ -312,7 +313,7 @@ def test_on_error_fail_refuses_the_first_bad_file(tmp_path, paint):
         paint(f"{i:02}.png")
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"more than the 0.0% allowed"):
-        load_dataset(str(tmp_path), **SHARES, options=Options(on_error="fail", max_bad_share=1.0))
+        load_dataset(str(tmp_path), **FEW, options=Options(on_error="fail", max_bad_share=1.0))
 
 
 def half_red(width, height):

@@ -1,6 +1,7 @@
 """Manifests: what they may say, what is refused, and that a run's own split comes back as it was."""
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,11 @@ import pytest
 
 from anomaly_ft.data.dataset import Options, load_dataset, read_records
 from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.records import PARTS
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.errors import DataError
+
+SHARES = Shares(val=0.2, calibration=0.2)
 
 HEAD = "image_path,label_index,split,mask_path"
 
@@ -61,9 +66,12 @@ def test_images_without_a_split_are_placed(tmp_path, paint):
         ("a.png,1,test,n.png", "mask_path: no such file"),
         (",0,train,", "image_path is empty"),
         ("a.png,2,train,", r"label_index: expected 0 .normal. or 1 .anomalous., got '2'"),
-        ("a.png,0,trian,", "split: expected train, test.* got 'trian' .did you mean 'train'"),
+        (
+            "a.png,0,trian,",
+            "split: expected train, val, calibration, test or nothing, got 'trian' .did you mean 'train'",
+        ),
         ("a.png,1,train,", "an anomalous image cannot be in split 'train'"),
-        ("a.png,1,fit,", "an anomalous image cannot be in split 'fit'"),
+        ("a.png,1,val,", "an anomalous image cannot be in split 'val'"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path, paint, row, match):
@@ -91,11 +99,35 @@ def test_what_is_no_table_is_refused(tmp_path, name):
         read_root(str(tmp_path / name))
 
 
-def test_train_beside_fit_is_refused(tmp_path, paint):
-    paint("a.png")
-    paint("b.png")
-    with pytest.raises(DataError, match="train stands beside fit"):
-        read_root(str(write(tmp_path / "list.csv", "a.png,0,train,", "b.png,0,fit,")))
+def listed(folder, paint, **counts):
+    """A manifest with so many normal images in each split; `none` are without one."""
+    splits = [split for split, count in counts.items() for _ in range(count)]
+    rows = [f"{paint(f'{i}.png').name},0,{split.replace('none', '')}," for i, split in enumerate(splits)]
+    return str(write(folder / "list.csv", *rows))
+
+
+def test_train_rows_are_divided_where_nothing_is_val_or_calibration(tmp_path, paint):
+    root = listed(tmp_path, paint, train=20, test=3)
+    data = load_dataset(root, image_size=8, shares=SHARES)
+    assert [len(data.normals(part)) for part in PARTS] == [12, 4, 4]
+    assert len(data.test) == 3
+
+
+def test_train_rows_beside_val_and_calibration_are_train(tmp_path, paint):
+    root = listed(tmp_path, paint, calibration=3, train=5, val=2, test=1)
+    data = load_dataset(root, image_size=8, shares=SHARES)
+    names = {part: [record.name for record in data.normals(part).records] for part in PARTS}
+    assert names == {
+        "train": ["3.png", "4.png", "5.png", "6.png", "7.png"],
+        "val": ["8.png", "9.png"],
+        "calibration": ["0.png", "1.png", "2.png"],
+    }
+
+
+def test_a_normal_image_without_a_split_beside_val_is_refused(tmp_path, paint):
+    root = listed(tmp_path, paint, train=2, val=2, calibration=2, none=1)
+    with pytest.raises(DataError, match=r"1 normal images have none, such as 6\.png; .* needs a split"):
+        read_root(root)
 
 
 def test_a_split_fed_back_repeats_exactly(tmp_path, paint):
@@ -103,21 +135,22 @@ def test_a_split_fed_back_repeats_exactly(tmp_path, paint):
         paint(f"set/good/{i}.png")
     for i in range(3):
         paint(f"set/scratch/{i}.png")
-    root, sizes = str(tmp_path / "set"), {"image_size": 8, "watch": 0.2, "calibrate": 0.2}
-    first = load_dataset(root, seed=5, **sizes)
+    root, sizes = str(tmp_path / "set"), {"image_size": 8}
+    first = load_dataset(root, shares=replace(SHARES, seed=5), **sizes)
     pd.DataFrame(first.manifest()).to_csv(tmp_path / "split.csv", index=False)
-    again = load_dataset(root, seed=6, **sizes, options=Options(manifest=str(tmp_path / "split.csv")))
+    again = load_dataset(
+        root, shares=replace(SHARES, seed=6), **sizes, options=Options(manifest=str(tmp_path / "split.csv"))
+    )
     assert again.manifest() == first.manifest()
-    for part in ("fit", "watch", "calibrate"):
+    for part in PARTS:
         assert np.array_equal(again.normals(part).pixels[:], first.normals(part).pixels[:])
     assert [r.kind for r in again.test.records] == [r.kind for r in first.test.records]
 
 
-def test_a_fed_back_split_without_enough_to_watch_is_refused(tmp_path, paint):
-    rows = [f"{paint(f'{i}.png').name},0,fit," for i in range(4)]
-    path = write(tmp_path / "split.csv", *rows)
-    with pytest.raises(DataError, match="the manifest gives 4 to fit, 0 to watch, 0 to calibrate"):
-        load_dataset(str(path), image_size=8, watch=0.2, calibrate=0.2, seed=0)
+def test_a_manifest_that_divides_without_calibration_is_refused(tmp_path, paint):
+    root = listed(tmp_path, paint, train=4, val=2)
+    with pytest.raises(DataError, match="the manifest gives 4 train, 2 val, 0 calibration; each needs"):
+        load_dataset(root, image_size=8, shares=SHARES)
 
 
 def test_a_column_groups_images(tmp_path, paint):

@@ -8,25 +8,28 @@ import pytest
 
 from anomaly_ft.data.dataset import Options, load_dataset, read_records
 from anomaly_ft.data.records import PARTS, Record
-from anomaly_ft.data.splits import group, hold_out, split_normals
+from anomaly_ft.data.splits import Shares, group, hold_out, split_normals
 from anomaly_ft.errors import DataError
 
-SHARES = {"image_size": 8, "watch": 0.2, "calibrate": 0.2, "seed": 0}
+FEW = {"image_size": 8, "shares": Shares(val=0.2, calibration=0.2)}
 
 
 def normals(*names: str, group_of=lambda _: "") -> list[Record]:
     return [Record(Path(), name, "train", group=group_of(name)) for name in names]
 
 
-def parts(records, **how):
-    how = {"watch": 0.2, "calibrate": 0.2, "seed": 0} | how
-    split = split_normals(records, **how)
+def parts(records, seed=0):
+    split = split_normals(records, Shares(val=0.2, calibration=0.2, seed=seed))
     return {part: [records[i] for i in getattr(split, part)] for part in PARTS}
 
 
 def test_all_images_serve_exactly_one_purpose():
     found = parts(normals(*[f"{i}.png" for i in range(100)]))
-    assert {part: len(records) for part, records in found.items()} == {"fit": 60, "watch": 20, "calibrate": 20}
+    assert {part: len(records) for part, records in found.items()} == {
+        "train": 60,
+        "val": 20,
+        "calibration": 20,
+    }
     assert len({r.name for records in found.values() for r in records}) == 100
 
 
@@ -39,7 +42,7 @@ def test_the_seed_decides_the_split():
 @pytest.mark.parametrize("seed", range(5))
 def test_every_folder_of_normals_is_in_every_share(seed):
     names = [f"{kind}/{i}.png" for kind, count in (("a", 10), ("b", 50), ("c", 140)) for i in range(count)]
-    for part, share in (("watch", 0.2), ("calibrate", 0.2), ("fit", 0.6)):
+    for part, share in (("val", 0.2), ("calibration", 0.2), ("train", 0.6)):
         of_kind = Counter(r.name[0] for r in parts(normals(*names), seed=seed)[part])
         for kind, count in (("a", 10), ("b", 50), ("c", 140)):
             assert abs(of_kind[kind] - share * count) <= 2, (part, kind)
@@ -50,10 +53,10 @@ def test_a_group_is_never_split(seed):
     names = [f"part{i // 4}_{i % 4}.png" for i in range(120)]
     found = parts(normals(*names, group_of=lambda name: name.split("_")[0]), seed=seed)
     groups = {part: {r.group for r in records} for part, records in found.items()}
-    assert not groups["fit"] & groups["watch"]
-    assert not groups["fit"] & groups["calibrate"]
-    assert not groups["watch"] & groups["calibrate"]
-    assert all(abs(len(found[part]) - 24) <= 2 for part in ("watch", "calibrate"))
+    assert not groups["train"] & groups["val"]
+    assert not groups["train"] & groups["calibration"]
+    assert not groups["val"] & groups["calibration"]
+    assert all(abs(len(found[part]) - 24) <= 2 for part in ("val", "calibration"))
 
 
 def test_too_few_groups_for_the_shares_are_an_error():
@@ -101,8 +104,8 @@ def test_without_defects_there_is_no_test():
 def test_good_images_only_make_a_dataset_without_a_test(tmp_path, paint):
     for i in range(20):
         paint(f"{i}.png")
-    data = load_dataset(str(tmp_path), **SHARES)
-    assert (len(data.train), len(data.test), data.layout) == (20, 0, "plain")
+    data = load_dataset(str(tmp_path), **FEW)
+    assert (len(data.undivided), len(data.test), data.layout) == (20, 0, "plain")
 
 
 def copied(tmp_path, paint):
@@ -116,8 +119,8 @@ def copied(tmp_path, paint):
 def test_a_copied_train_image_in_test_is_refused_by_name(tmp_path, paint):
     root = copied(tmp_path, paint)
     with pytest.raises(DataError, match=r"train/good/3\.png \(train\) = test/crack/copy\.png \(test\)"):
-        load_dataset(root, **SHARES)
-    assert len(load_dataset(root, **SHARES, options=Options(allow_leak=True)).test) == 2
+        load_dataset(root, **FEW)
+    assert len(load_dataset(root, **FEW, options=Options(allow_leak=True)).test) == 2
 
 
 def test_a_copied_real_train_image_in_test_is_refused(tmp_path, real_data):
@@ -130,7 +133,7 @@ def test_a_copied_real_train_image_in_test_is_refused(tmp_path, real_data):
             (tmp_path / "test/good").mkdir(parents=True)
             shutil.copyfile(path, tmp_path / "test/good/another_name.jpg")
     with pytest.raises(DataError, match=r"another_name\.jpg \(test\)"):
-        load_dataset(str(tmp_path), **SHARES)
+        load_dataset(str(tmp_path), **FEW)
 
 
 def test_a_group_on_both_sides_of_a_given_split_is_refused(tmp_path, paint):

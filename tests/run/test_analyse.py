@@ -12,9 +12,10 @@ from anomaly_ft.cli.main import main
 from anomaly_ft.data.checks.audit import FINE, LITTLE, LOOK, SHORTCUT
 from anomaly_ft.data.checks.report import inspect
 from anomaly_ft.data.dataset import Options, load_dataset
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.run.analyse import audit_dataset, uncovered, with_audit
 
-SHARES = {"watch": 0.2, "calibrate": 0.2}
+SHARES = Shares(val=0.2, calibration=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def test_a_table_that_cannot_be_written_is_an_error(dark_test: Path, tmp_path: P
 
 @pytest.mark.parametrize("resize", ["squash", "letterbox", "shortest-crop"])
 def test_a_run_comes_to_the_verdict_of_the_files(dark_test: Path, resize: str) -> None:
-    data = load_dataset(str(dark_test), image_size=48, seed=0, options=Options(resize=resize), **SHARES)  # type: ignore[arg-type]
+    data = load_dataset(str(dark_test), image_size=48, options=Options(resize=resize), shares=SHARES)  # type: ignore[arg-type]
     audit = audit_dataset(data, resize)  # type: ignore[arg-type]
-    files = with_audit(inspect(str(dark_test), **SHARES)).audit
+    files = with_audit(inspect(str(dark_test), shares=SHARES)).audit
     assert audit is not None
     assert files is not None
     assert audit.verdict == files.verdict == LITTLE
@@ -88,7 +89,7 @@ def test_a_run_comes_to_the_verdict_of_the_files(dark_test: Path, resize: str) -
 
 
 def test_a_file_that_has_gone_since_is_left_out(dark_test: Path, tmp_path: Path) -> None:
-    data = load_dataset(str(dark_test), image_size=32, seed=0, **SHARES)
+    data = load_dataset(str(dark_test), image_size=32, shares=SHARES)
     gone = dark_test / "test" / "hole" / "07.png"
     gone.rename(tmp_path / "07.png")
     try:
@@ -100,9 +101,9 @@ def test_a_file_that_has_gone_since_is_left_out(dark_test: Path, tmp_path: Path)
 
 
 def test_a_run_without_test_images_has_no_audit(dark_test: Path) -> None:
-    data = load_dataset(str(dark_test / "train" / "good"), image_size=32, seed=0, **SHARES)
+    data = load_dataset(str(dark_test / "train" / "good"), image_size=32, shares=SHARES)
     assert audit_dataset(data, "squash") is None
-    assert with_audit(inspect(str(dark_test / "train" / "good"), **SHARES)).audit is None
+    assert with_audit(inspect(str(dark_test / "train" / "good"), shares=SHARES)).audit is None
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (50, 50), (200, 3)])
@@ -130,7 +131,7 @@ def test_the_summary_and_the_report_of_a_run_hold_the_audit(small_run: Path) -> 
 def test_real_sets_are_worth_what_is_known_of_them(name: str, verdict: set[str], real_data: Path) -> None:
     if not (real_data / name).is_dir():
         pytest.skip(f"no {name} below {real_data}")
-    audit = with_audit(inspect(str(real_data / name), **SHARES)).audit
+    audit = with_audit(inspect(str(real_data / name), shares=SHARES)).audit
     assert audit is not None
     assert audit.verdict in verdict
     if name == "mvtec_screw":

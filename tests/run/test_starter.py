@@ -43,7 +43,7 @@ def test_the_recipe_names_what_was_found_and_trains(mvtec_folder: Path) -> None:
     overrides = [word for setting in settings for word in ("-s", setting)]
     dry = CliRunner().invoke(main, ["train", f"{recipe.name}.yaml", "--dry-run", *overrides])
     assert dry.exit_code == 0, dry.output
-    assert "24 normal images, 12 to fit, 6 to watch, 6 to calibrate" in dry.stderr
+    assert "24 normal images, 12 train, 6 val, 6 calibration" in dry.stderr
 
 
 def test_what_is_commented_out_has_the_default_of_the_schema(mvtec_folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_few_images_are_held_back_in_larger_shares_and_the_promise_is_said(tmp_p
     assert (recipe.data.val_share, recipe.data.calibration_share) == (0.25, 0.25)
     assert "promise no fewer than 16.7% false alarms" in text
     assert "no labelled test images" in text
-    assert "split   10 to fit, 5 to watch, 5 to calibrate" in text
+    assert "split   10 train, 5 val, 5 calibration" in text
 
 
 @pytest.mark.parametrize(("highest", "expected"), [(900, 1023), (4000, 4095), (9000, 16383), (65535, 65535)])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import anomaly_ft.finetune.watch
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.dataset import load_dataset
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.evaluation.metric_names import METRICS
 from anomaly_ft.finetune.records import Validation
 from anomaly_ft.model.compute import make_compute
@@ -124,7 +125,7 @@ def test_the_summary_holds_what_the_design_promises(finished: tuple[Path, click.
         "name", "seed", "encoder", "data", "baseline", "best_epoch", "stop_reason", "epochs", "test",
         "frozen_test", "thresholds", "seconds", "images_per_second", "versions", "mlflow_run_id",
     }  # fmt: skip
-    counts = {"fit": 14, "watch": 5, "calibrate": 5, "test_normal": 6, "test_anomalous": 4}
+    counts = {"train": 14, "val": 5, "calibration": 5, "test_normal": 6, "test_anomalous": 4}
     assert summary["data"].items() >= counts.items()
     assert summary["stop_reason"] in {"max_epochs", "no_progress", "forgetting"}
     assert summary["epochs"] == 1
@@ -146,7 +147,7 @@ def test_the_resolved_recipe_reads_back(
 def test_the_split_names_every_image_once(finished: tuple[Path, click.testing.Result]) -> None:
     split = pd.read_csv(finished[0] / "split.csv")
     assert list(split) == ["image_path", "label_index", "split", "mask_path", "kind"]
-    assert split["split"].value_counts().to_dict() == {"fit": 14, "test": 10, "watch": 5, "calibrate": 5}
+    assert split["split"].value_counts().to_dict() == {"train": 14, "test": 10, "val": 5, "calibration": 5}
     assert split["image_path"].is_unique
     assert split["mask_path"].notna().sum() == 4
 
@@ -155,7 +156,7 @@ def test_the_detector_read_back_gives_the_scores_of_the_table(
     finished: tuple[Path, click.testing.Result], mvtec_folder: Path
 ) -> None:
     detector, table = load_detector(finished[0]), pd.read_csv(finished[0] / "predictions.csv")
-    data = load_dataset(str(mvtec_folder), image_size=64, watch=0.2, calibrate=0.2, seed=0)
+    data = load_dataset(str(mvtec_folder), image_size=64, shares=Shares(val=0.2, calibration=0.2))
     compute = make_compute(device="cpu", precision="fp32")
     compute.prepare(detector.encoder)
     scores = score_images(detector, data.test.pixels, compute)
@@ -288,7 +289,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(recipe: Path, output: Pat
     assert result.exit_code == 0, result.output
     assert sorted(recipe.parent.rglob("*")) == before
     for said in (
-        "24 normal images, 14 to fit, 5 to watch, 5 to calibrate",
+        "24 normal images, 14 train, 5 val, 5 calibration",
         "6 good, 4 hole",
         "bn1 (24), ",
         "patience: 3",
@@ -305,7 +306,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(recipe: Path, output: Pat
         ("data.root={empty}", r"no images below"),
         ("data.root={blank}", r"no normal images to train with in"),
         ("data.root={damaged}", r"none of 2 images could be read; first: .*0\.png"),
-        ("expert.data.val_share=0.02", r"24 normal training images are too few to hold back 2% for watching"),
+        ("expert.data.val_share=0.02", r"24 normal training images are too few to hold back 2% for validation"),
         ("encoder.name=resnett18", r"has no model 'resnett18' \(did you mean"),
         ("expert.encoder.levels=[head]", r"encoder\.levels: no module 'head'"),
         ("encoder.train_blocks=[head]", r"encoder\.train_blocks: no module 'head'"),
@@ -357,7 +358,7 @@ def test_one_damaged_image_is_named_skipped_and_counted(
     assert re.search(r"skipped .*007\.png: not an image", result.stderr)
     assert "skipped 1 of 34 images" in result.stderr
     data = json.loads((output / "tiny-001" / "summary.json").read_text())["data"]
-    assert data["fit"] + data["watch"] + data["calibrate"] == 23
+    assert data["train"] + data["val"] + data["calibration"] == 23
     assert [Path(skipped["path"]).name for skipped in data["skipped"]] == ["007.png"]
 
 
@@ -516,12 +517,12 @@ def test_memory_that_runs_out_ends_with_advice(
 def test_what_frozen_blocks_gave_is_kept_while_the_cache_has_room(recipe: Path) -> None:
     late = ["encoder.train_blocks=[blocks.4]"]
     setup = prepare(read_recipe(recipe, late), Terminal())
-    pixels = setup.data.normals("watch").pixels
-    kept = setup.inputs("watch")
+    pixels = setup.data.normals("val").pixels
+    kept = setup.inputs("val")
     assert isinstance(kept, EarlyActivations)
-    assert setup.inputs("watch") is kept
+    assert setup.inputs("val") is kept
     gib = (setup.data.memory + kept.nbytes) / 2**30
     tight = prepare(read_recipe(recipe, [*late, f"expert.runtime.cache_gib={gib}"]), Terminal())
-    assert isinstance(tight.inputs("watch"), EarlyActivations)
+    assert isinstance(tight.inputs("val"), EarlyActivations)
     assert not isinstance(tight.early("more", pixels), EarlyActivations), "the cache is full"
-    assert not isinstance(prepare(read_recipe(recipe), Terminal()).inputs("watch"), EarlyActivations)
+    assert not isinstance(prepare(read_recipe(recipe), Terminal()).inputs("val"), EarlyActivations)

@@ -73,7 +73,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
         setup = setup_of(path, f"expert.validation.max_share={share}", "schedule.max_steps=1000")
         steps = steps_of_an_epoch(setup, monitor.passes())
         informative = sum(pseudo.informative for pseudo in monitor.sets.values())
-        seen = len(setup.data.split.fit) + len(setup.data.split.watch) * (1 + informative)
+        seen = len(setup.data.split.train) + len(setup.data.split.val) * (1 + informative)
         assert seen / (seen + 3 * 4 * steps) <= share + 1e-9
         counted.append(steps)
     assert counted == sorted(counted, reverse=True)

@@ -79,7 +79,7 @@ def test_a_missing_or_infinite_number_is_no_point_on_a_curve(tracker: MlflowTrac
 
 
 def test_the_data_is_linked_with_a_digest_of_its_rows(tracker: MlflowTracker) -> None:
-    frame = pd.DataFrame({"image_path": ["a.png", "b.png"], "label_index": [0, 1], "split": ["fit", "test"]})
+    frame = pd.DataFrame({"image_path": ["a.png", "b.png"], "label_index": [0, 1], "split": ["train", "test"]})
     with tracker:
         tracker.dataset(frame, "/data/bottle", "bottle")
         tracker.dataset(frame, "/elsewhere/copy", "copy")

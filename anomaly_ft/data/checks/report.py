@@ -22,7 +22,7 @@ from anomaly_ft.data.duplicates import thumbnail
 from anomaly_ft.data.images import view_image
 from anomaly_ft.data.layouts.unused import EXPECTED
 from anomaly_ft.data.records import PARTS, Record, counts
-from anomaly_ft.data.splits import split_normals
+from anomaly_ft.data.splits import Shares, split_normals
 from anomaly_ft.errors import DataError
 
 R = TypeVar("R")
@@ -47,7 +47,7 @@ class Report:
     counts: dict[str, dict[str, int]]  # by split, then by kind
     sizes: dict[str, int]  # "width x height", upright
     modes: dict[str, int]  # as Pillow calls them
-    split: dict[str, int]  # images for each purpose; empty where it cannot be split
+    split: dict[str, int]  # images in each part; empty where they cannot be divided
     split_trouble: str
     troubles: tuple[Trouble, ...]
     limits: Limits | None  # of all values of more than 8 bits, or of floating point
@@ -57,9 +57,9 @@ class Report:
     appearances: tuple[Appearance, ...] = field(repr=False)  # of each readable record
     audit: ShortcutAudit | None = None
 
-    def shared_out(self, *, watch: float, calibrate: float, seed: int = 0) -> "Report":
-        """The same, split in other shares."""
-        split, why_not = _split(self.readable, watch=watch, calibrate=calibrate, seed=seed)
+    def divided(self, shares: Shares) -> "Report":
+        """Divide the normal training images in other shares; everything else stays."""
+        split, why_not = _split(self.readable, shares)
         return replace(self, split=split, split_trouble=why_not)
 
     def to_json(self) -> dict[str, Any]:
@@ -79,9 +79,7 @@ class Report:
             yield f"{split:<9} {sum(kinds.values())} images: {_listed(kinds)}"
         yield f"sizes     {_sizes(self.sizes)}"
         yield f"modes     {_listed({MODES.get(mode, mode): n for mode, n in self.modes.items()})}"
-        yield "split     " + (
-            ", ".join(f"{n} to {part}" for part, n in self.split.items()) or self.split_trouble
-        )
+        yield "split     " + (", ".join(f"{n} {part}" for part, n in self.split.items()) or self.split_trouble)
         yield from (f"note      {note}" for note in self.notes)
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
@@ -102,9 +100,7 @@ def inspect(
     *,
     layout: str = "auto",
     group_by: str = "",
-    watch: float,
-    calibrate: float,
-    seed: int = 0,
+    shares: Shares,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Report:
@@ -133,7 +129,7 @@ def inspect(
         readable=readable,
         appearances=tuple(scan.appearances[record.name] for record in readable),
     )
-    return report.shared_out(watch=watch, calibrate=calibrate, seed=seed)
+    return report.divided(shares)
 
 
 def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
@@ -166,10 +162,10 @@ def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
     )
 
 
-def _split(records: Sequence[Record], **how: Any) -> tuple[dict[str, int], str]:
-    """How many images will serve what, or why that cannot be."""
+def _split(records: Sequence[Record], shares: Shares) -> tuple[dict[str, int], str]:
+    """Count the images of each part, or say why they cannot be divided."""
     try:
-        split = split_normals([record for record in records if record.split == "train"], **how)
+        split = split_normals([record for record in records if record.split == "train"], shares)
     except DataError as cause:
         return {}, str(cause)
     tested = sum(record.split == "test" for record in records)

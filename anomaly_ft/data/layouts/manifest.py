@@ -1,15 +1,18 @@
 """A table that lists the images: CSV or Parquet, `image_path, label_index, split, mask_path`.
 
 Paths are relative to the folder of the manifest, or to a root given beside it; nothing outside of it
-can be named. `split` is train, test or empty (a normal image that will be placed), or says what a
-training image serves: fit, watch, calibrate. A run folder's `split.csv` is such a manifest. Further
-columns may hold the type of defect (`kind`) and what belongs together (any column, `data.group_by`).
+can be named. `split` is train, val, calibration, test or empty. Where no row is val or calibration, the
+train rows are divided three ways, and normal images without a split are placed in train or test. As soon
+as one row is val or calibration, the manifest divides: train rows are train, nothing is drawn, and every
+normal image needs a split. A run folder's `split.csv` is such a manifest. Further columns may hold the
+type of defect (`kind`) and what belongs together (any column, `data.group_by`).
 """
 
 import contextlib
 import os
 import unicodedata
 from collections.abc import Iterator, Set
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -17,12 +20,13 @@ import pandas as pd
 
 from anomaly_ft.data.layouts.tables import LONG, read_table, short
 from anomaly_ft.data.layouts.tree import Tree
-from anomaly_ft.data.records import ANOMALOUS, NORMAL, PARTS, Record
+from anomaly_ft.data.records import ANOMALOUS, NORMAL, PARTS, Part, Record
 from anomaly_ft.errors import DataError, did_you_mean
 
 SKETCH = "manifest.csv or manifest.parquet with the columns image_path, label_index, split, mask_path"
 NAMES = ("manifest.csv", "manifest.parquet")
-SPLITS = ("train", "test", *PARTS, "")
+SPLITS = (*PARTS, "test", "")
+HELD_BACK: tuple[Part, ...] = ("val", "calibration")  # where a row is one of these, the manifest divides
 LABELS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 SHOWN = 8  # mistakes in one message
 
@@ -76,9 +80,13 @@ def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Rec
         mistakes += [f"row {number}: {what}" for what in wrong]
         if not wrong:
             records.append(_record(row, base, group_column))
-    parts = {record.part for record in records if record.split == "train"}
-    if None in parts and len(parts) > 1:
-        mistakes.append("split: train stands beside fit, watch or calibrate; use one or the other")
+    if not any(record.part in HELD_BACK for record in records):
+        records = [replace(record, part=None) for record in records]
+    elif undecided := [record.name for record in records if record.split == "undecided"]:
+        mistakes.append(
+            f"split: {len(undecided)} normal images have none, such as {short(undecided[0])}; "
+            "beside rows that are val or calibration every normal image needs a split"
+        )
     if mistakes:
         more = f"\n  and {len(mistakes) - SHOWN} more" if len(mistakes) > SHOWN else ""
         head = f"{path}: {len(mistakes)} mistakes (paths are relative to {base})"

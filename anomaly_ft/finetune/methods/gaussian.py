@@ -71,7 +71,7 @@ class GaussianMethod:
 
     def fit(self) -> GaussianDetector:
         """Fit all Gaussians to the training images, and keep features of held-out ones for `drift`."""
-        train, held_out = self.inputs("fit"), self.inputs("watch")
+        train, held_out = self.inputs("train"), self.inputs("val")
         self._pretrained = fit_detector(self.encoder, train, held_out, self.compute, self.settings)
         self._features = pooled_features(self.encoder, held_out[:DRIFT_IMAGES], self.compute)
         return self._pretrained
@@ -85,13 +85,13 @@ class GaussianMethod:
         """
         if kind not in KINDS:
             raise ValueError(f"statistics are {kind!r}, expected one of {', '.join(KINDS)}")
-        keep, train = DRIFT_IMAGES if watching else 0, self.inputs("fit")
+        keep, train = DRIFT_IMAGES if watching else 0, self.inputs("train")
         if kind == PRETRAINED:
             detector = self.pretrained
             seen = pooled_features(self.encoder, train[:keep], self.compute) if keep else []
         else:
             detector, seen = fit_gaussians(self.encoder, train, self.compute, self.settings, keep)
-        normal, held_out = scores_and_features(detector, self.inputs("watch"), self.compute, keep=keep)
+        normal, held_out = scores_and_features(detector, self.inputs("val"), self.compute, keep=keep)
         return Fit(detector.standardised(normal), self._watched(normal), seen, held_out)
 
     def objective(self) -> InducedDistance:
@@ -122,8 +122,8 @@ class GaussianMethod:
 
     def images(self, kind: str) -> int:
         """Count the images that `refit` gives to the encoder."""
-        train = len(self.inputs("fit"))
-        return (min(train, DRIFT_IMAGES) if kind == PRETRAINED else train) + len(self.inputs("watch"))
+        train = len(self.inputs("train"))
+        return (min(train, DRIFT_IMAGES) if kind == PRETRAINED else train) + len(self.inputs("val"))
 
     def _watched(self, scores: Mapping[str, Floats]) -> Floats:
         """The score that decides, of the fused one both parts: one may forget while the sum hides it."""

@@ -16,8 +16,9 @@ from anomaly_ft.cli.main import main
 from anomaly_ft.data.checks.report import inspect
 from anomaly_ft.data.checks.thumbnails import contact_sheet
 from anomaly_ft.data.duplicates import near_duplicates, thumbnail
+from anomaly_ft.data.splits import Shares
 
-SHARES = {"watch": 0.2, "calibrate": 0.2}
+SHARES = Shares(val=0.2, calibration=0.2)
 
 
 @pytest.fixture
@@ -33,15 +34,15 @@ def root(tmp_path, paint):
 
 
 def troubles(root, **how):
-    return {t.kind: t.files for t in inspect(str(root), **SHARES, **how).troubles}
+    return {t.kind: t.files for t in inspect(str(root), shares=SHARES, **how).troubles}
 
 
 def test_a_set_in_order_has_no_troubles(root):
-    report = inspect(str(root), **SHARES, threads=2)
+    report = inspect(str(root), shares=SHARES, threads=2)
     assert report.layout == "mvtec"
     assert report.counts == {"train": {"good": 12}, "test": {"good": 1, "crack": 2}}
     assert (report.sizes, report.modes) == ({"40x30": 15}, {"L": 15})
-    assert report.split == {"fit": 8, "watch": 2, "calibrate": 2, "test": 3}
+    assert report.split == {"train": 8, "val": 2, "calibration": 2, "test": 3}
     assert report.troubles == ()
     assert "no troubles found" in "\n".join(report.lines())
 
@@ -49,12 +50,12 @@ def test_a_set_in_order_has_no_troubles(root):
 def test_good_images_only_say_that_there_is_no_test(tmp_path, paint):
     for i in range(12):
         paint(f"{i}.png")
-    assert "can give no test number" in "\n".join(inspect(str(tmp_path), **SHARES).lines())
+    assert "can give no test number" in "\n".join(inspect(str(tmp_path), shares=SHARES).lines())
 
 
 def test_too_few_images_say_why_they_cannot_be_split(tmp_path, paint):
     paint("a.png")
-    report = inspect(str(tmp_path), **SHARES)
+    report = inspect(str(tmp_path), shares=SHARES)
     assert report.split == {}
     assert "too few" in "\n".join(report.lines())
 
@@ -112,7 +113,7 @@ def test_a_mask_that_cannot_be_read_is_named(root):
 
 def test_a_copied_train_image_in_test_is_a_leak_that_train_refuses(root):
     shutil.copy(root / "train/good/03.png", root / "test/good/copy.png")
-    report = inspect(str(root), **SHARES)
+    report = inspect(str(root), shares=SHARES)
     assert [(t.kind, t.refused) for t in report.troubles] == [("leak", True)]
     assert report.troubles[0].files == ("train/good/03.png (train) = test/good/copy.png (test)",)
 
@@ -174,7 +175,7 @@ def test_values_that_need_a_range_are_no_trouble_here(root):
 
 def test_they_can_be_looked_at(root):
     Image.fromarray(np.tile(np.float32([-3, 5]), (40, 20))).save(root / "train/good/00.tif")
-    contact_sheet(inspect(str(root), **SHARES).records, root / "out.png")
+    contact_sheet(inspect(str(root), shares=SHARES).records, root / "out.png")
     with Image.open(root / "out.png") as sheet:
         first = np.asarray(sheet)[24:152, 6:134]
     assert (first.min(), first.max()) == (0, 255)
@@ -184,7 +185,7 @@ def test_they_can_be_looked_at(root):
 def test_many_sizes_are_said_from_the_least_to_the_most(tmp_path, paint):
     for i in range(12):
         paint(f"{i:02}.png", size=(20 + i, 90 - i))
-    text = "\n".join(inspect(str(tmp_path), **SHARES).lines())
+    text = "\n".join(inspect(str(tmp_path), shares=SHARES).lines())
     assert "sizes     12 different, 20 to 31 wide, 79 to 90 high\nmodes     12 grey (L)" in text
 
 
@@ -208,7 +209,7 @@ def test_a_contact_sheet_has_a_row_for_each_kind(root):
     assert CliRunner().invoke(main, ["data", str(root), "--thumbnails", str(out)]).exit_code == 0
     with Image.open(out) as sheet:
         assert sheet.height > 3 * 128
-    assert contact_sheet(inspect(str(root), **SHARES).records, out) == 8 + 1 + 2
+    assert contact_sheet(inspect(str(root), shares=SHARES).records, out) == 8 + 1 + 2
 
 
 @pytest.mark.parametrize("name", ["nowhere/out.png", "out.txt"])
@@ -238,7 +239,7 @@ def test_deep_images_of_a_camera_with_fewer_bits_are_named(highest: int, dark: b
     rng = np.random.default_rng(0)
     for i in range(12):
         Image.fromarray(rng.integers(0, highest, (40, 40), np.uint16)).save(tmp_path / f"{i}.tif")
-    report = inspect(str(tmp_path), **SHARES)
+    report = inspect(str(tmp_path), shares=SHARES)
     found = [trouble for trouble in report.troubles if trouble.kind == "dark"]
     assert len(found) == dark
     assert all("data.range" in trouble.says and len(trouble.files) == 12 for trouble in found)
@@ -248,4 +249,4 @@ def test_deep_colour_of_a_camera_with_fewer_bits_is_named(tmp_path: Path) -> Non
     rng = np.random.default_rng(0)
     for i in range(12):
         cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 4095, (40, 40, 3), np.uint16))
-    assert [trouble.kind for trouble in inspect(str(tmp_path), **SHARES).troubles] == ["dark"]
+    assert [trouble.kind for trouble in inspect(str(tmp_path), shares=SHARES).troubles] == ["dark"]
