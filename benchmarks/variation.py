@@ -5,7 +5,8 @@
 
 Six detectors for each set and seed: of the frozen encoder, of the encoder fine-tuned without and with benign
 variation, each with statistics, scale and threshold from clean images alone, and from clean ones and varied
-copies. Each scores the test images as they are, varied as the recipe says, and varied by twice as much.
+copies. Each scores the test images as they are, varied as the recipe says, and varied by twice as much. With
+seed 0 the frozen encoder is measured with other variations too, so that the default is chosen on other sets.
 
 Writes `variation.csv` (a row for each detector and strength) and, for each set and seed, the scores of
 calibration and test images, so that another threshold can be judged without training again; beside it
@@ -15,6 +16,7 @@ seeds, losses against the frozen encoder marked by a star, and the sets whose ch
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.recipe.variation import LIGHT
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
@@ -44,10 +47,24 @@ RUN = ["set", "seed", "settings"]
 Rows = list[dict[str, Any]]
 
 
-def without(setup: Setup) -> Setup:
-    """The same run without benign variation; the encoder is shared."""
+def otherwise(setup: Setup, strengths: Mapping[str, float], copies: int = 2) -> Setup:
+    """The same run with other benign variation; the encoder is shared."""
     early = EarlyCache(setup.encoder, setup.compute, setup.detector_settings(), setup.early.room)
-    return replace(setup, variation=Variation({}, setup.recipe.seed), early=early)
+    section = setup.recipe.variation.model_copy(update={"copies": copies})
+    recipe = setup.recipe.model_copy(update={"variation": section})
+    return replace(setup, recipe=recipe, variation=Variation(strengths, recipe.seed), early=early)
+
+
+def others(setup: Setup) -> dict[str, Setup]:
+    """Variations that might be the default instead, by what is printed of them."""
+    strengths = setup.recipe.variation.strengths()
+    half = {name: value / 2 for name, value in strengths.items()}
+    return {
+        "1 copy": otherwise(setup, strengths, 1),
+        "4 copies": otherwise(setup, strengths, 4),
+        "half": otherwise(setup, half),
+        "light": otherwise(setup, {name: value for name, value in strengths.items() if name in LIGHT}),
+    }
 
 
 def varied_test(setup: Setup, strength: float) -> NDArray[np.uint8]:
@@ -112,7 +129,7 @@ def fine_tune(setup: Setup, encoder: str, watched: Rows) -> None:
 def run(recipe: Recipe, terminal: Terminal, scores_to: Path) -> tuple[Rows, Rows]:
     """All detectors of one set and seed: their rows, and those of the validations."""
     varied = prepare(recipe, terminal)
-    clean = without(varied)
+    clean = otherwise(varied, {})
     pretrained = trained_weights(varied.encoder)
     raw: dict[str, NDArray[Any]] = {"labels": np.array([r.anomalous for r in varied.data.test.records])}
     rows, watched = Rows(), Rows()
@@ -125,6 +142,8 @@ def run(recipe: Recipe, terminal: Terminal, scores_to: Path) -> tuple[Rows, Rows
         for statistics, setup in (("clean", clean), ("varied", varied)):
             rows += measure(setup, encoder, statistics, raw)
             rows[-1]["seconds"] = seconds if trains else 0.0
+        for statistics, setup in others(varied).items() if not trains and not recipe.seed else ():
+            rows += measure(setup, encoder, statistics, raw)
     np.savez(scores_to, **raw)
     return rows, watched
 
