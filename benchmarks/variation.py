@@ -35,7 +35,7 @@ from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.recipe.variation import LIGHT
+from anomaly_ft.recipe.variation import LIGHT, stronger
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
@@ -71,10 +71,8 @@ def varied_test(setup: Setup, strength: float) -> NDArray[np.uint8]:
     """The test images, varied by a multiple of the recipe's strengths."""
     if not strength:
         return setup.data.test.pixels
-    strengths = {name: strength * value for name, value in setup.recipe.variation.strengths().items()}
-    strengths["compression"] = min(90.0, strengths.get("compression", 0.0))
-    chosen = {name: value for name, value in strengths.items() if value}
-    return Variation(chosen, setup.recipe.seed).copy(setup.data.test, TEST).pixels
+    strengths = stronger(setup.recipe.variation.strengths(), strength)
+    return Variation(strengths, setup.recipe.seed).copy(setup.data.test, TEST).pixels
 
 
 def measure(setup: Setup, encoder: str, statistics: str, raw: dict[str, NDArray[Any]]) -> Rows:

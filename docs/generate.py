@@ -12,7 +12,8 @@ from anomaly_ft.cli.options import EXIT_CODES
 from anomaly_ft.evaluation.metric_names import METRICS, TEST_METRICS, Metric
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.section import EXPERT, places, sections
-from anomaly_ft.run.run_summary import EvaluationSummary, Part, RunSummary
+from anomaly_ft.run.run_summary import EvaluationSummary, RunSummary
+from anomaly_ft.run.summary_parts import Part
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/generate.py`; do not edit. -->"

@@ -72,6 +72,24 @@ METRICS: dict[str, Metric] = {
     "threshold/guaranteed_fpr": Metric(
         "guaranteed FPR", "share of normal images that the threshold is guaranteed to reject at most", PERCENT
     ),
+    "threshold/varied_fpr": Metric(
+        "guaranteed FPR, varied",
+        "the same for normal images that vary as much as the recipe calls benign",
+        PERCENT,
+    ),
+    "varied/image_auroc": Metric(
+        "image AUROC, varied",
+        "of the fine-tuned encoder's detector on a few test images with all benign changes together",
+    ),
+    "varied/false_positive_rate": Metric(
+        "good rejected, varied", "share of the good ones among them that it rejects", PERCENT
+    ),
+    "frozen_varied/image_auroc": Metric(
+        "frozen image AUROC, varied", "of the pretrained encoder's detector on the same images"
+    ),
+    "frozen_varied/false_positive_rate": Metric(
+        "frozen good rejected, varied", "share of the good ones that it rejects", PERCENT
+    ),
     "system/<metric>": Metric(
         "<metric>", "of the machine while it trained, with `expert.tracking.system_metrics: true`"
     ),

@@ -34,6 +34,7 @@ from anomaly_ft.evaluation.plots import (
     roc_pr_figure,
     score_figure,
 )
+from anomaly_ft.evaluation.what_if import what_if_figure
 from anomaly_ft.metrics import Floats, curve
 from anomaly_ft.model.maps import upsample
 
@@ -55,6 +56,7 @@ class ReportData:
         frozen: scores of the pretrained encoder's detector on the same labelled images.
         validations: of each epoch, the pretrained encoder's first; empty where nothing was trained here.
         verdict: why training ended.
+        what_if: rows of `evaluation.what_if`, frozen beside fine-tuned; empty where nothing was trained here.
     """
 
     recipe: str
@@ -64,6 +66,7 @@ class ReportData:
     frozen: Floats | None = None
     validations: Sequence[Validation] = ()
     verdict: StopDecision | None = None
+    what_if: Sequence[Mapping[str, Any]] = ()
 
 
 def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> None:
@@ -123,6 +126,8 @@ def _figures(data: ReportData) -> dict[str, str]:
         figures["scores"] = figure_uri(score_figure(kinds, data.threshold, normal))
     if len(data.validations) > 1 and data.verdict:
         figures["forgetting"] = figure_uri(forgetting_figure(data.validations, data.verdict))
+    if data.what_if:
+        figures["what_if"] = figure_uri(what_if_figure(data.what_if))
     if found:
         labels = np.array([record.anomalous for record in found.records])
         if labels.any() and not labels.all():

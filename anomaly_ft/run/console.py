@@ -20,8 +20,9 @@ from rich.progress import (
 from rich.table import Table
 
 from anomaly_ft.evaluation.metric_names import METRICS, on_test
-from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, Numbers, RunSummary
-from anomaly_ft.run.summary_text import story_of
+from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, RunSummary
+from anomaly_ft.run.summary_parts import Numbers
+from anomaly_ft.run.summary_text import story_of, varied_sentence
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
     from anomaly_ft.finetune.records import EpochRecord
@@ -84,6 +85,8 @@ class Terminal:
             self.say("No test split was found, so there is no test number.")
         else:
             self._compare(summary, summary.frozen_test, summary.test)
+        if said := varied_sentence(summary):
+            self.say(said)
         self.say(story_of(summary))
         self.say(f"run folder  {run.folder}")
         self.say(f"report      {run.folder}/report.html")

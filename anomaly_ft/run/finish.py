@@ -18,14 +18,16 @@ from anomaly_ft.evaluation.measure import (
 )
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import ReportData, score_kinds, write_report
+from anomaly_ft.evaluation.what_if import beside, what_if_figure
 from anomaly_ft.evaluation.working_points import ChiSquarePoint, chi_square, conformal_varied
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.inference import predict, score_images
+from anomaly_ft.model.inference import predict
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
+from anomaly_ft.run.baseline import Baseline, predict_test, variation_summary, vary_test, working_point
 from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup
@@ -46,7 +48,7 @@ def finish(
     setup: Setup,
     partial: Path,
     method: Method,
-    before: tuple[dict[str, Any], list[EpochRecord], Predictions | None],
+    before: tuple[dict[str, Any], list[EpochRecord], Baseline],
 ) -> RunSummary:
     """Set thresholds, measure on the test split, and write every file of the run folder.
 
@@ -54,13 +56,14 @@ def finish(
         setup: the run; its encoder holds the weights that are kept.
         partial: the folder.
         method: makes the detector.
-        before: the summary so far, the records of all epochs, and what the pretrained encoder's detector
-            says about the test images.
+        before: the summary so far, the records of all epochs, and what the pretrained encoder's detector is
+            worth.
 
     Returns:
         The summary, as it was written.
     """
-    summary, records, frozen = before
+    summary, records, baseline = before
+    frozen = baseline.tested
     kind = setup.recipe.gaussian.statistics
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
     setup.terminal.say(str(kept.point))
@@ -70,6 +73,7 @@ def finish(
     if found:
         table = prediction_table(found.records, found.outputs.scores, found.outputs.decides, kept.point)
         table.to_csv(partial / "predictions.csv", index=False)
+    varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
     others = {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
     numbers = {**others, kind: found.numbers() if found else None}
     sealed = {
@@ -80,6 +84,7 @@ def finish(
         "chi_square": [asdict(level) for level in kept.parametric],
         "statistics": kind,
         "level_weights": kept.detector.level_weights.tolist(),
+        "variation": variation_summary(setup, varied),
     }
     material = ReportData(
         recipe=setup.recipe.to_yaml(),
@@ -89,6 +94,7 @@ def finish(
         frozen=frozen.score if frozen else None,
         validations=[record.validation for record in records if record.validation],
         verdict=records[-1].verdict,
+        what_if=varied,
     )
     _draw(partial, material)
     whole = RunSummary.model_validate({**summary, **sealed})
@@ -121,17 +127,9 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
     if not len(setup.data.test):
         return None  # before anything is fitted for nothing
     detector = method.refit(kind, watching=False).detector
-    held_out = score_images(detector, setup.varied("calibration").pixels, setup.compute)[detector.decides]
-    copies = held_out.reshape(-1, len(setup.data.split.calibration))
-    point = conformal_varied(copies, setup.recipe.evaluation.false_positive_rate)
+    point = working_point(setup, detector)
     tested = predict(detector, setup.data.test.pixels, setup.compute)
     return measure(setup.data.test.records, tested.scores, tested.decides, point)
-
-
-def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
-    """What a detector says about the test images; None where there are none."""
-    test = setup.data.test
-    return predict(detector, test.pixels, setup.compute) if len(test) else None
 
 
 def decoder_of(setup: Setup) -> Decoder:
@@ -167,3 +165,4 @@ def _draw(partial: Path, material: ReportData) -> None:
     if material.verdict:
         figure = forgetting_figure(material.validations, material.verdict)
         figure.savefig(partial / "forgetting.png", dpi=110)
+    what_if_figure(material.what_if).savefig(partial / "variation.png", dpi=110)

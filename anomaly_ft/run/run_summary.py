@@ -7,187 +7,29 @@ finite and texts in place of numbers are refused. Metrics stand under their name
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from anomaly_ft.data.checks.audit import ShortcutAudit
-
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[int, Field(strict=True, ge=0)]
-Numbers = dict[str, Number | None]  # by metric name; None: not measured
-Ends = tuple[Number, Number]  # of an interval
-StopReason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]
-
-
-class Part(BaseModel):
-    """A part of a summary: closed, frozen, finite; documented by its attributes' docstrings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    def plain(self) -> dict[str, Any]:
-        """Plain values as they stand in the file."""
-        return self.model_dump(mode="json")
-
-
-class Skipped(Part):
-    """A file that could not be read."""
-
-    path: str
-    """The file."""
-    why: str
-    """What was wrong with it."""
-
-
-class MeasuredData(Part):
-    """The labelled images that were measured on."""
-
-    root: str
-    """Where the images lie."""
-    layout: str
-    """How they are laid out."""
-    test_normal: Count
-    """Normal test images."""
-    test_anomalous: Count
-    """Anomalous test images."""
-    skipped: tuple[Skipped, ...]
-    """Files that could not be read."""
-
-
-class RunData(MeasuredData):
-    """All images of a run."""
-
-    train: Count
-    """Normal images that statistics were estimated from and that were trained on."""
-    val: Count
-    """Normal images held back to see forgetting."""
-    calibration: Count
-    """Normal images held back to set the threshold."""
-
-    @property
-    def normal(self) -> int:
-        """How many normal images went into the run."""
-        return self.train + self.val + self.calibration
-
-
-class Baseline(Part):
-    """Vicinal validation before training."""
-
-    vicinal_auroc: Number | None
-    """Mean over the informative augmentations."""
-    severities: dict[str, Number]
-    """Of each augmentation, calibrated or as the recipe says."""
-    informative: tuple[str, ...]
-    """Augmentations that leave room to show forgetting, so that they have a say."""
-
-
-class Thresholds(Part):
-    """The decision threshold."""
-
-    threshold: Number
-    """The score above which an image is called anomalous."""
-    target_fpr: Number
-    """The false positive rate asked for, `evaluation.false_positive_rate`."""
-    guaranteed_fpr: Number
-    """The rate that holds at most, averaged over calibration sets of this size."""
-    varied_fpr: Number | None
-    """The same for images that vary as the recipe allows; `null` without variation."""
-    images: Count
-    """Held-out normal images that set it."""
-
-
-class Observed(Part):
-    """How many normal images a threshold rejected."""
-
-    rejected: Count
-    """Normal images above the threshold."""
-    images: Count
-    """Normal images."""
-    rate: Number
-    """The one over the other."""
-    low: Number
-    """Lower end of its 95 % Wilson interval."""
-    high: Number
-    """Upper end."""
-
-
-class MeasuredThreshold(Thresholds):
-    """The threshold, and what it did to test images."""
-
-    likely_at_most: Number
-    """The rate that this one threshold stays below with 95 % confidence."""
-    observed: Observed | None
-    """What it did to normal test images; `null` where there are none."""
-
-
-class ChiSquare(Part):
-    """A threshold that would hold if features were Gaussian."""
-
-    level: str
-    """The level; last, under a name of the detector's, the mean over all."""
-    dimensions: Count
-    """Of its features."""
-    threshold: Number
-    """A distance that a Gaussian exceeds with probability `target_fpr`."""
-    target_fpr: Number
-    """As above."""
-    held_out: Observed | None
-    """What that did to the normal images named; `null` where there are none."""
-
-
-class KindRow(Part):
-    """One kind of test image; beside the keys below it has metrics of this kind against the normal images."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Number | None]
-
-    kind: str
-    """`good`, or the type of defect."""
-    images: Count
-    """Test images of this kind."""
-    rejected: Count
-    """Of these above the threshold."""
-    rejected_interval: Ends
-    """Wilson interval of the share of these."""
-    intervals: dict[str, Ends] = {}
-    """Bootstrap intervals of the metrics, by name."""
-
-
-class Masks(Part):
-    """What pixel metrics rest on."""
-
-    regions: Count
-    """Connected regions in all masks."""
-    with_mask: Count
-    """Anomalous images whose mask was used."""
-    empty_masks: Count
-    """Anomalous images whose mask marks nothing."""
-    without_mask: Count
-    """Anomalous images without one."""
-    unreadable_masks: Count
-    """Images whose mask could not be read."""
-
-
-class AttentionRow(Part):
-    """Whether the detector looks at one type of defect."""
-
-    kind: str
-    """The type of defect."""
-    images: Count
-    """Images of it with a mask."""
-    inside: Number
-    """Mean share of the contribution map inside the mask."""
-    area: Number
-    """Mean share of the image that the mask covers."""
-    elsewhere: bool
-    """Whether the first is no larger than the second: the detector looks elsewhere."""
-
-
-class Speed(Part):
-    """How fast the run was."""
-
-    train: Number | None
-    """While training; `null` where nothing was trained."""
+from anomaly_ft.run.summary_parts import (
+    AttentionRow,
+    Baseline,
+    ChiSquare,
+    Count,
+    Ends,
+    KindRow,
+    Masks,
+    MeasuredData,
+    MeasuredThreshold,
+    Number,
+    Numbers,
+    Part,
+    RunData,
+    Speed,
+    StopReason,
+    Thresholds,
+    UnderVariation,
+)
 
 
 class Tested(Part):
@@ -207,7 +49,7 @@ class Tested(Part):
     """The decision threshold."""
     test: Numbers | None = None
     """[Metrics](metrics.md) on the test images, by name; `null` where there are none."""
-    test_intervals: dict[str, Ends] = {}
+    test_intervals: dict[str, Ends] = Field(default_factory=dict)
     """Bootstrap intervals of them, by name."""
     test_by_kind: tuple[KindRow, ...] = ()
     """A row for each kind of test image, `good` first, with its metrics by name."""
@@ -249,9 +91,9 @@ class RunSummary(Tested):
     """Epochs trained."""
     frozen_test: Numbers | None = None
     """Metrics of the pretrained encoder's detector on the same images, by name."""
-    frozen_test_intervals: dict[str, Ends] = {}
+    frozen_test_intervals: dict[str, Ends] = Field(default_factory=dict)
     """Bootstrap intervals of them, by name."""
-    gain_intervals: dict[str, Ends] = {}
+    gain_intervals: dict[str, Ends] = Field(default_factory=dict)
     """Bootstrap intervals of `test` less `frozen_test`, on the same images, by name."""
     test_by_statistics: dict[str, Numbers | None]
     """Metrics with statistics of the pretrained encoder (`pretrained`) and of the kept one (`refit`)."""
@@ -265,6 +107,8 @@ class RunSummary(Tested):
     seconds: dict[str, Number]
     """Of each phase, by name; `expert.validation.max_share` is what `validate` may be of `train` and `validate`
     together."""
+    variation: UnderVariation | None = None
+    """What growing changes of light, focus, noise, compression and place do to both detectors."""
     images_per_second: Speed
     """How fast it was."""
     shortcuts: ShortcutAudit | None = None

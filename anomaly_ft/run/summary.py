@@ -50,8 +50,23 @@ def final_metrics(summary: RunSummary) -> dict[str, float | None]:
         **{f"gain/{name}": difference(tuned.get(name), value) for name, value in frozen.items()},
         "threshold/score": summary.thresholds.threshold,
         "threshold/guaranteed_fpr": summary.thresholds.guaranteed_fpr,
+        "threshold/varied_fpr": summary.thresholds.varied_fpr,
+        **_varied_metrics(summary),
     }
     return {name: None if value is None else round(value, DIGITS) for name, value in metrics.items()}
+
+
+def _varied_metrics(summary: RunSummary) -> dict[str, float | None]:
+    """What both detectors are worth when all benign changes come together, at the strength of the recipe."""
+    row = summary.variation.together() if summary.variation else None
+    if row is None:
+        return {}
+    return {
+        "varied/image_auroc": row.auroc,
+        "varied/false_positive_rate": row.rejected,
+        "frozen_varied/image_auroc": row.frozen_auroc,
+        "frozen_varied/false_positive_rate": row.frozen_rejected,
+    }
 
 
 def difference(after: float | None, before: float | None) -> float | None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
-from anomaly_ft.run.run_summary import RunSummary, StopReason
+from anomaly_ft.run.run_summary import RunSummary
+from anomaly_ft.run.summary_parts import StopReason
 
 SHOWN = ("image_auroc", "image_ap", "image_tpr_at_1pct_fpr", "pixel_auroc")  # metrics in a note
 
@@ -73,7 +74,21 @@ def _threshold(summary: RunSummary) -> str:
     false, true = test.get("false_positive_rate"), test.get("true_positive_rate")
     if false is not None and true is not None:
         said += f" On the test split: {false:.2%} of normal, {true:.2%} of anomalous images."
-    return said
+    return "  ".join([said, varied_sentence(summary)]).strip()
+
+
+def varied_sentence(summary: RunSummary) -> str:
+    """Say what all changes together do to both detectors; nothing where it was not measured."""
+    row = summary.variation.together() if summary.variation else None
+    if row is None or row.rejected is None or row.frozen_rejected is None:
+        return ""
+    auroc = ""
+    if row.auroc is not None and row.frozen_auroc is not None:
+        auroc = f"image AUROC {row.auroc:.3f} (frozen {row.frozen_auroc:.3f}), "
+    return (
+        f"If light, focus, noise, compression and place change (a few images): {auroc}"
+        f"{row.rejected:.0%} of the good ones rejected (frozen {row.frozen_rejected:.0%})."
+    )
 
 
 def story(curve: Sequence[float], best: int, reason: StopReason) -> str:

@@ -5,8 +5,9 @@ import pytest
 import summaries
 
 from anomaly_ft.evaluation.metric_names import METRICS
-from anomaly_ft.run.run_summary import RunSummary, StopReason
+from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.summary import final_metrics
+from anomaly_ft.run.summary_parts import StopReason
 from anomaly_ft.run.summary_text import run_note, story, verdict
 from anomaly_ft.tracking.experiment_view import experiment_tags
 
