@@ -5,7 +5,7 @@ against the wrong ones is measured again. No real anomaly is needed, none is loo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,31 +20,34 @@ HALVINGS = 6  # bisection steps: severity to 1/64
 CLOSE = 0.02  # near enough to the target: the AUROC of 50 against 50 images has a standard error of 0.04
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out normal images, the pretrained encoder's score of them, and how pseudo-anomalies are drawn."""
+
+    images: Images
+    score: Score
+    seed: int
+    keep: bool = True  # see `pseudo_anomalies`
+
+
 def calibrate(
-    score: Score,
-    normals: Images,
-    augmentations: Sequence[str],
-    *,
-    target: float,
-    tolerance: float,
-    seed: int,
-    keep: bool = True,
+    normals: HeldOut, augmentations: Sequence[str], *, target: float, tolerance: float
 ) -> dict[str, PseudoSet]:
     """Find for each augmentation the severity at which the pretrained encoder reaches the `target` AUROC.
 
     Bisection: a weaker augmentation when the AUROC is above the target, a stronger one below. An
-    augmentation that does not come within `tolerance` is kept but marked as not informative; when
-    that befalls all of them, the nearest one speaks for want of better. `keep`: see `pseudo_anomalies`.
+    augmentation that does not come within `tolerance` is kept but marked as not informative; if none is
+    within it, the closest is used.
     """
-    normal = score(normals.pixels)
+    normal = normals.score(normals.images.pixels)
     sets = {}
     for augmentation in augmentations:
-        best = _pseudo_set(score, normals, normal, augmentation, 1.0, seed, keep)
+        best = _pseudo_set(normals, normal, augmentation, 1.0)
         low, high = 0.0, 1.0
         for _ in range(HALVINGS if best.baseline_auroc > target else 0):
             if abs(best.baseline_auroc - target) <= CLOSE:
                 break
-            tried = _pseudo_set(score, normals, normal, augmentation, (low + high) / 2, seed, keep)
+            tried = _pseudo_set(normals, normal, augmentation, (low + high) / 2)
             low, high = (low, tried.severity) if tried.baseline_auroc > target else (tried.severity, high)
             best = min(best, tried, key=lambda s: abs(s.baseline_auroc - target))
         sets[augmentation] = best
@@ -59,18 +62,10 @@ def calibrate(
     }
 
 
-def fixed(
-    score: Score,
-    normals: Images,
-    augmentations: Sequence[str],
-    *,
-    severity: float,
-    seed: int,
-    keep: bool = True,
-) -> dict[str, PseudoSet]:
-    """All augmentations at one given severity, all with a say in the verdict."""
-    normal = score(normals.pixels)
-    return {name: _pseudo_set(score, normals, normal, name, severity, seed, keep) for name in augmentations}
+def fixed(normals: HeldOut, augmentations: Sequence[str], *, severity: float) -> dict[str, PseudoSet]:
+    """Make pseudo-anomalies of every augmentation at one given severity, all of them informative."""
+    normal = normals.score(normals.images.pixels)
+    return {name: _pseudo_set(normals, normal, name, severity) for name in augmentations}
 
 
 def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Validation:
@@ -91,18 +86,14 @@ def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Val
     return Validation(float(auroc), by_augmentation, np.mean(influences, axis=0), float(normal.mean()))
 
 
-def _pseudo_set(
-    score: Score,
-    normals: Images,
-    normal: Floats,
-    augmentation: str,
-    severity: float,
-    seed: int,
-    keep: bool,
-) -> PseudoSet:
-    names = [record.name for record in normals.records]
-    pixels = pseudo_anomalies(normals.pixels, names, augmentation, severity, seed=seed, keep=keep)
-    return PseudoSet(pixels, severity, float(_placements(normal, score(pixels))[1].mean()))
+def _pseudo_set(normals: HeldOut, scores: Floats, augmentation: str, severity: float) -> PseudoSet:
+    """Make pseudo-anomalies and measure their AUROC against the normal images' `scores`."""
+    images = normals.images
+    names = [record.name for record in images.records]
+    pixels = pseudo_anomalies(
+        images.pixels, names, augmentation, severity, seed=normals.seed, keep=normals.keep
+    )
+    return PseudoSet(pixels, severity, float(_placements(scores, normals.score(pixels))[1].mean()))
 
 
 def _placements(normal: Floats, pseudo: Floats) -> tuple[Floats, Floats]:

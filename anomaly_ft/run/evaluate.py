@@ -33,7 +33,7 @@ from anomaly_ft.run.setup import data_options
 from anomaly_ft.run.summary import LIBRARIES
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.store import EVALUATION_TAG, refuse_new_database
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 
 def evaluate(
@@ -101,13 +101,8 @@ def _tracked_run(folder: Path) -> str:
 
 def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Path, measured: str) -> None:
     """A finished evaluation as a run in MLflow, below the run that was measured."""
-    with make_tracker(
-        enabled=True,
-        uri=recipe.tracking.uri,
-        experiment=recipe.tracking.experiment,
-        name=finished.name,
-        output=folder.resolve().parent,
-    ) as tracker:
+    run, output = TrackedRun(recipe.tracking.experiment, finished.name), folder.resolve().parent
+    with make_tracker(run, enabled=True, uri=recipe.tracking.uri, output=output) as tracker:
         tracker.tags(
             {
                 "mlflow.parentRunId": measured,

@@ -133,41 +133,47 @@ def stream(
     return tally
 
 
+@dataclass(frozen=True)
+class Destination:
+    """Where rows go: to `folder/predictions.<form>`, or to stdout; with `maps` each map to `folder/maps`."""
+
+    folder: Path | None
+    form: Format
+    maps: bool = False  # see `write_maps`
+
+
 def predict_to(
-    output: Path | None,
+    destination: Destination,
     run: LoadedRun,
     images: Sequence[str],
     *,
     stdin: Iterable[str],
-    form: Format,
-    maps: bool = False,
     progress: Progress = lambda items, description, total: items,
 ) -> Tally:
-    """Score what `images` names and write rows to `output/predictions.<form>`, or to stdout.
-
-    With `maps` each map goes to `output/maps`, see `write_maps`.
+    """Score what `images` names and write a row for each.
 
     Raises:
         DataError: nothing to score.
-        RunError: `output` cannot be written to.
+        RunError: the folder cannot be written to.
     """
+    form, maps = destination.form, destination.maps
     known = "-" not in images  # else nobody knows how many are to come
     paths: Iterable[Path] = expand(images, stdin)
     if known:
         paths = list(paths)
     predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
-    if output is None:
+    if destination.folder is None:
         return stream(seen, sys.stdout, form, run.detector.score_names)
     scale = colour_scale(run)
-    folder = _make(output / "maps" if maps else output)
+    folder = _make(destination.folder / "maps" if maps else destination.folder)
 
     def draw(prediction: Prediction, number: int) -> str:
         if prediction.map is None:
             return ""
         return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-    return _stream_to(output / f"predictions.{form}", seen, form, draw, run.detector.score_names)
+    return _stream_to(destination.folder / f"predictions.{form}", seen, form, draw, run.detector.score_names)
 
 
 def _stream_to(

@@ -22,7 +22,7 @@ from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
 from anomaly_ft.tracking.store import choose_store
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 # columns of a run in `results.csv` that a run which failed does not have
 RESULTS = (
@@ -57,15 +57,8 @@ def run_sweep(
     left = [job for job in jobs if known[job.recipe.name] is None]
     terminal.say(f"sweep {sweep.name}: {len(jobs)} runs, {len(jobs) - len(left)} of them finished before")
     first, state = jobs[0].recipe.tracking, folder / "sweep.json"
-    with make_tracker(
-        enabled=first.mlflow,
-        uri=first.uri,
-        experiment=first.experiment,
-        name=sweep.name,
-        output=output,
-        run_id=_parent_of(state),
-        experiment_tags=experiment_tags(),
-    ) as tracker:
+    parent = TrackedRun(first.experiment, sweep.name, _parent_of(state), experiment_tags())
+    with make_tracker(parent, enabled=first.mlflow, uri=first.uri, output=output) as tracker:
         _write_state(state, sweep.name, tracker.run_id)
         tracker.tags({"group": sweep.name})
         tags = {"group": sweep.name} | ({"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {})

@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LinearLR
 from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
 from anomaly_ft.finetune.early_stopping import StoppingRule
-from anomaly_ft.finetune.loop import Keep, fine_tune
+from anomaly_ft.finetune.loop import Backward, Keep, fine_tune
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.validation import Score, calibrate, fixed
+from anomaly_ft.finetune.validation import HeldOut, Score, calibrate, fixed
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.recipe.schema import Schedule
@@ -54,19 +54,11 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         setup: the run.
         score: the watched scores of images by the pretrained encoder's detector.
     """
-    section, seed = setup.recipe.validation, setup.recipe.seed
-    watch, keep = setup.data.normals("val"), setup.data.cache == "memory"
+    section = setup.recipe.validation
+    val = HeldOut(setup.data.normals("val"), score, setup.recipe.seed, keep=setup.data.cache == "memory")
     if not isinstance(section.severity, str):
-        return fixed(score, watch, section.augmentations, severity=section.severity, seed=seed, keep=keep)
-    sets = calibrate(
-        score,
-        watch,
-        section.augmentations,
-        target=section.target_auroc,
-        tolerance=section.tolerance,
-        seed=seed,
-        keep=keep,
-    )
+        return fixed(val, section.augmentations, severity=section.severity)
+    sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
     for name, pseudo in sets.items():
         said = "" if pseudo.informative else ", too far from the target to have a say"
         setup.terminal.say(
@@ -146,8 +138,8 @@ def epochs(
     def validate() -> Validation:
         return monitor.validate() if state.records else monitor.validate_pretrained()
 
-    rule, at_a_time = rule_of(recipe.schedule, an_epoch), recipe.runtime.micro_batch_size
-    return fine_tune(state, setup.compute.fabric, batches, validate, rule, keep, at_a_time)
+    backward = Backward(setup.compute.fabric, recipe.runtime.micro_batch_size)
+    return fine_tune(state, backward, batches, validate, rule_of(recipe.schedule, an_epoch), keep)
 
 
 def mix(
