@@ -97,7 +97,7 @@ def _pseudo_set(normals: HeldOut, scores: Floats, augmentation: str, severity: f
 
 
 def _placements(normal: Floats, pseudo: Floats) -> tuple[Floats, Floats]:
-    """`placements` of scores `(n,)`, or their mean over the parts of scores `(n, parts)`."""
+    """Compute `placements` of scores `(n,)`, or their mean over the parts of scores `(n, parts)`."""
     parts = zip(np.atleast_2d(normal.T), np.atleast_2d(pseudo.T), strict=True)
     of_normal, of_pseudo = zip(*(placements(a, b) for a, b in parts), strict=True)
     return np.mean(of_normal, axis=0), np.mean(of_pseudo, axis=0)

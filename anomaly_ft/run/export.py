@@ -105,7 +105,7 @@ def _refuse_unless_passed(form: str, parity: Parity) -> None:
 
 
 def _start(output: Path) -> Path:
-    """A new empty folder beside `output`; what an export that was killed left there is taken away."""
+    """Make an empty folder beside `output`, in place of what a killed export left there."""
     partial = output.with_name(f".{output.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -116,7 +116,7 @@ def _start(output: Path) -> Path:
 
 
 def _own_images(recipe: Recipe) -> list[Path]:
-    """The run's own test images, or where there are none what it was trained on."""
+    """List the run's own test images, or where there are none what it was trained on."""
     data = recipe.data
     try:
         records = read_records(
@@ -129,7 +129,7 @@ def _own_images(recipe: Recipe) -> list[Path]:
 
 
 def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
-    """`count` of the paths at even distances, the first and the last among them; 0: all."""
+    """Choose `count` of the paths at even distances, the first and the last among them; 0: all."""
     if not count or count >= len(paths):
         return paths
     if count == 1:
@@ -150,7 +150,7 @@ def _decoded(run: LoadedRun, paths: Iterator[Path]) -> Iterator[Pixels]:
 
 
 def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
-    """What the export says about where it comes from."""
+    """Collect what the export says about where it comes from."""
     summary = open_summary(folder)
     before, after = summary.frozen_test or {}, summary.test or {}
     pairs = [(on_test(name).label, before.get(name), after.get(name)) for name in SHOWN]

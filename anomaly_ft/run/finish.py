@@ -127,13 +127,13 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
 
 
 def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
-    """What a detector says about the test images; None where there are none."""
+    """Predict the test images; None where there are none."""
     test = setup.data.test
     return predict(detector, test.pixels, setup.compute) if len(test) else None
 
 
 def decoder_of(setup: Setup) -> Decoder:
-    """How the run reads its images."""
+    """Make the decoder by which the run reads its images."""
     data = setup.recipe.data
     return Decoder(data.image_size, data.resize, data.range)
 

@@ -38,7 +38,8 @@ Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the n
 
 
 def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
-    """Paths of images: files, folders with everything below, patterns, and `-` for the lines of `stdin`.
+    """Expand arguments to paths of images: files, folders with everything below, patterns, and `-` for the
+    lines of `stdin`.
 
     Lazy: lines are read as they are asked for. What cannot be read is passed on, and becomes a row with an
     error: a file that does not exist, an image of a kind that needs an extra.
@@ -179,7 +180,7 @@ def predict_to(
 def _stream_to(
     path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw, scores: Iterable[str]
 ) -> Tally:
-    """`stream` into a file; where the disk is full, complete rows are left."""
+    """Stream into a file; where the disk is full, complete rows are left."""
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             return stream(predictions, file, form, scores, draw)
@@ -198,7 +199,7 @@ def _make(folder: Path) -> Path:
 
 
 def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: bool) -> Iterator[Prediction]:
-    """Predictions for one batch of decoded images, or of reasons why there are none, in their order."""
+    """Predict one batch of decoded images, or of reasons why there are none, in their order."""
     scored = iter(_scored(run, [pixels for _, pixels in decoded if not isinstance(pixels, str)], maps))
     for path, pixels in decoded:
         outcome = pixels if isinstance(pixels, str) else next(scored)
@@ -213,7 +214,7 @@ def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: b
 def _scored(
     run: LoadedRun, pixels: Sequence[Pixels], maps: bool
 ) -> list[tuple[dict[str, float], Map | None] | str]:
-    """Scores by name and the map, if asked for, of each image; or why it has none."""
+    """Score each image by name, with its map if asked for; or say why it has none."""
     if not pixels:
         return []
     try:
@@ -238,7 +239,7 @@ def _result(future: "Future[Pixels]") -> Pixels | str:
 
 
 def _some(paths: Iterator[Path], otherwise: str) -> Iterator[Path]:
-    """The paths; an error if there is not even one."""
+    """Pass the paths on; raises an error if there is not even one."""
     first = next(paths, None)
     if first is None:
         raise DataError(otherwise)

@@ -59,7 +59,8 @@ def sync(folder: Path, store: str | None = None) -> str:
 
 
 def _read(folder: Path) -> tuple[Recipe, RunSummary, list[Epoch], pd.DataFrame]:
-    """Recipe, summary, the metrics of each epoch, and the split of a finished run that nobody tampered with."""
+    """Read recipe, summary, the metrics of each epoch and the split of a finished run; refuse damaged
+    ones."""
     recipe, summary, history = open_recipe(folder), open_summary(folder), open_history(folder)
     if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
         raise RunError(f"{folder}: cannot be sent: {link.relative_to(folder)} is a link, which no run has")

@@ -186,7 +186,7 @@ def _fine_tune(
 
 
 def _gallery(setup: Setup, monitor: ValidationMonitor) -> Gallery:
-    """The images that are shown after every validation."""
+    """Choose the images that are shown after every validation."""
     tracking = setup.recipe.tracking
     count = tracking.images if tracking.mlflow else 0
     pseudo = {name: pseudo.pixels for name, pseudo in monitor.sets.items()}

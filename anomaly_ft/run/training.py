@@ -74,9 +74,9 @@ def steps_of_a_pass(setup: Setup) -> int:
 
 
 def steps_of_an_epoch(setup: Setup, passes: int) -> int:
-    """Training steps from one validation to the next: `max_steps` in equal parts, as many as validation's
-    share allows; on very small sets `max_epochs` ends training before. Cost is counted in forward passes, not
-    measured, so that a run is the same anywhere.
+    """Count the training steps from one validation to the next: `max_steps` in equal parts, as many as
+    validation's share allows; on very small sets `max_epochs` ends training before. Cost is counted in
+    forward passes, not measured, so that a run is the same anywhere.
 
     Args:
         setup: the run.
@@ -93,7 +93,7 @@ def steps_of_an_epoch(setup: Setup, passes: int) -> int:
 
 
 def rule_of(schedule: Schedule, epoch_steps: int) -> StoppingRule:
-    """The stopping rule that the recipe asks for, with epochs of so many steps."""
+    """Make the stopping rule that the recipe asks for, with epochs of so many steps."""
     return StoppingRule(
         min(schedule.max_epochs, max(1, schedule.max_steps // epoch_steps)),
         patience=schedule.patience,
@@ -123,7 +123,7 @@ def epochs(
 
     @lru_cache(maxsize=1)
     def order(number: int) -> NDArray[np.int64]:
-        """Of the images in a pass over all of them, counted from 1."""
+        """Draw the order of the images in a pass over all of them, counted from 1."""
         return np.random.default_rng([recipe.seed, number]).permutation(len(train))
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:

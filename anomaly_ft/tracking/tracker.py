@@ -204,7 +204,7 @@ class MlflowTracker:
         return run_id
 
     def _reopened(self) -> str | None:
-        """The id of the earlier run, if there was one and this store has it."""
+        """Reopen the earlier run, if there was one and this store has it; returns its id."""
         from mlflow.exceptions import MlflowException
 
         run_id = self.run.run_id
@@ -223,7 +223,7 @@ class MlflowTracker:
         return run_id
 
     def _now(self) -> int:
-        """Milliseconds since 1970 that never run backwards, whatever the clock does."""
+        """Read milliseconds since 1970 that never run backwards, whatever the clock does."""
         self._latest = max(self._latest, int(time.time() * 1000))
         return self._latest
 
@@ -238,7 +238,7 @@ class _Logged:
 
 
 def _limit_patience() -> None:
-    """MLflow's client would wait for a dead server for many minutes."""
+    """Shorten the timeouts of MLflow's client, which would wait for a dead server for many minutes."""
     for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}.items():
         os.environ.setdefault(name, value)
 
