@@ -59,7 +59,7 @@ class OfflineError(AnomalyFtError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'name'?)"` when a known word is close, else an empty string.
+    """Suggest `" (did you mean 'name'?)"` when a known word is close, else an empty string.
 
     >>> did_you_mean("nmae", ["name", "weights"])
     " (did you mean 'name'?)"

@@ -47,7 +47,7 @@ class Curve:
         return _share(self.rejected)
 
     def auroc(self) -> Floats:
-        """Area under the ROC curve, ties half."""
+        """Compute the area under the ROC curve, ties half."""
         return np.asarray(np.trapezoid(self.true_positive_rate, self.false_positive_rate, axis=-1))
 
     def average_precision(self) -> Floats:
@@ -56,7 +56,7 @@ class Curve:
         return np.asarray((steps * self._precision()[..., 1:]).sum(-1))
 
     def f1_max(self) -> Floats:
-        """The best harmonic mean of precision and recall that any threshold reaches."""
+        """Find the best harmonic mean of precision and recall that any threshold reaches."""
         everything = self.caught[..., -1:]
         return np.asarray((2 * self.caught / (self.caught + self.rejected + everything)).max(-1))
 
@@ -67,7 +67,8 @@ class Curve:
         return np.asarray(np.where(allowed, self.true_positive_rate, 0.0).max(-1))
 
     def area_up_to(self, limit: float) -> Floats:
-        """Area under the ROC curve left of the false positive rate `limit`, divided by it; in [0, 1].
+        """Compute the area under the ROC curve left of the false positive rate `limit`, divided by it; in [0,
+        1].
 
         Linear between thresholds, also where the limit cuts the curve. Without leading axes.
         """
@@ -84,7 +85,7 @@ class Curve:
 
 
 def curve(anomalous: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> Curve:
-    """The curve of scores `(n,)`; with `weights (..., n)` one for each row of weights.
+    """Compute the curve of scores `(n,)`; with `weights (..., n)` one for each row of weights.
 
     Raises:
         DivergedError: scores that are not finite.
@@ -104,7 +105,8 @@ def curve(anomalous: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = N
 
 
 def image_auroc(anomalous: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve: how often an anomalous image scores above a normal one, ties half.
+    """Compute the area under the ROC curve: how often an anomalous image scores above a normal one, ties
+    half.
 
     Raises:
         DivergedError: scores that are not finite.
@@ -119,7 +121,7 @@ def image_ap(anomalous: ArrayLike, scores: ArrayLike) -> float:
 
 
 def image_numbers(found: Curve) -> dict[str, Floats]:
-    """Every number about a split of images, by name, each with the curve's leading axes."""
+    """Compute every number about a split of images, by name, each with the curve's leading axes."""
     return {
         "image_auroc": found.auroc(),
         "image_ap": found.average_precision(),
@@ -132,7 +134,7 @@ def image_numbers(found: Curve) -> dict[str, Floats]:
 def resampled_numbers(
     anomalous: ArrayLike, scores: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Floats]:
-    """`image_numbers` of bootstrap resamples, each `(resamples,)`.
+    """Compute `image_numbers` of bootstrap resamples, each `(resamples,)`.
 
     Stratified: as many normal and as many anomalous images are drawn, with replacement, as there are.
     Equal labels and an equal seed draw the same images, so that two detectors can be compared in pairs.
@@ -154,7 +156,7 @@ def resampled_numbers(
 
 
 def percentile_intervals(resampled: Mapping[str, Floats], level: float = 0.95) -> dict[str, Interval]:
-    """The middle `level` of each row of resamples (Efron's percentile interval)."""
+    """Find the middle `level` of each row of resamples (Efron's percentile interval)."""
     tail = (1 - level) / 2
     return {
         name: (float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail)))
@@ -163,7 +165,7 @@ def percentile_intervals(resampled: Mapping[str, Floats], level: float = 0.95) -
 
 
 def wilson_interval(hits: int, count: int, level: float = 0.95) -> Interval:
-    """Interval of a share of which `hits` of `count` were seen; Wilson, JASA 22 (1927).
+    """Compute the interval of a share of which `hits` of `count` were seen; Wilson, JASA 22 (1927).
 
     Raises:
         ValueError: nothing was counted, or more hits than that.
@@ -210,7 +212,7 @@ class PixelCounts:
         self.regions += found
 
     def numbers(self) -> dict[str, float | None]:
-        """`pixel_auroc`, `pixel_ap` and `pixel_aupro`; None where a kind of pixel was never seen.
+        """Give `pixel_auroc`, `pixel_ap` and `pixel_aupro`; None where a kind of pixel was never seen.
 
         AUPRO: the overlap of anomalous regions (connected with 8 neighbours), each counting the same
         whatever its size, over the false positive rate up to 0.3 (Bergmann et al., CVPR 2019).
@@ -227,7 +229,7 @@ class PixelCounts:
 
 
 def placements(normal: ArrayLike, anomalous: ArrayLike) -> tuple[Floats, Floats]:
-    """For each normal score the share of anomalous ones above it, and for each anomalous score the
+    """Compute for each normal score the share of anomalous ones above it, and for each anomalous score the
     share of normal ones below it, ties half: `(n,)` and `(m,)`. The mean of either is the AUROC.
 
     DeLong et al., Biometrics 44 (1988), with the mid-ranks of Sun and Xu, IEEE SPL 21 (2014).
@@ -243,7 +245,7 @@ def _share(counts: Floats) -> Floats:
 
 
 def _above(counts: Floats) -> Floats:
-    """Counts of bins, lowest score first, to counts at or above each threshold, falling."""
+    """Accumulate counts of bins, lowest score first, to counts at or above each threshold, falling."""
     return np.append(0.0, np.cumsum(counts[::-1]))
 
 

@@ -30,7 +30,7 @@ from anomaly_ft.data.dataset import read_records
 from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.export import export
+from anomaly_ft.run.export import Comparison, export
 from anomaly_ft.run.open import open_run
 from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.train import train
@@ -89,7 +89,7 @@ def write_encoders(run: Path, work: Path) -> bool:
     about = open_run(run)[0]
     frozen = load_encoder(about.encoder.name, about.encoder.weights, image_size=about.data.image_size)
     frozen.save(work / "frozen", resize=about.data.resize)
-    export(run, "timm", work / "fine-tuned", Terminal(), count=16)
+    export(run, "timm", work / "fine-tuned", Terminal(), comparison=Comparison(count=16))
     before, after = ((work / each / "model.safetensors").read_bytes() for each in ("frozen", "fine-tuned"))
     return before != after
 

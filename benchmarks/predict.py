@@ -19,14 +19,14 @@ import torch
 
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.run.open import open_run
-from anomaly_ft.run.predict import predict_to
+from anomaly_ft.run.predict import Destination, predict_to
 
 
 def predicted(run: LoadedRun, names: list[str]) -> float:
     """Seconds that `predict` takes, rows written."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        predict_to(Path(folder), run, names, stdin=(), form="csv")
+        predict_to(Destination(Path(folder), "csv"), run, names, stdin=())
     return time.perf_counter() - started
 
 

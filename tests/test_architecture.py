@@ -303,6 +303,35 @@ def test_no_module_and_no_function_is_long(module: Path) -> None:
     assert long == {}
 
 
+def many_arguments(tree: ast.Module) -> dict[str, int]:
+    """Functions of more than six arguments, `self` and `cls` aside. A command's function is exempt: click gives
+    it every option as an argument of its own, and nobody else calls it."""
+    counts = {}
+    for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
+        arguments = [
+            a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+        ]
+        count = len([name for name in arguments if name not in ("self", "cls")])
+        decorators = {ast.unparse(decorator).split("(")[0] for decorator in function.decorator_list}
+        is_command = any(name.endswith(".command") for name in decorators)
+        if count > 6 and not is_command:
+            counts[function.name] = count
+    return counts
+
+
+@every_module
+def test_no_function_has_more_than_six_arguments(module: Path) -> None:
+    assert many_arguments(ast.parse(module.read_text(encoding="utf-8"))) == {}
+
+
+def test_a_seventh_argument_is_found_unless_click_gives_it() -> None:
+    text = "{}def f(self, a, b, c, d, *, e, f, g): ..."
+    assert many_arguments(ast.parse(text.format(""))) == {"f": 7}
+    assert many_arguments(ast.parse(text.replace(", g", "").format(""))) == {}
+    assert many_arguments(ast.parse(text.format("@click.command()\n"))) == {}
+    assert many_arguments(ast.parse(text.format("@click.pass_context\n"))) == {"f": 7}
+
+
 @every_module
 def test_what_a_user_can_cause_is_raised_and_not_asserted(module: Path) -> None:
     nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8")))

@@ -653,7 +653,7 @@ def try_records(run: Path, folder: Path, count: int) -> Counter[str]:
 
 @pytest.fixture
 def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly_ft.run.sync.make_tracker", lambda **_: nullcontext(NullTracker()))
+    monkeypatch.setattr("anomaly_ft.run.sync.make_tracker", lambda *_, **__: nullcontext(NullTracker()))
 
 
 @pytest.mark.usefixtures("no_tracking")

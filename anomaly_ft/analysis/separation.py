@@ -35,7 +35,7 @@ def auroc_interval(auroc: float, first: int, second: int, level: float = 0.95) -
     z, half = float(norm.ppf((1 + level) / 2)), (first + second) / 2 - 1
 
     def deviation(value: float) -> float:
-        """Standard deviation of the estimate if the true AUROC is `value`."""
+        """Give the standard deviation of the estimate if the true AUROC is `value`."""
         spread = 1 + half * ((1 - value) / (2 - value) + value / (1 + value))
         return float(np.sqrt(value * (1 - value) * spread / (first * second)))
 

@@ -116,13 +116,13 @@ def _kind(record: Record) -> str:
 
 
 def _groups(records: Sequence[Record]) -> NDArray[np.int64]:
-    """A number for each record, the same for those of one group."""
+    """Number the groups: one number for each record, the same for those of one group."""
     codes = {record.group: -1 - i for i, record in enumerate(records) if record.group}
     return np.array([codes.get(record.group, i) for i, record in enumerate(records)], np.int64)
 
 
 def _compare(side: _Side) -> list[_Found]:
-    """Rows of one question, the most telling first."""
+    """List the rows of one question, the most telling first."""
     numbers = {name: np.array([look.numbers[name] for look in side.looks]) for name in side.looks[0].numbers}
     words = {name: np.array([look.words[name] for look in side.looks]) for name in side.looks[0].words}
     numbers = {name: each for name, each in numbers.items() if np.isfinite(each).all() and np.ptp(each) > 0}
@@ -148,7 +148,7 @@ def _of_number(side: _Side, name: str, values: Floats, compared: int) -> _Found:
 def _found(
     side: _Side, name: str, values: Floats, compared: int, medians: tuple[float | None, float | None] = NONE
 ) -> _Found:
-    """A row; its interval is corrected for the number of properties compared (Bonferroni)."""
+    """Make a row; its interval is corrected for the number of properties compared (Bonferroni)."""
     auroc = max(0.5, image_auroc(side.second, values))
     second = int(side.second.sum())
     low, high = auroc_interval(auroc, len(values) - second, second, 1 - 0.05 / compared)
@@ -163,14 +163,14 @@ def _level(low: float) -> str:
 
 
 def _rank(row: Separation) -> tuple[int, bool, bool, float]:
-    """What tells most comes last: by verdict, then what pixels show, then by the sure part of the AUROC.
-    Where there is a doubt, one property that raises it alone says more than all together."""
+    """Sort key: by verdict, then what pixels show, then by the sure part of the AUROC; the most telling comes
+    last. Where there is a doubt, one property that raises it alone ranks above all together."""
     alone = row.level != FINE and row.property != TOGETHER
     return LEVELS.index(row.level), row.seen, alone, row.low
 
 
 def _why(rows: Sequence[Separation]) -> str:
-    """What raised doubts, for each question; where nothing did, what all properties together reach."""
+    """Say what raised doubts, for each question; where nothing did, what all properties together reach."""
     firsts = [next((row for row in rows if row.question == question), None) for question in GROUPS]
     doubts = [row for row in firsts if row and row.level != FINE]
     if doubts:
@@ -190,7 +190,7 @@ def _by(row: Separation) -> str:
 
 
 def _measured(row: Separation) -> str:
-    """`, AUROC 0.995 (0.940 to 1.000), median 206 against 192`."""
+    """Format a row: `, AUROC 0.995 (0.940 to 1.000), median 206 against 192`."""
     way = f", median {row.first:.4g} against {row.second:.4g}" if row.first is not None else ""
     return f", AUROC {row.auroc:.3f} ({row.low:.3f} to {row.high:.3f}){way}"
 
@@ -198,8 +198,8 @@ def _measured(row: Separation) -> str:
 def _examples(
     worst: _Found, records: Sequence[Record], kinds: NDArray[np.str_], looks: Sequence[Appearance]
 ) -> tuple[Example, ...]:
-    """The image of either group that is farthest from the other group, and a typical one of the third group;
-    where that has none, the second farthest."""
+    """Choose the image of either group that is farthest from the other group, and a typical one of the third
+    group; where that has none, the second farthest."""
     row, side = worst.row, worst.side
     order = np.argsort(worst.values, kind="stable")
     low, high = order[~side.second[order]], order[side.second[order]]

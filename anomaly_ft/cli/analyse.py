@@ -26,7 +26,8 @@ def analyse() -> None:
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="Write every comparison to a CSV file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def shortcuts(root: str, layout: str, group_by: str, table: Path | None, as_json: bool) -> None:
-    """Could a light meter tell the test images of ROOT apart? All that `anomaly-ft data` asks, in full.
+    """Ask whether a light meter could tell the test images of ROOT apart: all that `anomaly-ft data` asks, in
+    full.
 
     From files and thumbnails alone: size, compression, camera, light, colour, sharpness, noise. Good test
     images are compared with good training images, and defective ones with good test images.

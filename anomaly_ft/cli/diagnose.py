@@ -26,7 +26,7 @@ class Finding:
 
 
 def versions() -> dict[str, str]:
-    """This package, Python and every library required, by name; what is missing says so.
+    """List this package, Python and every library required, by name; a missing one is marked.
 
     >>> list(versions())[:2]
     ['anomaly-ft', 'python']
@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
 
 def diagnose(store: str, folder: Path) -> Iterator[Finding]:
-    """Everything a run needs, one finding after the other.
+    """Check everything a run needs, one finding after the other.
 
     Args:
         store: the MLflow store that runs would be logged to.

@@ -64,11 +64,13 @@ def export(
       anomaly-ft export runs/bottle-001 --format pt2 --output bottle-pt2 --images new/ --count 0
     """
     from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.export import Comparison
     from anomaly_ft.run.export import export as write
 
     quieten_libraries()
     terminal = Terminal()
-    parity = write(run, form, output, terminal, raw=raw, images=images, count=count, tolerance=tolerance)
+    comparison = Comparison(images, count, tolerance)
+    parity = write(run, form, output, terminal, raw=raw, comparison=comparison)
     terminal.say(f"{output}: {parity}")
     if as_json:
         echo_json(output / "parity.json")

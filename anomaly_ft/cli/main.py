@@ -64,7 +64,7 @@ class _Group(click.Group):
 
 
 def _let_go_of_stdout() -> None:
-    """What could not be written there is not tried again at exit."""
+    """Detach stdout, so that what could not be written is not tried again at exit."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         return

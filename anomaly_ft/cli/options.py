@@ -27,13 +27,12 @@ EXIT_CODES = {  # documentation is made from this
 
 
 def echo_json(path: Path) -> None:
-    """A JSON file on one line."""
+    """Print a JSON file on one line."""
     click.echo(json.dumps(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") -> "Report":
-    """What a folder holds, split as a recipe that says nothing else would split it, and what numbers on it
-    are worth."""
+    """Report what a folder holds, split by a recipe's defaults, and what numbers on it are worth."""
     from anomaly_ft.data.checks.report import inspect
     from anomaly_ft.data.splits import Shares
     from anomaly_ft.recipe.schema import Data
@@ -63,7 +62,7 @@ def quieten_libraries() -> None:
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--output` and `--store`: which MLflow store is meant."""
+    """Add `--output` and `--store`, which name the MLflow store."""
     output = click.option(
         "--output",
         type=click.Path(path_type=Path),

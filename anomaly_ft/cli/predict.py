@@ -49,13 +49,12 @@ def predict(
         raise click.UsageError("--maps needs a folder to write to: --output DIR")
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.open import open_run
-    from anomaly_ft.run.predict import predict_to
+    from anomaly_ft.run.predict import Destination, predict_to
 
     quieten_libraries()
     terminal = Terminal()
-    tally = predict_to(
-        output, open_run(run)[1], images, stdin=sys.stdin, form=form, maps=maps, progress=terminal.track
-    )
+    rows = Destination(output, form, maps)
+    tally = predict_to(rows, open_run(run)[1], images, stdin=sys.stdin, progress=terminal.track)
     terminal.say(str(tally))
     if fail_on_anomaly and tally.errors:
         sys.exit(UNDECIDED)

@@ -50,7 +50,7 @@ def ui(output: Path, store: str | None, host: str, port: int, browse: bool) -> N
 
 
 def wait_for_the_end() -> None:
-    """Until Ctrl-C or SIGTERM, neither of which is an error here."""
+    """Wait for Ctrl-C or SIGTERM, neither of which is an error here."""
     import signal
     import threading
 

@@ -24,7 +24,7 @@ Augment = Callable[[Pixels, Sequence[int], int], Pixels]
 
 
 def make_augment(steps: Sequence[Mapping[str, Mapping[str, Any]]], *, image_size: int, seed: int) -> Augment:
-    """The pipeline of `{name: settings}` steps; without steps images pass through untouched.
+    """Build the pipeline of `{name: settings}` steps; without steps images pass through untouched.
 
     Raises:
         DataError: a transform that does not exist, settings it does not take, or one that changes an

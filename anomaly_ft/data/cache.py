@@ -47,7 +47,8 @@ class Disk:
 
 
 def choose_cache(wanted: Kind | Literal["auto"], need: int, gib: float, disk: Disk) -> Kind:
-    """Where `need` bytes of pixels go; `auto`: memory up to `gib`, else the disk if it has room, else nowhere.
+    """Choose where `need` bytes of pixels go; `auto`: memory up to `gib`, else the disk if it has room, else
+    nowhere.
 
     Raises:
         DataError: the disk is asked for and cannot take them.
@@ -93,8 +94,8 @@ def load_cached(
     threads: int = 1,
     progress: Iterable[Record] | None = None,
 ) -> Images:
-    """Images of all records that can be read; see `load_images`. Every file is decoded at least once,
-    unless a cache on disk already holds it, so that an unreadable one is known before training."""
+    """Load the images of all records that can be read; see `load_images`. Every file is decoded at least
+    once, unless a cache on disk already holds it, so that an unreadable one is known before training."""
     if kind == "memory":
         return load_images(
             records,
@@ -141,7 +142,7 @@ def _decode_now(records: Sequence[Record], decoder: Decoder, threads: int) -> Pi
 def _from_disk(
     records: Sequence[Record], decoder: Decoder, disk: Disk, threads: int, progress: Iterable[Record]
 ) -> tuple[Pixels, dict[int, str]]:
-    """Pixels `(n, size, size, 3)` of all records in a mapped file, and what could not be decoded."""
+    """Map the pixels `(n, size, size, 3)` of all records from a file, and tell what could not be decoded."""
     path = disk.folder / f"{_key(records, decoder, threads)}.npy"
     about = path.with_suffix(".json")
     if path.is_file() and about.is_file():
@@ -204,7 +205,7 @@ def _write(
 
 
 def _open(path: Path, about: Path, count: int, size: int) -> tuple[Pixels, dict[int, str]] | None:
-    """What the file holds, or nothing where it is not what was written."""
+    """Map a cache file; None if it does not hold what was written."""
     try:
         rows = np.load(path, mmap_mode="r")
         facts: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
@@ -216,7 +217,8 @@ def _open(path: Path, about: Path, count: int, size: int) -> tuple[Pixels, dict[
 
 
 def _key(records: Sequence[Record], decoder: Decoder, threads: int) -> str:
-    """Names a cache: the format, Pillow's version, the settings, and the content of every file in order."""
+    """Hash the format, Pillow's version, the settings and the content of every file in order to a cache's
+    name."""
 
     def content(record: Record) -> str:
         try:

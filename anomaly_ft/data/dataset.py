@@ -73,8 +73,8 @@ class Dataset:
         return self.undivided.skipped + self.test.skipped
 
     def manifest(self) -> list[dict[str, Any]]:
-        """A row for each image used: `image_path, label_index, split, mask_path`, paths as in the root, and
-        its kind. Given back as `data.manifest` it makes the same split again."""
+        """List the images used, a row each: `image_path, label_index, split, mask_path`, paths as in the
+        root, and the kind. Given back as `data.manifest` it makes the same split again."""
         rows: list[tuple[str, Record]] = [
             (part, self.undivided.records[i]) for part in PARTS for i in getattr(self.split, part)
         ]
@@ -99,7 +99,7 @@ def _silent(items: Iterable[Record], description: str, total: int) -> Iterable[R
 def read_records(
     root: str, *, layout: str = "auto", manifest: str = "", group_by: str = "", allow_leak: bool = False
 ) -> Reading:
-    """The images below a root, each in train or in test; no image is decoded.
+    """Read which images lie below a root, each in train or in test; no image is decoded.
 
     Raises:
         DataError: see `read_root`; also groups on both sides of a split that was given, unless allowed.
@@ -159,14 +159,14 @@ def load_dataset(
 
 
 def place(decoder: Decoder, count: int, how: Options) -> tuple[Kind, Disk]:
-    """Where the pixels of `count` images are kept."""
+    """Choose where the pixels of `count` images are kept."""
     folder = Path(how.cache_dir).expanduser() if how.cache_dir else default_folder()
     disk = Disk(folder, how.cache_disk_gib)
     return choose_cache(how.cache, 3 * decoder.size**2 * count, how.cache_gib, disk), disk
 
 
 def are_dark(images: Images) -> bool:
-    """Whether images of more than 8 bits are nearly black for want of `data.range`, from a few of them."""
+    """Check on a few images whether those of more than 8 bits are nearly black for want of `data.range`."""
     chosen = np.unique(np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).round().astype(int))
     deep = [int(i) for i in chosen if _is_deep(images.records[i])]
     return bool(deep) and all(int(images.pixels[i].max()) < DARK for i in deep)
@@ -178,7 +178,8 @@ def _is_deep(record: Record) -> bool:
 
 
 def _odd_files(records: Sequence[Record]) -> Iterator[str]:
-    """What a few of the files, evenly chosen, hold that is not used; `anomaly-ft data` looks at all."""
+    """Say which of a few evenly chosen files hold something that is not used; `anomaly-ft data` looks at
+    all."""
     chosen = np.unique(np.linspace(0, len(records) - 1, min(LOOKED_AT, len(records))).round().astype(int))
     pages, lost = [], []
     for record in (records[int(i)] for i in chosen):

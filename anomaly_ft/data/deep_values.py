@@ -53,7 +53,7 @@ class Limits:
     lost: int = 0
 
     def widened(self, other: "Limits") -> "Limits":
-        """Of two images together."""
+        """Merge the limits of two images."""
         lost, floating = self.lost + other.lost, self.floating or other.floating
         return Limits(min(self.low, other.low), max(self.high, other.high), floating, lost)
 
@@ -67,7 +67,7 @@ class Deep:
     inverted: bool = False  # the largest value is black
 
     def limits(self) -> Limits:
-        """Of the values that are numbers.
+        """Find the limits of the values that are numbers.
 
         Raises:
             ValueError: there is none.
@@ -82,7 +82,7 @@ class Deep:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image that is opened, not loaded yet, has more than 8 bits a value."""
+    """Tell whether an image that is opened, not loaded yet, has more than 8 bits a value."""
     if len(image.getbands()) == 1:
         return image.mode.startswith("I")
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
@@ -97,8 +97,8 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def deep_values(image: Image.Image) -> Deep | None:
-    """The values of an opened image with more than 8 bits a value, or of floating point; nothing for others,
-    and where Pillow's 8 bits are all that can be had: printing inks, compressed planes.
+    """Read the values of an opened image with more than 8 bits a value, or of floating point. None for
+    others, and where only Pillow's 8 bits can be had: printing inks, compressed planes.
 
     Raises:
         ValueError: colour that cannot be decoded, or is decoded in two ways.
@@ -122,14 +122,14 @@ def deep_values(image: Image.Image) -> Deep | None:
 
 
 def only_eight_bits(image: ImageFile.ImageFile) -> bool:
-    """Whether of deep colour no more than Pillow's 8 bits can be had."""
+    """Tell whether only Pillow's 8 bits of a deep colour image can be had."""
     planes = isinstance(image, TiffImageFile) and image.tag_v2.get(PLANAR) == 2
     packed = isinstance(image, TiffImageFile) and image.tag_v2.get(COMPRESSION, 1) != 1
     return image.mode == "CMYK" or (planes and packed)
 
 
 def scaled(deep: Deep, value_range: tuple[float, float] | None) -> NDArray[np.uint8]:
-    """Values to 0..255, `(height, width)` or with 3 channels; those that are no numbers become black.
+    """Scale values to 0..255, `(height, width)` or with 3 channels; NaN and infinite ones become black.
 
     Raises:
         ValueError: values outside of the range, which are not clipped; floating point without a range.
@@ -152,7 +152,7 @@ def scaled(deep: Deep, value_range: tuple[float, float] | None) -> NDArray[np.ui
 
 
 def _content(image: ImageFile.ImageFile) -> bytes:
-    """The bytes of the file that an image was opened from."""
+    """Read the bytes of the file that an image was opened from."""
     if image.filename:
         return Path(str(image.filename)).read_bytes()
     position = image.fp.tell() if image.fp else 0
@@ -165,7 +165,7 @@ def _content(image: ImageFile.ImageFile) -> bytes:
 
 
 def _decoded(content: bytes) -> NDArray[np.generic]:
-    """Values `(height, width, 3 or 4)`, red first; of a TIFF upright."""
+    """Decode values `(height, width, 3 or 4)`, red first; of a TIFF upright."""
     values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise ValueError("16-bit colour that cannot be decoded")
@@ -173,7 +173,7 @@ def _decoded(content: bytes) -> NDArray[np.generic]:
 
 
 def _still(content: bytes) -> bytes:
-    """A PNG without its animation, which OpenCV decodes to black in 16 bits."""
+    """Drop the animation of a PNG, which OpenCV decodes to black in 16 bits."""
     if b"acTL" not in content:
         return content
     kept, at = [content[:8]], 8
@@ -186,7 +186,7 @@ def _still(content: bytes) -> bytes:
 
 
 def _planes(image: TiffImageFile, content: bytes) -> NDArray[np.generic]:
-    """Values `(height, width, channels)` of a TIFF that stores one channel after the other, uncompressed."""
+    """Decode `(height, width, channels)` of a TIFF that stores one channel after the other, uncompressed."""
     tags = image.tag_v2
     if TILE_WIDTH in tags:
         raise ValueError("16-bit colour in tiles of separate planes; save it with interleaved channels")
@@ -217,7 +217,7 @@ def _split(values: NDArray[np.generic], image: ImageFile.ImageFile) -> Deep:
 
 
 def _agreed(deep: Deep, image: ImageFile.ImageFile) -> Deep:
-    """The same, when Pillow's 8 bits of it are the upper ones of these."""
+    """Return the values unless their upper 8 bits differ from what Pillow decodes."""
     modes = [tile.args for tile in image.tile]
     image.load()
     eight = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))[..., :3].astype(np.int32)

@@ -22,13 +22,13 @@ CHUNK = 512  # rows of the table of distances at a time
 
 
 def digest(path: Path) -> str:
-    """BLAKE2b of a file's bytes."""
+    """Hash a file's bytes (BLAKE2b)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def identical(records: Sequence[Record]) -> list[tuple[Record, ...]]:
-    """Groups of two or more records whose files are the same byte by byte.
+    """Group records, two or more, whose files are the same byte by byte.
 
     Only files of equal length are read. Files that cannot be read are like no other.
     """
@@ -47,13 +47,13 @@ def identical(records: Sequence[Record]) -> list[tuple[Record, ...]]:
 
 
 def leaks(records: Sequence[Record]) -> list[tuple[Record, ...]]:
-    """Groups of identical files with at least one in train and one in test."""
+    """Find groups of identical files with at least one in train and one in test."""
     sides = [(group, {record.split for record in group}) for group in identical(records)]
     return [group for group, splits in sides if {"train", "test"} <= splits]
 
 
 def near_duplicates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Pairs `(i, j)`, i < j, of images that look the same: compressed, scaled or brightened copies.
+    """Find pairs `(i, j)`, i < j, of images that look the same: compressed, scaled or brightened copies.
 
     A perceptual hash finds candidates, the correlation of the thumbnails confirms them. Both look at
     what sets an image apart from the mean image: photographs of one kind of part all look alike.
@@ -68,19 +68,19 @@ def near_duplicates(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """A small grey picture `(32, 32)`, as `near_duplicates` compares them."""
+    """Shrink an image to a grey picture `(32, 32)`, as `near_duplicates` compares them."""
     return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def perceptual_hashes(apart: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """256 bits `(n, 4)` for vectors `(n, 32 * 32)`: whether each of 16 x 16 cells is above zero."""
+    """Hash vectors `(n, 32 * 32)` to 256 bits `(n, 4)`: whether each of 16 x 16 cells is above zero."""
     half = SIDE // 2
     cells = apart.reshape(-1, half, 2, half, 2).mean((2, 4)).reshape(-1, half * half)
     return np.packbits(cells > 0, axis=1).view(np.uint64)
 
 
 def _apart(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What sets each image apart from the mean one, `(n, 32 * 32)` of length 1; flat images give zeros.
+    """Subtract the mean image and normalise, `(n, 32 * 32)` of length 1; flat images give zeros.
 
     In small sets the mean is mostly the images themselves, hence it is taken back towards zero there.
     """
@@ -96,7 +96,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _close_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    """Pairs whose hashes `(n, 4)` differ in at most `BITS` bits."""
+    """Find pairs whose hashes `(n, 4)` differ in at most `BITS` bits."""
     for start in range(0, len(hashes), CHUNK):
         rows = hashes[start : start + CHUNK]
         distances = np.zeros((len(rows), len(hashes) - start), np.uint16)
@@ -106,7 +106,7 @@ def _close_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
 
 
 def case_clashes(records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Names that some file systems take for one."""
+    """Find names that some file systems take for one."""
     names: dict[str, list[str]] = defaultdict(list)
     for record in records:
         names[record.name.casefold()].append(record.name)

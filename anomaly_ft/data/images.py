@@ -37,7 +37,7 @@ TURNED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 def _max_pixels() -> int:
-    """Pixels of an image at most; Pillow refuses more before it takes any memory."""
+    """Limit the pixels of an image; Pillow refuses more before it takes any memory."""
     wanted = os.environ.get(MAX_VARIABLE, "")
     if wanted and not re.fullmatch(r"[1-9]\d*", wanted):
         raise DataError(f"{MAX_VARIABLE}: expected a number of pixels, got {wanted!r}")
@@ -65,12 +65,12 @@ class Decoder:
     value_range: tuple[float, float] | None = None
 
     def __call__(self, path: Path) -> Pixels:
-        """Raises whatever `read_image` raises."""
+        """Decode a file; raises whatever `read_image` raises."""
         return np.asarray(resize_image(read_image(path, self.value_range), self.size, self.resize))
 
 
 def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Image.Image:
-    """The image as 8-bit RGB, upright, see-through parts on white; see `to_rgb`.
+    """Decode an image file to 8-bit RGB, upright, see-through parts on white; see `to_rgb`.
 
     Raises:
         ValueError: see `to_rgb`; also an empty file.
@@ -82,7 +82,7 @@ def read_image(path: Path, value_range: tuple[float, float] | None = None) -> Im
 
 
 def to_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -> Image.Image:
-    """An image that Pillow has opened as 8-bit RGB, upright, see-through parts on white.
+    """Convert an image that Pillow has opened to 8-bit RGB, upright, see-through parts on white.
 
     More than 8 bits are scaled, never clipped: from 0..65535, or from `value_range` where a camera uses
     less of it. Opacity of 16 bits is scaled from 0..65535 always; opacity that is 0 everywhere is ignored.
@@ -99,7 +99,7 @@ def to_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -
 
 
 def view_image(path: Path, *, at_least: int = 0) -> View:
-    """As `read_image`, and the limits; where values need a range that only a recipe knows, stretched to fit.
+    """Decode as `read_image` does, with the limits; values that need a range are stretched to fit.
 
     With `at_least` a large JPEG is decoded at a half, a quarter or an eighth of its size that still has so
     many pixels along each side, which is faster.
@@ -124,7 +124,7 @@ def refuse_empty(path: Path) -> None:
 
 
 def upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
-    """Width and height as they will be when the image is decoded, from its header."""
+    """Read width and height from the header as they will be when the image is decoded."""
     width, height = image.size
     known = image.format != "PNG" or "exif" in image.info  # else Pillow decodes the whole PNG to look
     turned = known and image.getexif().get(ORIENTATION) in TURNED
@@ -132,12 +132,13 @@ def upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
 
 
 def has_pages(image: ImageFile.ImageFile) -> bool:
-    """Whether a file holds pages or frames beside the first; a phone's second picture for depth is none."""
+    """Tell whether a file holds pages or frames beside the first; a phone's second picture for depth is
+    none."""
     return image.format != "MPO" and bool(getattr(image, "is_animated", False))
 
 
 def why_unreadable(cause: BaseException) -> str:
-    """One line for people about a file that could not be decoded."""
+    """Explain in one line for people why a file could not be decoded."""
     if isinstance(cause, UnidentifiedImageError):
         return "not an image, or of a kind that cannot be read"
     if isinstance(cause, Image.DecompressionBombError):
@@ -172,7 +173,8 @@ def _on_white(pixels: Pixels, deep: Deep) -> Image.Image:
 
 
 def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool = False) -> Image.Image:
-    """A square image: stretched, its middle (shortest side fits), or all of it on black (longest side fits)."""
+    """Make an image square: stretched, its middle (shortest side fits), or all of it on black (longest side
+    fits)."""
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
     if policy == "stretch":
         return image.resize((size, size), method)
@@ -191,7 +193,7 @@ def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool
 
 
 def resize_mask(mask: NDArray[np.bool_], size: int, policy: Resize) -> NDArray[np.bool_]:
-    """The mask as the image's resizing moves it, `(size, size)`, by nearest neighbour."""
+    """Resize a mask as its image is, to `(size, size)`, by nearest neighbour."""
     image = Image.fromarray(mask.astype(np.uint8))
     resized: NDArray[np.bool_] = np.asarray(resize_image(image, size, policy, nearest=True)) != 0
     return resized

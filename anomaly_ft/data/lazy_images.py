@@ -26,7 +26,7 @@ class Rows:
         return len(self._indices)
 
     def __getitem__(self, key: Any) -> Pixels:
-        """One image for an integer; images for a slice, a list or an array of integers or booleans."""
+        """Fetch one image for an integer; images for a slice, a list or an array of integers or booleans."""
         wanted = self._indices[key]
         taken = self._take(np.atleast_1d(wanted))
         return cast(Pixels, taken[0]) if np.ndim(wanted) == 0 else taken
@@ -36,21 +36,21 @@ class Rows:
             yield self[i]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All images at once; `copy` is always true."""
+        """Fetch all images at once; `copy` is always true."""
         return np.asarray(self._take(self._indices), dtype)
 
     def rows(self, positions: list[int]) -> "Rows":
-        """Some of the rows, still not fetched."""
+        """Select some of the rows, still not fetched."""
         return Rows(self._take, self._indices[positions], self.shape[1:])
 
 
 def as_array(rows: Rows) -> Pixels:
-    """For the type checker: rows index like the array that everybody expects."""
+    """Cast for the type checker: rows index like the array that everybody expects."""
     return cast(Pixels, rows)
 
 
 def view(pixels: Pixels, positions: list[int]) -> Pixels:
-    """Some images of an array or of rows, without copying them."""
+    """Select images of an array or of rows, without copying them."""
     if isinstance(pixels, Rows):
         return as_array(pixels.rows(positions))
     shape: tuple[int, int, int] = pixels.shape[1:]

@@ -38,7 +38,7 @@ class Images:
 
 
 def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1) -> Iterator[Pixels | str]:
-    """For each record in order its pixels, or in words why there are none. A few are decoded ahead."""
+    """Decode each record in order to its pixels, or say why there are none. A few are decoded ahead."""
 
     def decode(record: Record) -> Pixels | str:
         try:

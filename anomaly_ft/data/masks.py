@@ -19,7 +19,7 @@ LOSSY = frozenset({"JPEG", "MPO"})  # in which black is not quite black
 
 
 def read_mask(path: Path) -> Mask:
-    """Where a mask marks a defect, `(height, width)`, upright.
+    """Read where a mask marks a defect: booleans `(height, width)`, upright.
 
     Background is black, wholly see-through, or the first colour of a palette; where all that is not
     see-through is black, it is the defect. In a JPEG, half of the brightest value and less is background.
@@ -49,7 +49,7 @@ def read_mask(path: Path) -> Mask:
 
 
 def _coloured(image: Image.Image, *, lossy: bool) -> Mask:
-    """Where any channel is not zero."""
+    """Mark pixels where any channel is not zero."""
     values = np.asarray(image.convert("RGB") if len(image.getbands()) > 1 else image)
     if lossy and values.size:
         values = values > values.max() // 2
@@ -71,7 +71,7 @@ def _together(masks: list[Mask], folder: Path) -> Mask:
 
 
 def _outlines(drawn: dict[str, Any]) -> Mask:
-    """LabelMe's polygons, rectangles and circles, filled."""
+    """Fill LabelMe's polygons, rectangles and circles."""
     mask = Image.new("1", (int(drawn["imageWidth"]), int(drawn["imageHeight"])))
     draw = ImageDraw.Draw(mask)
     for shape in drawn["shapes"]:

@@ -83,7 +83,7 @@ def confetti(image: Pixels, partner: Pixels, severity: float, rng: Generator) ->
 
 
 def blur(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
-    """Lose focus: a Gaussian of up to 2 % of the image's side; albumentations' GaussianBlur."""
+    """Blur by a Gaussian of up to 2 % of the image's side; albumentations' GaussianBlur."""
     del partner
     sigma = 0.02 * severity * rng.uniform(0.5, 1) * min(image.shape[:2])
     if sigma < 0.1:  # the kernel's neighbours weigh less than a grey value
@@ -161,7 +161,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 def pseudo_anomalies(
     pixels: Pixels, names: Sequence[str], augmentation: str, severity: float, *, seed: int, keep: bool = True
 ) -> Pixels:
-    """One pseudo-anomaly for each normal image, `(n, h, w, 3)`.
+    """Make one pseudo-anomaly of each normal image, `(n, h, w, 3)`.
 
     An image's own name and the seed decide what happens to it, so that it is the same in every
     epoch, in every run and in whatever order the images come. `keep`: they are made now and held in
@@ -185,14 +185,14 @@ def pseudo_anomalies(
 
 
 def _apply(transform: Any, image: Pixels, rng: Generator) -> Pixels:
-    """One albumentations transform, its randomness taken from `rng`."""
+    """Apply one albumentations transform, its randomness drawn from `rng`."""
     pipeline = albumentations.Compose([transform], seed=int(rng.integers(2**31)))
     out: Pixels = pipeline(image=image)["image"]
     return out
 
 
 def _box(image: Pixels, side: float, rng: Generator, *, aspect: float) -> tuple[slice, slice]:
-    """A random box of area `side`^2 of the image, up to `aspect` times as long as wide."""
+    """Draw a box of area `side`^2 of the image, up to `aspect` times as long as wide."""
     height, width = image.shape[:2]
     stretch = math.exp(rng.uniform(-0.5, 0.5) * math.log(aspect))
     tall = min(height, round(side * height * stretch))

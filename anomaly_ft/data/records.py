@@ -44,7 +44,7 @@ class Record:
 
 
 def counts(records: Sequence[Record]) -> dict[str, int]:
-    """Images by kind, `good` first.
+    """Count images by kind, `good` first.
 
     >>> from pathlib import Path
     >>> counts([Record(Path(), n, "test", k) for n, k in [("a", "scratch"), ("b", "good")]])

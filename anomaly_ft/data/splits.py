@@ -114,13 +114,13 @@ def group(records: Sequence[Record], pattern: str) -> list[Record]:
 
 
 def shared_groups(records: Sequence[Record]) -> list[str]:
-    """Groups with images both in train and in test."""
+    """Find groups with images both in train and in test."""
     train, test = ({r.group for r in records if r.split == split and r.group} for split in ("train", "test"))
     return sorted(train & test)
 
 
 def _deal(records: Sequence[Record], sizes: Sequence[int], seed: int) -> list[tuple[int, ...]]:
-    """Positions dealt to shares of these sizes, and last the rest; each share in ascending order.
+    """Deal positions to shares of these sizes, and last the rest; each share in ascending order.
 
     Units (groups, or single images) come in random order, spread evenly over the sub-folders: unit k
     of n in its folder stands at (k + u) / n with a random u of the folder. A unit goes to the first
@@ -146,7 +146,7 @@ def _deal(records: Sequence[Record], sizes: Sequence[int], seed: int) -> list[tu
 
 
 def _units(records: Sequence[Record]) -> list[list[int]]:
-    """Positions that stay together: one list for each group, and for each image without one."""
+    """Group positions that stay together: one list for each group, and for each image without one."""
     units: dict[tuple[str, int], list[int]] = {}
     for i, record in enumerate(records):
         units.setdefault((record.group, -1) if record.group else ("", i), []).append(i)

@@ -125,7 +125,7 @@ class Card:
 
 
 def program(run: LoadedRun, form: str, raw: bool) -> str:
-    """The shortest program that uses an export of this format without anomaly_ft."""
+    """Write the shortest program that uses an export of this format without anomaly_ft."""
     library, use = USES[form]
     about = describe(run)
     lines = ["import sys\n"]
@@ -138,7 +138,7 @@ def program(run: LoadedRun, form: str, raw: bool) -> str:
 
 
 def write_readme(run: LoadedRun, form: str, raw: bool, card: Card, parity: Parity) -> str:
-    """The text of an export's `README.md`."""
+    """Render the text of an export's `README.md`."""
     loader = Environment(
         loader=PackageLoader("anomaly_ft", "deploy"), undefined=StrictUndefined, keep_trailing_newline=True
     )

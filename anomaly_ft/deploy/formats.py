@@ -37,7 +37,7 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino"
 
 
 def write_timm(run: LoadedRun, folder: Path, raw: bool) -> Computes:
-    """`config.json` and `model.safetensors`, as timm's `local-dir:` and a hub expect them."""
+    """Write `config.json` and `model.safetensors`, as timm's `local-dir:` and a hub expect them."""
     del raw
     own = run.detector.encoder
     own.save(folder, resize=run.decoder.resize)
@@ -46,29 +46,29 @@ def write_timm(run: LoadedRun, folder: Path, raw: bool) -> Computes:
 
 
 def write_pt2(run: LoadedRun, folder: Path, raw: bool) -> Computes:
-    """`detector.pt2`, the whole detector as torch.export has it."""
+    """Write `detector.pt2`, the whole detector as torch.export has it."""
     return _write_pt2(run, folder / "detector.pt2", DetectorGraph(run.detector, raw=raw))
 
 
 def write_encoder_pt2(run: LoadedRun, folder: Path, raw: bool) -> Computes:
-    """`encoder.pt2`, the bare encoder."""
+    """Write `encoder.pt2`, the bare encoder."""
     return _write_pt2(run, folder / "encoder.pt2", EncoderGraph(run.detector.encoder, raw=raw))
 
 
 def write_onnx(run: LoadedRun, folder: Path, raw: bool) -> Computes:
-    """`detector.onnx`, the whole detector."""
+    """Write `detector.onnx`, the whole detector."""
     return _write_onnx(run, folder / "detector.onnx", DetectorGraph(run.detector, raw=raw), OUTPUTS)
 
 
 def write_encoder_onnx(run: LoadedRun, folder: Path, raw: bool) -> Computes:
-    """`encoder.onnx`, the bare encoder; outputs have the names of the levels."""
+    """Write `encoder.onnx`, the bare encoder; outputs have the names of the levels."""
     return _write_onnx(
         run, folder / "encoder.onnx", EncoderGraph(run.detector.encoder, raw=raw), run.detector.encoder.levels
     )
 
 
 def write_openvino(run: LoadedRun, folder: Path, raw: bool) -> Computes:
-    """`detector.xml` and `detector.bin` in float32, made from the ONNX graph."""
+    """Write `detector.xml` and `detector.bin` in float32, made from the ONNX graph."""
     import openvino
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -133,7 +133,8 @@ def _traced(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
 
 @contextmanager
 def _named_failure(graph: DetectorGraph | EncoderGraph, target: str) -> Iterator[None]:
-    """Converters raise nearly anything at an operation they do not know; a user can take another format.
+    """Turn a converter's failure into a RunError; converters raise nearly anything at an operation they do
+    not know, and a user can choose another format.
 
     Raises:
         RunError: in place of that, in one line.
@@ -152,7 +153,7 @@ def _named_failure(graph: DetectorGraph | EncoderGraph, target: str) -> Iterator
 
 @contextmanager
 def _named_full_disk(path: Path) -> Iterator[None]:
-    """OpenVINO says RuntimeError for a full disk."""
+    """Turn OpenVINO's RuntimeError for a full disk into an OSError."""
     try:
         yield
     except RuntimeError as cause:
@@ -218,7 +219,7 @@ def _anonymise(model: Any) -> None:
 
 
 def describe(run: LoadedRun) -> Mapping[str, Any]:
-    """What a program has to know about a graph that it cannot see."""
+    """Describe what a program has to know about a graph that it cannot see."""
     encoder = run.detector.encoder
     return {
         "anomaly_ft": __version__,
@@ -237,7 +238,7 @@ def _raw(run: LoadedRun, pixels: Pixels) -> Tensor:
 
 
 def _input(run: LoadedRun, pixels: Pixels, raw: bool) -> NDArray[Any]:
-    """Decoded images as the graph takes them; see `DetectorGraph`."""
+    """Convert decoded images to what the graph takes; see `DetectorGraph`."""
     if raw:
         return np.ascontiguousarray(pixels)
     encoder = run.detector.encoder

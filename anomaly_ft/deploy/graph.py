@@ -55,7 +55,7 @@ class EncoderGraph(nn.Module):
 
 
 def trace(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
-    """The graph for any number of images, batch norms folded, with no word of the files it was written in."""
+    """Trace the graph for any number of images, batch norms folded, without the paths of source files."""
     encoder = graph.encoder if isinstance(graph, EncoderGraph) else graph.detector.encoder
     size = encoder.image_size
     image = torch.zeros(2, 3, size, size)

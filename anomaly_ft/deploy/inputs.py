@@ -17,7 +17,7 @@ LONGEST_PATH = 4096  # characters; a longer text is no path on any system
 
 
 def to_pixels(item: Any, decoder: Decoder) -> Pixels:
-    """One image as pixels `(size, size, 3)`.
+    """Convert one image to pixels `(size, size, 3)`.
 
     Args:
         item: a path, the base64 of an image file (also as a data URL), or uint8 values `(h, w, 3)` or
@@ -46,7 +46,7 @@ def to_pixels(item: Any, decoder: Decoder) -> Pixels:
 
 
 def _of_pillow(image: Image.Image, decoder: Decoder) -> Pixels:
-    """As the file that it would be in: all bits, upright, see-through parts on white."""
+    """Convert a Pillow image as if from its file: all bits, upright, see-through parts on white."""
     try:
         rgb = to_rgb(image, decoder.value_range)
     except Exception as cause:  # decoders raise nearly anything on damaged files

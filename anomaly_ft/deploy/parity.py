@@ -97,7 +97,7 @@ def compare(
 
 
 def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> Iterator[Pixels]:
-    """Images `(size, size, 3)` in batches of changing size: a graph that holds for one only is found out."""
+    """Batch images `(size, size, 3)` in changing sizes, which finds a graph that holds for one size only."""
     remaining = iter(pixels)
     for size in cycle(sizes):
         batch = list(islice(remaining, size))
@@ -122,7 +122,8 @@ def judge(run: LoadedRun, levels: Sequence[Tensor]) -> list[Tensor]:
 def _rows(
     run: LoadedRun, pixels: Pixels, expected: Sequence[Tensor], given: Sequence[Tensor], *, gives_levels: bool
 ) -> NDArray[np.float64]:
-    """A column for each image; see `_scores_and_maps`, and last the difference of the levels."""
+    """Compare a batch: a column for each image; see `_scores_and_maps`, and last the difference of the
+    levels."""
     if not gives_levels:
         return np.stack([*_scores_and_maps(expected, given), np.zeros(len(pixels))])
     levels = run.detector.encoder(run.compute.batch(pixels))
@@ -130,7 +131,7 @@ def _rows(
 
 
 def _scores_and_maps(expected: Sequence[Tensor], given: Sequence[Tensor]) -> list[NDArray[np.float64]]:
-    """For each image: both scores, the largest difference of the maps, that relative, and whether the
+    """Compare for each image both scores, the largest difference of the maps, that relative, and whether the
     decision changed."""
     (score, small, decision), (own_score, own_map, own_decision) = expected, given
     apart = (own_map.double() - small.double()).abs().flatten(1).amax(1)
@@ -140,7 +141,8 @@ def _scores_and_maps(expected: Sequence[Tensor], given: Sequence[Tensor]) -> lis
 
 
 def _relative(expected: Sequence[Tensor], given: Sequence[Tensor]) -> NDArray[np.float64]:
-    """For each image the worst level's largest difference, relative to the largest value in that level."""
+    """Find for each image the worst level's largest difference, relative to the largest value in that
+    level."""
     apart = [
         (own.double() - level.double()).abs().flatten(1).amax(1) / level.double().abs().flatten(1).amax(1)
         for level, own in zip(expected, given, strict=True)
@@ -164,7 +166,7 @@ def _summarise(table: NDArray[np.float64], threshold: float, tolerance: float, g
 
 
 def _apart(expected: NDArray[np.float64], given: NDArray[np.float64], threshold: float) -> Difference:
-    """Of scores: relative to the score that is expected or to the threshold, whichever is larger."""
+    """Compare scores: relative to the expected score or to the threshold, whichever is larger."""
     apart = np.abs(given - expected)
     return _difference(apart, apart / np.maximum(np.abs(expected), abs(threshold)))
 

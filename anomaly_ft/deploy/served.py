@@ -21,14 +21,15 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
     """Rows of images to rows of `score` (higher = more anomalous), `decision` and, if asked for, `map`."""
 
     def load_context(self, context: Any) -> None:
-        """`context.artifacts` has the files of a run's detector, `context.model_config` how it computes."""
+        """Load the detector: `context.artifacts` has its files, `context.model_config` how it computes."""
         folder = Path(context.artifacts["detector.json"]).parent
         self.run = load_run(folder, **(context.model_config or {}))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """`map` is `(size, size)` nested lists in score units, `size` being what the encoder sees.
+        """Score images; `map` is `(size, size)` nested lists in score units, `size` being the encoder's image
+        size.
 
         Raises:
             DataError: an image that cannot be read.

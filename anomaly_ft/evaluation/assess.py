@@ -30,12 +30,13 @@ class Assessment:
         return self.outputs.score
 
     def numbers(self) -> dict[str, float | None]:
-        """Image numbers, the shares that the threshold rejects, pixel numbers; flat, None where missing."""
+        """Merge image numbers, the shares that the threshold rejects, and pixel numbers; flat, None where
+        missing."""
         image = measure(self.records, self.outputs.scores, self.outputs.decides, self.point)
         return image | self.localisation.numbers
 
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` holds of a test: plain values under the keys `test`, `test_…`."""
+        """Give what `summary.json` holds of a test: plain values under the keys `test`, `test_…`."""
         found = asdict(self.localisation)
         left_out = ("regions", "with_mask", "empty_masks", "without_mask", "unreadable_masks")
         return {

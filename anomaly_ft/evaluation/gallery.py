@@ -46,7 +46,7 @@ class Gallery:
         self._scale = self._scale or scale_of(self._seen.localises, self.normal)
 
     def pictures(self) -> Iterator[tuple[str, Pixels]]:
-        """Each image beside its map, under `maps/NAME`; nothing when there was no look since."""
+        """Draw each image beside its map, under `maps/NAME`; nothing when there was no look since."""
         seen, self._seen = self._seen, None
         if seen is None or self._scale is None:
             return
@@ -58,7 +58,8 @@ class Gallery:
 
 
 def choose(records: Sequence[Record], count: int) -> list[int]:
-    """Positions of `count` images: a third normal, the others of each kind in turn, in the order of names."""
+    """Choose positions of `count` images: a third normal, the others of each kind in turn, in the order of
+    names."""
     by_kind: dict[str, list[int]] = {}
     for i in sorted(range(len(records)), key=lambda i: records[i].name):
         by_kind.setdefault(records[i].kind, []).append(i)
@@ -96,7 +97,7 @@ def gallery_of(
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """Kind and file name, fit for a key; a name that comes again gets a number."""
+    """Join kind and file name, fit for a key; a name that comes again gets a number."""
     names: list[str] = []
     for record in records:
         stem = record.name.rpartition("/")[2].rpartition(".")[0]

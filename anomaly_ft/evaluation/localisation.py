@@ -91,7 +91,8 @@ def localise(records: Sequence[Record], maps: Mapping[str, Map], decoder: Decode
 
 
 def attention_share(contribution: Map, mask: Mask) -> tuple[float, float]:
-    """The share of what raises the score that lies inside the mask, and the mask's share of the image.
+    """Measure the share of what raises the score that lies inside the mask, and the mask's share of the
+    image.
 
     Negative contributions, places that look more normal than the average, are taken as none.
     """
@@ -102,14 +103,14 @@ def attention_share(contribution: Map, mask: Mask) -> tuple[float, float]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an upright image, read from its header."""
+    """Read height and width of an upright image from its header."""
     with Image.open(path) as image:
         width, height = upright_size(image)
     return height, width
 
 
 def _mask_of(record: Record) -> Mask | str | None:
-    """The mask, None for a normal image without one, or the reason why it cannot be used."""
+    """Read the mask; None for a normal image without one, or the reason why it cannot be used."""
     if record.mask is None:
         return "without" if record.anomalous else None
     try:

@@ -13,7 +13,7 @@ from anomaly_ft.model.maps import Map, upsample
 
 
 def colour_scale(run: LoadedRun) -> ColourScale:
-    """One scale for all maps of a run, see `Detector.colour_top`."""
+    """Make one scale for all maps of a run, see `Detector.colour_top`."""
     top = run.detector.colour_top()
     return ColourScale(top / 8, top)
 

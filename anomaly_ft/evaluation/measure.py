@@ -26,8 +26,8 @@ from anomaly_ft.model.threshold import WorkingPoint
 def measure(
     records: Sequence[Record], scores: Mapping[str, Floats], chosen: str, point: WorkingPoint | None = None
 ) -> dict[str, float | None]:
-    """Numbers of the chosen score, the AUROC of every score, and with a working point the shares of
-    normal and anomalous images it rejects. None where a kind of image is missing."""
+    """Measure the chosen score, the AUROC of every score, and with a working point the shares of normal and
+    anomalous images it rejects. None where a kind of image is missing."""
     anomalous = _labels(records)
     both = bool(anomalous.any() and not anomalous.all())
     numbers: dict[str, float | None] = {
@@ -47,7 +47,7 @@ def measure(
 
 
 def intervals(records: Sequence[Record], scores: Floats) -> dict[str, Interval]:
-    """95 % bootstrap interval of each image number, by name; none where a kind of image is missing."""
+    """Bootstrap the 95 % interval of each image number, by name; none where a kind of image is missing."""
     anomalous = _labels(records)
     if anomalous.all() or not anomalous.any():
         return {}
@@ -55,8 +55,8 @@ def intervals(records: Sequence[Record], scores: Floats) -> dict[str, Interval]:
 
 
 def gain_intervals(records: Sequence[Record], before: Floats, after: Floats) -> dict[str, Interval]:
-    """95 % interval of each number's change on the same images: resampled in pairs, hence far narrower
-    than the two intervals apart."""
+    """Bootstrap the 95 % interval of each number's change on the same images: resampled in pairs, hence far
+    narrower than the two intervals apart."""
     anomalous = _labels(records)
     if anomalous.all() or not anomalous.any():
         return {}
@@ -67,8 +67,8 @@ def gain_intervals(records: Sequence[Record], before: Floats, after: Floats) -> 
 def measure_kinds(
     records: Sequence[Record], scores: Mapping[str, Floats], chosen: str, point: WorkingPoint
 ) -> list[dict[str, Any]]:
-    """A row for each kind of image, `good` first: how many, how many the threshold rejects with its 95 %
-    Wilson interval, and for a defect type its numbers against the normal images, with intervals."""
+    """Measure each kind of image, a row each, `good` first: how many, how many the threshold rejects with its
+    95 % Wilson interval, and for a defect type its numbers against the normal images, with intervals."""
     kinds = np.array([record.kind for record in records])
     rows = []
     for kind, count in counts(records).items():
@@ -112,7 +112,7 @@ def describe_point(point: WorkingPoint, records: Sequence[Record], scores: Float
 def prediction_table(
     records: Sequence[Record], scores: Mapping[str, Floats], chosen: str, point: WorkingPoint
 ) -> pd.DataFrame:
-    """One row for each image: path, label, kind, score, decision, and every score by name."""
+    """Tabulate the images, a row each: path, label, kind, score, decision, and every score by name."""
     return pd.DataFrame(
         {
             "path": [record.name for record in records],

@@ -126,7 +126,7 @@ STAGES = ("frozen", "test", "gain")
 
 
 def on_test(name: str) -> Metric:
-    """The table's entry of a metric on test images, such as `image_auroc` or `<score>_image_auroc`.
+    """Look up a metric on test images, such as `image_auroc` or `<score>_image_auroc`.
 
     Raises:
         KeyError: a name that the table does not have.
@@ -142,7 +142,7 @@ def on_test(name: str) -> Metric:
 
 
 def metric(name: str) -> Metric:
-    """The table's entry of a metric under its full name, such as `gain/image_auroc`.
+    """Look up a metric under its full name, such as `gain/image_auroc`.
 
     Raises:
         KeyError: a name that the table does not have.

@@ -29,13 +29,13 @@ class ColourScale:
     high: float
 
     def position(self, values: Map) -> Map:
-        """Scores to [0, 1], clipped."""
+        """Map scores to [0, 1], clipped."""
         span = max(self.high - self.low, float(np.finfo(np.float32).tiny))
         return np.asarray(np.clip((values - self.low) / span, 0, 1), dtype=np.float32)
 
 
 def scale_of(maps: Map, normal: NDArray[np.bool_]) -> ColourScale:
-    """A scale for maps `(n, h, w)`: from the middle of what normal images show to beyond their maximum.
+    """Make a scale for maps `(n, h, w)`: from the median of normal images to beyond their maximum.
 
     Colours begin at the median over the normal maps, so that usual places stay clear, and end where the
     brightest tenth of all images ends, at least at the highest value of a normal image.
@@ -46,7 +46,7 @@ def scale_of(maps: Map, normal: NDArray[np.bool_]) -> ColourScale:
 
 
 def overlay(image: Pixels, values: Map, scale: ColourScale) -> Pixels:
-    """The map `(h, w)` in colour over the image `(h, w, 3)`, the clearer the lower its value."""
+    """Blend the map `(h, w)` in colour over the image `(h, w, 3)`, the clearer the lower its value."""
     position = scale.position(values)
     colours = mpl.colormaps[COLOURS](FIRST_COLOUR + (1 - FIRST_COLOUR) * position)[..., :3] * 255
     opacity = OPACITY * np.minimum(2 * position, 1)[..., None]
@@ -54,7 +54,7 @@ def overlay(image: Pixels, values: Map, scale: ColourScale) -> Pixels:
 
 
 def outlined(image: Pixels, inside: NDArray[np.bool_], colour: Sequence[int]) -> Pixels:
-    """The image with the border of an area `(h, w)` drawn in; an area that is all or nothing has none."""
+    """Outline an area `(h, w)` in the image; an area that is all or nothing has no outline."""
     width = max(1, round(max(inside.shape) / 160))
     border = inside & ~ndimage.binary_erosion(inside, iterations=width, border_value=1)
     drawn = image.copy()
@@ -63,7 +63,7 @@ def outlined(image: Pixels, inside: NDArray[np.bool_], colour: Sequence[int]) ->
 
 
 def shrunk(image: Pixels, longest: int) -> Pixels:
-    """The image with its longer side at most `longest` pixels."""
+    """Shrink the image to at most `longest` pixels on its longer side."""
     height, width = image.shape[:2]
     factor = min(1.0, longest / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -71,13 +71,13 @@ def shrunk(image: Pixels, longest: int) -> Pixels:
 
 
 def picture_uri(image: Pixels) -> str:
-    """The image as a JPEG in a `data:` address."""
+    """Encode the image as a JPEG in a `data:` address."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def scale_picture(width: int = 256, height: int = 12) -> Pixels:
-    """The colours from the scale's low end to its high end, `(height, width, 3)`."""
+    """Draw the colours from the scale's low end to its high end, `(height, width, 3)`."""
     strip = mpl.colormaps[COLOURS](np.linspace(FIRST_COLOUR, 1, width))[None, :, :3] * 255
     return np.repeat(np.rint(strip).astype(np.uint8), height, axis=0)

@@ -42,7 +42,8 @@ class StopDecision(Protocol):
 
 
 def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) -> Figure:
-    """Vicinal AUROC over epochs: the watched mean, each augmentation, the best epoch and why it ended."""
+    """Plot vicinal AUROC over epochs: the validated mean, each augmentation, the best epoch and why it
+    ended."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes: Axes = figure.subplots()
     epochs = range(len(validations))
@@ -66,7 +67,7 @@ def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) 
 
 
 def score_figure(scores: Mapping[str, Floats], threshold: float, normal: Sequence[str] = ()) -> Figure:
-    """A row of bars for each kind of image, all on one axis of scores, with the decision threshold.
+    """Plot a row of bars for each kind of image, all on one axis of scores, with the decision threshold.
 
     Args:
         scores: of each kind, `(n,)`, higher = more anomalous.
@@ -94,7 +95,7 @@ def score_figure(scores: Mapping[str, Floats], threshold: float, normal: Sequenc
 
 
 def roc_pr_figure(curves: Mapping[str, Curve], point: tuple[float, float, float] | None = None) -> Figure:
-    """ROC and precision against recall of each detector by name.
+    """Plot ROC and precision against recall of each detector by name.
 
     Args:
         curves: by name; the first is drawn grey if there are several, the last in colour.
@@ -123,7 +124,7 @@ def roc_pr_figure(curves: Mapping[str, Curve], point: tuple[float, float, float]
 
 
 def figure_uri(figure: Figure) -> str:
-    """The figure as a PNG in a `data:` address, for a page that needs no other file."""
+    """Encode the figure as a PNG in a `data:` address, for a page that needs no other file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

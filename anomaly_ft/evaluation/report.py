@@ -103,7 +103,7 @@ def _labels(numbers: Mapping[str, float | None]) -> dict[str, str]:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Fixed digits; a dash for what was not measured."""
+    """Format with fixed digits; a dash for what was not measured."""
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
@@ -113,7 +113,7 @@ def percent(value: float | None) -> str:
 
 
 def interval(ends: Sequence[float] | None, sign: str = "") -> str:
-    """Both ends of an interval, or nothing."""
+    """Format both ends of an interval, or nothing."""
     return f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}" if ends else ""
 
 
@@ -142,7 +142,8 @@ def _figures(data: ReportData) -> dict[str, str]:
 
 
 def score_kinds(held_out: Floats, found: Assessment | None) -> dict[str, Floats]:
-    """Scores by kind of image for the histograms: held-out normals, then `good`, then the defect types."""
+    """Group scores by kind of image for the histograms: held-out normals, then `good`, then the defect
+    types."""
     kinds: dict[str, Floats] = {HELD_OUT: held_out} if len(held_out) else {}
     if found:
         names = np.array([record.kind for record in found.records])
@@ -152,7 +153,7 @@ def score_kinds(held_out: Floats, found: Assessment | None) -> dict[str, Floats]
 
 
 def _galleries(found: Assessment) -> dict[str, Any]:
-    """Which images to look at, drawn: the extremes, where mistakes and successes show."""
+    """Choose and draw the images to look at: the extremes, where mistakes and successes show."""
     labels = np.array([record.anomalous for record in found.records])
     missed = np.flatnonzero(labels & (found.scores <= found.point.threshold))
     by_score = np.argsort(found.scores)
@@ -177,7 +178,7 @@ def _galleries(found: Assessment) -> dict[str, Any]:
 
 
 def _examples(audit: Mapping[str, Any] | None, found: Assessment | None) -> list[dict[str, str]]:
-    """The pictures of a shortcut audit; they lie below the root of the labelled images."""
+    """Draw the images of a shortcut audit; they lie below the root of the labelled images."""
     shown: list[dict[str, str]] = []
     if not audit or not found:
         return shown

@@ -20,7 +20,7 @@ from anomaly_ft.model.threshold import WorkingPoint
 
 
 def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:
-    """The lowest threshold whose promise is `false_positive_rate`, from held-out normal scores `(n,)`.
+    """Find the lowest threshold that guarantees `false_positive_rate`, from held-out normal scores `(n,)`.
 
     Where n is too small for that, the highest score is the threshold and 1 / (n + 1) the promise.
 
@@ -94,7 +94,7 @@ class ChiSquarePoint:
 
 
 def observed(threshold: float, scores: ArrayLike) -> Observed | None:
-    """What a threshold does to normal images with these scores `(n,)`; None where there are none."""
+    """Measure what a threshold does to normal images with these scores `(n,)`; None where there are none."""
     values = np.asarray(scores, dtype=np.float64)
     if not len(values):
         return None
@@ -112,7 +112,7 @@ def chi_square(
     weights: ArrayLike | None = None,
     total: str = "mean",
 ) -> list[ChiSquarePoint]:
-    """Thresholds on each level's distance (not squared), and last one on their weighted mean.
+    """Compute thresholds on each level's distance (not squared), and last one on their weighted mean.
 
     Squared Mahalanobis distances of a Gaussian follow a chi-square distribution (Rippel et al., IEEE TIM
     70, 2021). A mean of distances has no such law; the same mean of the thresholds is its

@@ -84,7 +84,7 @@ class Checkpoints:
             ) from cause
 
     def read(self) -> dict[str, Any] | None:
-        """The newest state that can be read; None where none was kept.
+        """Read the newest state that can be read; None where none was kept.
 
         Raises:
             RunError: there are states and none of them can be read.
@@ -117,8 +117,8 @@ class Checkpoints:
 
 
 def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A tree of dictionaries, lists, tuples, tensors, arrays, numbers and texts as JSON; its tensors are added
-    to `tensors`, contiguous and on the CPU, under their digests."""
+    """Encode a tree of dictionaries, lists, tuples, tensors, arrays, numbers and texts as JSON; its tensors
+    are added to `tensors`, contiguous and on the CPU, under their digests."""
     if isinstance(value, Tensor | np.ndarray):
         tensor = torch.as_tensor(value).detach().cpu().contiguous()
         tensors[key := digest(tensor)] = tensor
@@ -137,7 +137,7 @@ def encode(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `encode` was given."""
+    """Decode what `encode` returned."""
     if isinstance(value, list):
         return [decode(item, tensors) for item in value]
     if not isinstance(value, dict):
@@ -154,7 +154,7 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def digest(tensor: Tensor) -> str:
-    """Names a contiguous CPU tensor by type, shape and content."""
+    """Hash a contiguous CPU tensor's type, shape and content to a name."""
     key = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
     if tensor.numel():
         key.update(tensor.flatten().view(torch.uint8).numpy().data)

@@ -7,8 +7,8 @@ from anomaly_ft.metrics import Floats
 
 
 def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
-    """Linear centred kernel alignment of two feature sets of the same images, `(n, d)` and `(n, e)`; 1 =
-    the same up to rotation and scale, 0 = unrelated (Kornblith et al., ICML 2019). NaN where either does
+    """Measure linear centred kernel alignment of two feature sets of the same images, `(n, d)` and `(n, e)`;
+    1 = the same up to rotation and scale, 0 = unrelated (Kornblith et al., ICML 2019). NaN where either does
     not vary."""
     first, second = (_gram(x) for x in (a, b))
     scale = np.linalg.norm(first) * np.linalg.norm(second)
@@ -16,8 +16,8 @@ def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def effective_rank(features: ArrayLike) -> float:
-    """Exponential of the entropy of the singular values of centred features `(n, d)`, from 1, all on a
-    line, to min(n - 1, d); falls when features collapse (Roy and Vetterli, EUSIPCO 2007). NaN where
+    """Measure the exponential of the entropy of the singular values of centred features `(n, d)`, from 1, all
+    on a line, to min(n - 1, d); falls when features collapse (Roy and Vetterli, EUSIPCO 2007). NaN where
     features do not vary."""
     values = np.linalg.svd(_centred(features), compute_uv=False)
     if not values.any():

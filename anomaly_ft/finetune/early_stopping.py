@@ -39,7 +39,7 @@ class StoppingRule:
 
 
 def paired_standard_error(a: Floats, b: Floats) -> float:
-    """Standard error of the difference of two AUROCs measured on the same images, from their
+    """Estimate the standard error of the difference of two AUROCs measured on the same images, from their
     influences `(n,)`; 0 when the two measurements agree image by image."""
     return float((a - b).std(ddof=1)) / math.sqrt(len(a))
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,14 +24,27 @@ DIVERGENCE = 10.0  # training is to lower a distance; at ten times where it bega
 Keep = Callable[[LoopState, bool], None]
 
 
+@dataclass(frozen=True)
+class Backward:
+    """How gradients are computed.
+
+    Attributes:
+        fabric: does the backward pass in the right precision, and averages over processes.
+        at_a_time: images of a batch whose gradients are computed at once; 0: all. The objective has to be a
+            mean over images.
+    """
+
+    fabric: Fabric
+    at_a_time: int = 0
+
+
 def fine_tune(
     state: LoopState,
-    fabric: Fabric,
+    backward: Backward,
     batches: Callable[[int, int], Iterable[Tensor]],
     validate: Callable[[], Validation],
     rule: StoppingRule,
     keep: Keep = lambda state, ended: None,
-    at_a_time: int = 0,
 ) -> Iterator[EpochRecord]:
     """Train epoch by epoch until the verdict says stop; yields a record after each.
 
@@ -39,13 +52,11 @@ def fine_tune(
 
     Args:
         state: objective, optimiser and scheduler, and how far they are; changes as training goes on.
-        fabric: does the backward pass in the right precision.
+        backward: computes gradients.
         batches: the batches of an epoch, given its number from 1 on and how many of them to leave out.
         validate: measures the objective as it is now.
         rule: when to stop.
         keep: is shown the state after each step, and, with `ended` true, after each epoch.
-        at_a_time: images of a batch whose gradients are computed at once; 0: all. The objective has to be a
-            mean over images.
 
     Raises:
         DivergedError: the pretrained encoder itself gives numbers that are not finite.
@@ -67,7 +78,7 @@ def fine_tune(
         state.objective.load_state_dict(state.best)
     while not verdict.stop:
         epoch = len(state.records)
-        loss = _train_epoch(state, fabric, batches(epoch, state.step), keep, at_a_time)
+        loss = _train_epoch(state, backward, batches(epoch, state.step), keep)
         started = time.perf_counter()
         state.mean.update()
         with state.mean.in_place():
@@ -85,16 +96,14 @@ def fine_tune(
         yield state.records[-1]
 
 
-def _train_epoch(
-    state: LoopState, fabric: Fabric, batches: Iterable[Tensor], keep: Keep, at_a_time: int
-) -> float:
+def _train_epoch(state: LoopState, backward: Backward, batches: Iterable[Tensor], keep: Keep) -> float:
     """Train what is left of an epoch; mean loss over all its images."""
-    started = time.perf_counter()
+    fabric, started = backward.fabric, time.perf_counter()
     for images in batches:
         count = len(images)
         if fabric.world_size > 1:
             count = int(cast(Tensor, fabric.all_reduce(torch.tensor(count), reduce_op="sum")))
-        loss = _backward(state.objective, fabric, images, at_a_time or len(images), count)
+        loss = _backward(state.objective, fabric, images, backward.at_a_time or len(images), count)
         state.optimizer.step()
         state.scheduler.step()
         state.optimizer.zero_grad(set_to_none=True)

@@ -39,7 +39,7 @@ class InducedDistance(nn.Module):
         self.terms = dict(terms or {})
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `(n, 3, h, w)` in 0..255 to a scalar: the mean over images, and over levels by their
+        """Compute the loss of images `(n, 3, h, w)` in 0..255: the mean over images, and over levels by their
         weights (`pooled`), over positions (`dense`), or of both means (`joint`), plus the penalties."""
         with self.detector.encoder.folded():
             maps = self.detector.encoder(images)

@@ -74,7 +74,7 @@ class LoopState:
         return ended
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and texts in dictionaries and lists."""
+        """Give everything as tensors, numbers and texts in dictionaries and lists."""
         return {
             "objective": dict(self.objective.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -92,7 +92,7 @@ class LoopState:
         }
 
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        """Go back to a state that `state_dict` gave; objective and optimiser must be made alike."""
+        """Restore a state that `state_dict` gave; objective and optimiser must be made alike."""
         self.objective.load_state_dict(stored["objective"])
         self.optimizer.load_state_dict(stored["optimizer"])
         self.scheduler.load_state_dict(stored["scheduler"])
@@ -113,7 +113,7 @@ class LoopState:
 
 
 def snapshot(objective: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's tensors as they are now."""
+    """Copy a module's tensors as they are now."""
     return {key: value.detach().clone() for key, value in objective.state_dict().items()}
 
 
@@ -123,7 +123,7 @@ def _record(stored: Mapping[str, Any]) -> EpochRecord:
 
 
 def _random_state() -> dict[str, Any]:
-    """Of every generator that code below may draw from."""
+    """Read the state of every generator that code below may draw from."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

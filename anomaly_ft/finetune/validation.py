@@ -5,7 +5,7 @@ against the wrong ones is measured again. No real anomaly is needed, none is loo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,33 +20,42 @@ HALVINGS = 6  # bisection steps: severity to 1/64
 CLOSE = 0.02  # near enough to the target: the AUROC of 50 against 50 images has a standard error of 0.04
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out normal images, the pretrained encoder's score of them, and how pseudo-anomalies are drawn.
+
+    Attributes:
+        images: n images, some of them varied: what pseudo-anomalies are made of.
+        normal: scores `(k n, parts)` of the n images as they are, and in further blocks of n of varied copies.
+        score: of images, by the pretrained encoder's detector.
+        seed: of the run.
+        keep: see `pseudo_anomalies`.
+    """
+
+    images: Images
+    normal: Floats
+    score: Score
+    seed: int
+    keep: bool = True
+
+
 def calibrate(
-    score: Score,
-    normal: Floats,
-    base: Images,
-    augmentations: Sequence[str],
-    *,
-    target: float,
-    tolerance: float,
-    seed: int,
-    keep: bool = True,
+    normals: HeldOut, augmentations: Sequence[str], *, target: float, tolerance: float
 ) -> dict[str, PseudoSet]:
     """Find for each augmentation the severity at which the pretrained encoder reaches the `target` AUROC.
 
     Bisection: a weaker augmentation when the AUROC is above the target, a stronger one below. An
-    augmentation that does not come within `tolerance` is kept but marked as not informative; when
-    that befalls all of them, the nearest one speaks for want of better. `keep`: see `pseudo_anomalies`.
-    `normal`, `(k n, parts)`: scores of the n held-out images, of the same again varied, and so on; `base`, n
-    images: what pseudo-anomalies are made of.
+    augmentation that does not come within `tolerance` is kept but marked as not informative; if none is
+    within it, the closest is used.
     """
     sets = {}
     for augmentation in augmentations:
-        best = _pseudo_set(score, base, normal, augmentation, 1.0, seed, keep)
+        best = _pseudo_set(normals, augmentation, 1.0)
         low, high = 0.0, 1.0
         for _ in range(HALVINGS if best.baseline_auroc > target else 0):
             if abs(best.baseline_auroc - target) <= CLOSE:
                 break
-            tried = _pseudo_set(score, base, normal, augmentation, (low + high) / 2, seed, keep)
+            tried = _pseudo_set(normals, augmentation, (low + high) / 2)
             low, high = (low, tried.severity) if tried.baseline_auroc > target else (tried.severity, high)
             best = min(best, tried, key=lambda s: abs(s.baseline_auroc - target))
         sets[augmentation] = best
@@ -61,18 +70,9 @@ def calibrate(
     }
 
 
-def fixed(
-    score: Score,
-    normal: Floats,
-    base: Images,
-    augmentations: Sequence[str],
-    *,
-    severity: float,
-    seed: int,
-    keep: bool = True,
-) -> dict[str, PseudoSet]:
-    """All augmentations at one given severity, all with a say in the verdict."""
-    return {name: _pseudo_set(score, base, normal, name, severity, seed, keep) for name in augmentations}
+def fixed(normals: HeldOut, augmentations: Sequence[str], *, severity: float) -> dict[str, PseudoSet]:
+    """Make pseudo-anomalies of every augmentation at one given severity, all of them informative."""
+    return {name: _pseudo_set(normals, name, severity) for name in augmentations}
 
 
 def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Validation:
@@ -95,22 +95,18 @@ def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Val
     return Validation(float(auroc), by_augmentation, np.mean(influences, axis=0), float(normal.mean()))
 
 
-def _pseudo_set(
-    score: Score,
-    base: Images,
-    normal: Floats,
-    augmentation: str,
-    severity: float,
-    seed: int,
-    keep: bool,
-) -> PseudoSet:
-    names = [record.name for record in base.records]
-    pixels = pseudo_anomalies(base.pixels, names, augmentation, severity, seed=seed, keep=keep)
-    return PseudoSet(pixels, severity, float(_placements(normal, score(pixels))[1].mean()))
+def _pseudo_set(normals: HeldOut, augmentation: str, severity: float) -> PseudoSet:
+    """Make pseudo-anomalies and measure their AUROC against the normal images."""
+    images = normals.images
+    names = [record.name for record in images.records]
+    pixels = pseudo_anomalies(
+        images.pixels, names, augmentation, severity, seed=normals.seed, keep=normals.keep
+    )
+    return PseudoSet(pixels, severity, float(_placements(normals.normal, normals.score(pixels))[1].mean()))
 
 
 def _placements(normal: Floats, pseudo: Floats) -> tuple[Floats, Floats]:
-    """`placements` of scores `(n,)`, or their mean over the parts of scores `(n, parts)`."""
+    """Compute `placements` of scores `(n,)`, or their mean over the parts of scores `(n, parts)`."""
     parts = zip(np.atleast_2d(normal.T), np.atleast_2d(pseudo.T), strict=True)
     of_normal, of_pseudo = zip(*(placements(a, b) for a, b in parts), strict=True)
     return np.mean(of_normal, axis=0), np.mean(of_pseudo, axis=0)

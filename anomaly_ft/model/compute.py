@@ -40,7 +40,7 @@ class Compute:
     channels_last: bool = True
 
     def shard(self, pixels: P) -> P:
-        """What this process sees of images that all processes share; everything where there is one.
+        """Select this process's shard of images that all processes share; everything where there is one.
 
         Raises:
             DeviceError: fewer images than processes.
@@ -53,13 +53,13 @@ class Compute:
         return pixels[self.fabric.global_rank :: ranks]
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place."""
         if self.fabric.world_size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
     def all_gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What all processes found for their shares `(k, ...)`, in the order of the whole `(n, ...)`."""
+        """Gather all processes' results for their shards `(k, ...)`, in the order of the whole `(n, ...)`."""
         ranks = self.fabric.world_size
         if ranks == 1:
             return values
@@ -71,7 +71,7 @@ class Compute:
         return whole
 
     def prepare(self, encoder: Encoder) -> Encoder:
-        """The encoder on the device, in the memory format asked for."""
+        """Move the encoder to the device, in the memory format asked for."""
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return encoder.to(self.fabric.device).to(memory_format=memory_format)
 
@@ -80,15 +80,15 @@ class Compute:
     @overload
     def batch(self, pixels: EarlyActivations) -> EarlyActivations: ...
     def batch(self, pixels: NDArray[np.uint8] | EarlyActivations) -> Tensor | EarlyActivations:
-        """uint8 `(n, h, w, 3)` to uint8 `(n, 3, h, w)` on the device; channels last as it lies in memory.
-        What is halfway through the encoder goes there as it is."""
+        """Move uint8 `(n, h, w, 3)` to the device as `(n, 3, h, w)`; channels last as it lies in memory.
+        Early activations go there as they are."""
         if isinstance(pixels, EarlyActivations):
             return pixels.to(self.fabric.device)
         images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.fabric.device).permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
 
     def batches(self, pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
-        """Batches of uint8 images `(n, h, w, 3)` on the device, as `batch` gives them."""
+        """Batch uint8 images `(n, h, w, 3)` on the device, as `batch` gives them."""
         for start in range(0, len(pixels), self.batch_size):
             yield self.batch(pixels[start : start + self.batch_size])
 
@@ -120,7 +120,7 @@ def make_compute(
 
 
 def _launch(device: str, precision: Literal["32-true", "bf16-mixed", "16-mixed"]) -> Fabric:
-    """Fabric for this process alone, or, under torchrun, for all of them."""
+    """Launch Fabric for this process alone, or, under torchrun, for all of them."""
     ranks, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if "TORCHELASTIC_RUN_ID" not in os.environ or ranks == 1:
         return Fabric(accelerator=device, devices=1, precision=precision)
@@ -159,7 +159,7 @@ def explain_memory() -> Iterator[None]:
 
 
 def resolve_precision(device: str, precision: str) -> str:
-    """What `auto` stands for on this machine."""
+    """Resolve `auto` to the precision of this machine."""
     if precision != "auto":
         return precision
     if device in ("auto", "cuda") and torch.cuda.is_available():

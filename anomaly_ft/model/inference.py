@@ -39,8 +39,8 @@ def predict(detector: Detector, pixels: Pixels, compute: Compute) -> Predictions
 
 
 def predict_batch(detector: Detector, images: Tensor, compute: Compute, *, explain: bool) -> Predictions:
-    """`predict` for one batch `(n, 3, h, w)` in 0..255; without `explain` distances and the map that explains
-    are left out, and it takes no longer than the scores alone.
+    """Predict one batch `(n, 3, h, w)` in 0..255; without `explain` distances and the map that explains are
+    left out, and it takes no longer than the scores alone.
 
     Raises:
         DivergedError: a score that is not finite.
@@ -58,8 +58,8 @@ def predict_batch(detector: Detector, images: Tensor, compute: Compute, *, expla
 def score_images(
     detector: Detector, pixels: NDArray[np.uint8], compute: Compute
 ) -> dict[str, NDArray[np.float64]]:
-    """The three scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous; where there are
-    several processes each computes a share, and all return the whole.
+    """Compute all scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous; where there
+    are several processes each computes a shard, and all return the whole.
 
     Raises:
         DivergedError: a score that is not finite.
@@ -70,7 +70,8 @@ def score_images(
 def scores_and_features(
     detector: Detector, pixels: NDArray[np.uint8], compute: Compute, keep: int
 ) -> tuple[dict[str, NDArray[np.float64]], list[NDArray[np.float32]]]:
-    """`score_images`, and `pooled_features` of the first `keep` images, each seen once by the encoder.
+    """Compute `score_images`, and `pooled_features` of the first `keep` images, each seen once by the
+    encoder.
 
     Raises:
         DivergedError: a score that is not finite.
@@ -107,13 +108,13 @@ class FirstFeatures:
             self.parts.append([level[:count] for level in levels])
 
     def rows(self) -> list[NDArray[np.float32]]:
-        """`(n, d)` for each level, of all processes; nothing where no image was asked for."""
+        """Gather `(n, d)` for each level, of all processes; nothing where no image was asked for."""
         own = [torch.cat(level).cpu().double().numpy() for level in zip(*self.parts, strict=True)]
         return [self.compute.all_gather(level).astype(np.float32) for level in own]
 
 
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:
-    """Averages of the feature maps of uint8 images `(n, h, w, 3)`: `(n, d)` for each level."""
+    """Average the feature maps of uint8 images `(n, h, w, 3)`: `(n, d)` for each level."""
     parts = []
     with encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
         for images in compute.batches(pixels):
@@ -124,7 +125,7 @@ def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Comput
 def level_distances(
     detector: GaussianDetector, features: Sequence[NDArray[np.float32]], compute: Compute
 ) -> NDArray[np.float64]:
-    """Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
+    """Compute the Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
     tensors = [torch.from_numpy(level).to(compute.fabric.device) for level in features]
     with torch.inference_mode():
         return detector.level_distances(tensors).cpu().double().numpy()

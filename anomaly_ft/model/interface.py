@@ -31,22 +31,23 @@ class Detector(Protocol):
         """Name of the score that is compared with the threshold."""
 
     def __call__(self, images: Tensor) -> Detection:
-        """RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, h, w)`."""
+        """Map RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, h, w)`."""
 
     def detect(self, levels: Sequence[Tensor], size: Sequence[int]) -> Detection:
-        """The same from the encoder's levels, of images of `size` (height, width)."""
+        """Compute the same from the encoder's levels, of images of `size` (height, width)."""
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """All scores `(n,)` by name, from the encoder's levels."""
+        """Compute all scores `(n,)` by name, from the encoder's levels."""
 
     def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
-        """Scores and maps from the encoder's levels; with `explain` also what explains the score."""
+        """Compute scores and maps from the encoder's levels; with `explain` also what explains the score."""
 
     def map_threshold(self) -> float | None:
-        """The value that no place of an unsuspicious map exceeds; None where the map has no such limit."""
+        """Give the value that no place of an unsuspicious map exceeds; None where the map has no such
+        limit."""
 
     def colour_top(self) -> float:
-        """The value of the map that is drawn in the brightest colour."""
+        """Give the value of the map that is drawn in the brightest colour."""
 
     @property
     def level_weights(self) -> Tensor:
@@ -60,10 +61,10 @@ class Detector(Protocol):
         """Write encoder, tensors and description below `folder`; `about` is kept beside them for a reader."""
 
     def with_thresholds(self, thresholds: Thresholds) -> "Detector":
-        """A view of the same encoder and values that decides by other thresholds."""
+        """Give a view of the same encoder and values that decides by other thresholds."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors by name."""
+        """Give the tensors by name."""
 
     def to(self, device: torch.device) -> "Detector":
-        """The detector with its tensors on a device."""
+        """Move the detector's tensors to a device."""

@@ -23,7 +23,7 @@ Map = NDArray[np.float32]
 
 
 def on_grid(maps: Sequence[Tensor], grid: int, kept: Tensor | None = None) -> Tensor:
-    """Feature maps resized to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`, or of all
+    """Resize feature maps to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`, or of all
     channels those `kept (d,)`."""
     joined = torch.cat([resize_to_grid(m.float(), grid) for m in maps], 1).flatten(2)
     if kept is not None and len(kept) < joined.shape[1]:
@@ -32,21 +32,21 @@ def on_grid(maps: Sequence[Tensor], grid: int, kept: Tensor | None = None) -> Te
 
 
 def resize_to_grid(level: Tensor, grid: int) -> Tensor:
-    """A map `(n, d, h, w)` at `grid` x `grid`: averaged down, bilinear up."""
+    """Resize a map `(n, d, h, w)` to `grid` x `grid`: averaged down, bilinear up."""
     if level.shape[-1] >= grid:
         return F.adaptive_avg_pool2d(level, grid)
     return F.interpolate(level, size=(grid, grid), mode="bilinear", align_corners=False)
 
 
 def keep_mean(level: Tensor, grid: int) -> Tensor:
-    """Maps `(n, h, w)` on the grid, with the mean they had, which resizing alone may change a little."""
+    """Restore the mean of maps `(n, h, w)` on the grid, which resizing alone may change a little."""
     resized = resize_to_grid(level[:, None], grid)
     return resized[:, 0] + (level.mean((1, 2)) - resized.mean((1, 2, 3)))[:, None, None]
 
 
 def split_distance(level: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """What each position of a feature map `(n, d, h, w)` contributes to the squared Mahalanobis distance of
-    the map's average: `(n, h, w)`, float32.
+    """Split the squared Mahalanobis distance of a feature map's average over the positions of the map `(n, d,
+    h, w)`: `(n, h, w)`, float32.
 
     The mean over positions is that squared distance; single values may be negative.
     """
@@ -58,7 +58,7 @@ def split_distance(level: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Maps `(n, h, w)` blurred by a Gaussian of `sigma` positions, mirrored at the border."""
+    """Blur maps `(n, h, w)` by a Gaussian of `sigma` positions, mirrored at the border."""
     if sigma == 0:
         return maps
     side = 2 * math.ceil(3 * sigma) + 1
@@ -67,13 +67,13 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps `(n, h, w)` at another `(height, width)`: bilinear, in the same units."""
+    """Resize maps `(n, h, w)` to another `(height, width)`: bilinear, in the same units."""
     with torch.autocast(maps.device.type, enabled=False):
         return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def upsample(small: Map, height: int, width: int, decoder: Decoder) -> Map:
-    """A map `(grid, grid)` at an image's original size `(height, width)`: bilinear, in score units.
+    """Resize a map `(grid, grid)` to an image's original size `(height, width)`: bilinear, in score units.
 
     What the decoder cut off was never looked at, and has the lowest value of the map.
     """

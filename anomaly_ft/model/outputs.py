@@ -54,7 +54,7 @@ class Outputs(Generic[A]):
         return next(iter(self.maps.values()))
 
     def convert(self, change: Callable[[A], B]) -> "Outputs[B]":
-        """The same outputs with every array changed."""
+        """Give the same outputs with every array changed."""
         return Outputs(
             {name: change(value) for name, value in self.scores.items()},
             {name: change(value) for name, value in self.maps.items()},

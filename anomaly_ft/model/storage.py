@@ -36,7 +36,7 @@ def write_detector(folder: Path, tensors: Mapping[str, Tensor], description: Map
 
 
 def read_detector(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and tensors of a run folder, as they stand there.
+    """Read description and tensors of a run folder, as they stand there.
 
     Raises:
         RunError: files that are missing, damaged, or of a format this version does not know.
@@ -52,7 +52,7 @@ def read_detector(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What `detector.json` of a run folder says. Raises as `read_detector` does."""
+    """Read `detector.json` of a run folder. Raises as `read_detector` does."""
     try:
         description = json.loads(_present(folder / "detector.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as cause:

@@ -19,7 +19,7 @@ class WorkingPoint:
     varied_fpr: float | None = None
 
     def likely_at_most(self, confidence: float = 0.95) -> float:
-        """The rate that this one threshold, set on these images, stays below with the given confidence.
+        """Bound the rate of this one threshold, set on these images, with the given confidence.
 
         The promise is an average over calibration sets; for continuous scores the rate of one of them
         follows a beta distribution (Vovk, ACML 2012).

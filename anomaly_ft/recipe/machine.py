@@ -58,5 +58,5 @@ class Runtime(Section):
     """Minutes between checkpoints within an epoch; there is one after each epoch anyway. 0: after each step."""
 
     def computing(self) -> dict[str, Any]:
-        """The settings that decide how a batch is computed."""
+        """Give the settings that decide how a batch is computed."""
         return self.model_dump(include={"device", "precision", "batch_size", "channels_last"})

@@ -142,7 +142,7 @@ def _plain(tree: Any, source: str) -> Any:
 
 
 def _tuples(value: Any, source: str) -> Any:
-    """YAML knows lists only, the frozen recipe holds tuples; its keys are texts."""
+    """Turn YAML's lists into the tuples that the frozen recipe holds, and its keys into texts."""
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -194,8 +194,8 @@ def _arrange(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _guess(key: str) -> str:
-    """The key that an unknown one may be meant to be: the same in its right place, a similar one beside it,
-    one of the same name elsewhere, or whatever is similar."""
+    """Guess the key that an unknown one may be meant to be: the same in its right place, a similar one beside
+    it, one of the same name elsewhere, or whatever is similar."""
     keys = list(places(Recipe))
     bare = {known.removeprefix(f"{EXPERT}."): known for known in keys}
     wanted, (section, _, name) = key.removeprefix(f"{EXPERT}."), key.rpartition(".")
@@ -221,7 +221,7 @@ def _no_character(cause: UnicodeEncodeError) -> dict[str, str]:
 
 
 def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """Each mistaken key, and a line for it: `section.key: expected this or that, got value`."""
+    """List each mistaken key, and a line for it: `section.key: expected this or that, got value`."""
     by_key: dict[str, list[Any]] = {}
     known: dict[str, Iterable[str]] = {}
     for mistake in error.errors():
@@ -246,7 +246,7 @@ def _short(text: str, length: int = 80) -> str:
 
 
 def _locate(location: Sequence[str | int], model: type[BaseModel]) -> tuple[str, Iterable[str]]:
-    """The dotted key of a mistake and the keys known beside it. What follows a setting's own key
+    """Locate the dotted key of a mistake and the keys known beside it. What follows a setting's own key
     (branches of a union, positions in a list) says nothing to a reader and is dropped."""
     keys, inner = [str(part) for part in location[:2]], sections(model)
     if not keys:

@@ -242,7 +242,7 @@ class Recipe(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The whole recipe, defaults filled in; `read_recipe` of it gives an equal object."""
+        """Write the whole recipe as YAML, defaults filled in; `read_recipe` of it gives an equal object."""
         tree: dict[str, Any] = {EXPERT: {}}
         for key, value in self.flat().items():
             *path, name = key.split(".")
@@ -254,7 +254,7 @@ class Recipe(Section):
         return OmegaConf.to_yaml(OmegaConf.create(tree))
 
     def flat(self) -> dict[str, Any]:
-        """Every setting under its dotted key, such as `optimizer.lr` and `expert.optimizer.name`."""
+        """List every setting under its dotted key, such as `optimizer.lr` and `expert.optimizer.name`."""
         settings = self.model_dump(mode="json")
         return {
             key: settings[section][name] if section else settings[name]

@@ -94,7 +94,7 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def _expand(sweep: SweepSettings) -> Iterator[tuple[str, str, int, list[str]]]:
-    """Category, setting, seed and overrides of each run."""
+    """Expand the sweep to category, setting, seed and overrides of each run."""
     settings: Mapping[str, Mapping[str, Any]] = sweep.settings or {"": {}}
     for category, root in (sweep.categories or {"": ""}).items():
         for setting, changes in settings.items():

@@ -16,7 +16,7 @@ from anomaly_ft.data.records import Record
 
 
 def with_audit(report: Report) -> Report:
-    """The report with the shortcut audit of the images that could be read; without test images as it is."""
+    """Add the shortcut audit of the images that could be read to a report; without test images it stays."""
     if "test" not in report.counts:
         return report
     return replace(report, audit=audit_shortcuts(report.readable, report.appearances))
@@ -25,7 +25,7 @@ def with_audit(report: Report) -> Report:
 def audit_dataset(
     data: Dataset, resize: Resize, *, threads: int = 1, progress: Progress | None = None
 ) -> ShortcutAudit | None:
-    """The shortcut audit of images that a run has decoded; their files are opened for headers alone.
+    """Audit images that a run has decoded for shortcuts; their files are opened for headers alone.
 
     Pixels are those that the run sees, so that sizes and ranges set in a recipe show. None without test
     images. A file that has gone in the meantime is left out.
@@ -50,7 +50,7 @@ def audit_dataset(
 
 
 def uncovered(pixels: Pixels, size: tuple[int, int], resize: Resize) -> Pixels:
-    """A resized image `(side, side, 3)` without the black bars that letterboxing put around it.
+    """Crop the black bars that letterboxing put around a resized image `(side, side, 3)`.
 
     Args:
         pixels: the image.

@@ -10,13 +10,13 @@ from anomaly_ft.system.files import write_json, write_text
 
 
 def write_start(partial: Path, setup: Setup) -> None:
-    """What a run needs to be known by, before anything takes time."""
+    """Write what identifies a run, before anything takes time."""
     write_text(partial / "split.csv", split_table(setup))
     write_text(partial / "recipe.yaml", setup.recipe.to_yaml())
 
 
 def split_table(setup: Setup) -> str:
-    """Which image serves what, as CSV."""
+    """Tabulate which image is in which split, as CSV."""
     return str(pd.DataFrame(setup.data.manifest()).to_csv(index=False, lineterminator="\n"))
 
 
@@ -28,7 +28,7 @@ def remember_run(partial: Path, run_id: str | None) -> None:
 
 
 def remembered_run(partial: Path) -> str | None:
-    """The MLflow run's id, if there was one."""
+    """Read the MLflow run's id, if there was one."""
     try:
         found = json.loads((partial / "checkpoint" / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -61,7 +61,7 @@ class Comparison:
 
 
 def find_rows(runs: Sequence[str], store: str) -> list[Row]:
-    """A row for each run folder, MLflow run id, or folder of run folders, in the order named.
+    """Find a row for each run folder, MLflow run id, or folder of run folders, in the order named.
 
     An id of a run with children stands for its children.
 
@@ -79,7 +79,7 @@ def find_rows(runs: Sequence[str], store: str) -> list[Row]:
 
 
 def compare(rows: Sequence[Row], *, exact: bool = False) -> Comparison:
-    """The rows as a table: run, settings in which they differ, what came of it.
+    """Tabulate the rows: run, settings in which they differ, what came of it.
 
     Args:
         rows: at least one.
@@ -107,7 +107,7 @@ def compare(rows: Sequence[Row], *, exact: bool = False) -> Comparison:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is a run, else the finished runs in it."""
+    """Return the folder itself if it is a run, else the finished runs in it."""
     if is_finished(folder):
         return [folder]
     found = finished_runs(folder)
@@ -135,7 +135,7 @@ def _from_logged(run: LoggedRun) -> Row:
 
 
 def _keys(rows: Iterable[Row]) -> list[str]:
-    """All settings in the order of the first row, then those that others have."""
+    """Collect all settings in the order of the first row, then those that others have."""
     return [
         key for key in dict.fromkeys(key for row in rows for key in row.settings) if key not in NO_DIFFERENCE
     ]

@@ -63,7 +63,7 @@ class Terminal:
                 progress.update(task, rate=f"{speed:.0f} img/s" if speed else "")
 
     def epoch(self, record: "EpochRecord", score: str) -> None:
-        """One line for each epoch: loss, vicinal AUROC, speed, and what the verdict makes of it."""
+        """Print one line for each epoch: loss, vicinal AUROC, speed, and the stop decision."""
         validation, verdict = record.validation, record.verdict
         parts = [f"epoch {record.epoch:>3}" if record.epoch else "epoch   0 (pretrained)"]
         if record.train_loss is not None:
@@ -79,7 +79,7 @@ class Terminal:
         self.say("  ".join(parts))
 
     def results(self, run: FinishedRun) -> None:
-        """The final table, frozen against fine-tuned on the test split, and what happened."""
+        """Print the final table, frozen against fine-tuned on the test split, and what happened."""
         summary = run.summary
         if summary.frozen_test is None or summary.test is None:
             self.say("No test split was found, so there is no test number.")
@@ -96,7 +96,7 @@ class Terminal:
             self.say(f"worth       {summary.shortcuts.sentence}")
 
     def evaluation(self, summary: EvaluationSummary, folder: Path) -> None:
-        """The table of an evaluation, each number with its 95 % interval."""
+        """Print the table of an evaluation, each number with its 95 % interval."""
         table = Table(title=f"{summary.run}: {summary.data.root}", title_justify="left")
         table.add_column("")
         for heading in ("value", "95 % interval"):
@@ -113,7 +113,7 @@ class Terminal:
         self.say(f"report      {folder}/report.html")
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
-        """Rows of equal keys as a table."""
+        """Print rows of equal keys as a table."""
         table = Table(title=title, title_justify="left")
         for heading in rows[0]:
             table.add_column(heading)
@@ -140,7 +140,7 @@ class Terminal:
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; numbers and bars to the right, headings folded at dots where there is little room."""
+    """Print a table; numbers and bars to the right, headings folded at dots where there is little room."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=1000)

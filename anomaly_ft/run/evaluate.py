@@ -33,7 +33,7 @@ from anomaly_ft.run.setup import data_options
 from anomaly_ft.run.summary import LIBRARIES
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.store import EVALUATION_TAG, refuse_new_database
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 
 def evaluate(
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _tracked_run(folder: Path) -> str:
-    """The id of a finished run in MLflow.
+    """Look up the id of a finished run in MLflow.
 
     Raises:
         RunError: it has none.
@@ -100,14 +100,9 @@ def _tracked_run(folder: Path) -> str:
 
 
 def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Path, measured: str) -> None:
-    """A finished evaluation as a run in MLflow, below the run that was measured."""
-    with make_tracker(
-        enabled=True,
-        uri=recipe.tracking.uri,
-        experiment=recipe.tracking.experiment,
-        name=finished.name,
-        output=folder.resolve().parent,
-    ) as tracker:
+    """Log a finished evaluation as a run in MLflow, below the run that was measured."""
+    run, output = TrackedRun(recipe.tracking.experiment, finished.name), folder.resolve().parent
+    with make_tracker(run, enabled=True, uri=recipe.tracking.uri, output=output) as tracker:
         tracker.tags(
             {
                 "mlflow.parentRunId": measured,
@@ -122,7 +117,7 @@ def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Pat
 
 
 def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:
-    """The layout of the run's own data, and its test images."""
+    """Read the layout of the run's own data, and its test images."""
     data = recipe.data
     reading = read_records(
         data.root,
@@ -135,7 +130,7 @@ def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:
 
 
 def _labelled(root: str) -> tuple[str, list[Record]]:
-    """The layout of other data, and everything in it that was not set aside for training."""
+    """Read the layout of other data, and everything in it that was not set aside for training."""
     reading = read_root(root)
     return reading.layout, [record for record in reading.records if record.split != "train"]
 

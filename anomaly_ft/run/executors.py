@@ -30,7 +30,8 @@ class Outcome:
 
 
 def run_job(job: Job, output: Path, tags: Mapping[str, str]) -> Outcome:
-    """One run, its folder in `output`, its MLflow run under these tags. Raises nothing but interrupts."""
+    """Train one run, its folder in `output`, its MLflow run under these tags. Raises nothing but
+    interrupts."""
     try:
         own = {"sweep.category": job.category, "sweep.setting": job.setting, "seed": str(job.recipe.seed)}
         setup = prepare(job.recipe, Terminal())
@@ -42,7 +43,7 @@ def run_job(job: Job, output: Path, tags: Mapping[str, str]) -> Outcome:
 
 
 def _begun(setup: Setup, output: Path) -> Path | None:
-    """What an interrupted sweep left of this run, where it can be gone on with."""
+    """Find what an interrupted sweep left of this run, where it can be resumed."""
     try:
         partial = unfinished(output, setup.recipe.name)
         refuse_changes(partial, setup)
@@ -52,7 +53,7 @@ def _begun(setup: Setup, output: Path) -> Path | None:
 
 
 def in_process(jobs: Sequence[Job], output: Path, tags: Mapping[str, str]) -> Iterator[Outcome]:
-    """One after another, here."""
+    """Train one run after another in this process."""
     for job in jobs:
         yield run_job(job, output, tags)
 
@@ -65,7 +66,8 @@ def on_ray(
     address: str | None = None,
     resources: Resources,
 ) -> Iterator[Outcome]:
-    """As many at a time as the machines of a Ray cluster have room for; outcomes as they come.
+    """Train as many runs at a time as the machines of a Ray cluster have room for; yields outcomes as they
+    come.
 
     Args:
         jobs: the runs.
@@ -105,7 +107,7 @@ def on_ray(
 
 
 def _refuse_too_much(resources: Resources, present: Mapping[str, float], *, local: bool) -> None:
-    """A cluster may grow; a local machine will not, and runs would wait for ever."""
+    """Refuse resources that a local machine does not have: it will not grow, and runs would wait for ever."""
     for key, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         if local and wanted > present.get(key, 0):
             raise RunError(

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,21 @@ from anomaly_ft.system.files import write_json, write_text
 SHOWN = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_aupro")  # metrics on the card
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What an export is compared with its detector on, and how far they may differ.
+
+    Attributes:
+        images: as `predict` takes them; none: the run's own test images.
+        count: so many of them, spread evenly; 0: all.
+        tolerance: relative difference that is allowed.
+    """
+
+    images: Sequence[str] = ()
+    count: int = 64
+    tolerance: float = 1e-3
+
+
 def export(
     folder: Path,
     form: str,
@@ -29,11 +45,9 @@ def export(
     terminal: Terminal,
     *,
     raw: bool = False,
-    images: Sequence[str] = (),
-    count: int = 64,
-    tolerance: float = 1e-3,
+    comparison: Comparison,
 ) -> Parity:
-    """Write an export of a run folder to `output`; it is there when it agrees with the detector, else not.
+    """Write an export of a run folder to `output`, and leave it there only if it agrees with the detector.
 
     Args:
         folder: what `train` left.
@@ -41,9 +55,7 @@ def export(
         output: a folder that does not exist or is empty.
         terminal: for progress.
         raw: graphs take uint8 (n, h, w, 3) and normalise inside.
-        images: to compare on, as `predict` takes them; none: the run's own test images.
-        count: so many of them, spread evenly; 0: all.
-        tolerance: relative difference that is allowed.
+        comparison: with the detector.
 
     Raises:
         RunError: a folder that is not a finished run, an output that is not empty, a library that is missing.
@@ -54,9 +66,10 @@ def export(
     output = output.resolve()
     if not output.name or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise RunError(f"--output {output}: exists already; name a new folder")
-    recipe, own = open_run(folder)
+    recipe, predicting = open_run(folder)
     run = open_exact(folder)
-    paths = _spread(list(expand(images)) if images else _own_images(recipe), count)
+    named = list(expand(comparison.images)) if comparison.images else _own_images(recipe)
+    paths = _spread(named, comparison.count)
     card, partial = _card(folder, recipe, run), _start(output)
     try:
         terminal.say(f"writing {form}")
@@ -66,8 +79,8 @@ def export(
             computes,
             in_batches(_decoded(run, terminal.track(paths, "comparing", len(paths)))),
             gives_levels=form in GIVES_LEVELS,
-            tolerance=tolerance,
-            predicting=own,
+            tolerance=comparison.tolerance,
+            predicting=predicting,
         )
         _refuse_unless_passed(form, parity)
         write_json(partial / "parity.json", {"format": form, "precision": "fp32", **parity.to_json()})
@@ -92,7 +105,7 @@ def _refuse_unless_passed(form: str, parity: Parity) -> None:
 
 
 def _start(output: Path) -> Path:
-    """A new empty folder beside `output`; what an export that was killed left there is taken away."""
+    """Make an empty folder beside `output`, in place of what a killed export left there."""
     partial = output.with_name(f".{output.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -103,7 +116,7 @@ def _start(output: Path) -> Path:
 
 
 def _own_images(recipe: Recipe) -> list[Path]:
-    """The run's own test images, or where there are none what it was trained on."""
+    """List the run's own test images, or where there are none what it was trained on."""
     data = recipe.data
     try:
         records = read_records(
@@ -116,7 +129,7 @@ def _own_images(recipe: Recipe) -> list[Path]:
 
 
 def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
-    """`count` of the paths at even distances, the first and the last among them; 0: all."""
+    """Choose `count` of the paths at even distances, the first and the last among them; 0: all."""
     if not count or count >= len(paths):
         return paths
     if count == 1:
@@ -137,7 +150,7 @@ def _decoded(run: LoadedRun, paths: Iterator[Path]) -> Iterator[Pixels]:
 
 
 def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
-    """What the export says about where it comes from."""
+    """Collect what the export says about where it comes from."""
     summary = open_summary(folder)
     before, after = summary.frozen_test or {}, summary.test or {}
     pairs = [(on_test(name).label, before.get(name), after.get(name)) for name in SHOWN]

@@ -133,7 +133,7 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
 
 
 def decoder_of(setup: Setup) -> Decoder:
-    """How the run reads its images."""
+    """Make the decoder by which the run reads its images."""
     data = setup.recipe.data
     return Decoder(data.image_size, data.resize, data.range)
 

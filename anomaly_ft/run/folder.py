@@ -17,7 +17,7 @@ from anomaly_ft.system.files import _flush
 
 
 def start_folder(output: Path, name: str) -> Path:
-    """A new empty folder `.NAME-001.partial` in `output`, with the first number not taken yet.
+    """Make an empty folder `.NAME-001.partial` in `output`, with the first number not taken yet.
 
     Raises:
         RunError: `output` cannot be written to.
@@ -39,7 +39,7 @@ def start_folder(output: Path, name: str) -> Path:
 
 
 def finished_name(partial: Path) -> str:
-    """What a folder will be called when it is complete."""
+    """Give the name that a folder will have when it is complete."""
     return partial.name.removeprefix(".").removesuffix(".partial")
 
 
@@ -56,7 +56,7 @@ def finish_folder(partial: Path) -> Path:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """A full or failing disk is the user's to mend: raises a RunError for an OSError inside."""
+    """Raise a RunError for an OSError inside the block: a full or failing disk is the user's to mend."""
     try:
         yield
     except OSError as cause:
@@ -68,7 +68,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Nobody else works in this folder meanwhile; the lock ends with the process, however it ends.
+    """Lock the folder inside the block; the lock ends with the process, however it ends.
 
     Raises:
         RunError: somebody does, or the folder cannot be written to.

@@ -13,7 +13,7 @@ from anomaly_ft.tracking.interface import Tracker
 
 
 def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str) -> None:
-    """Parameters, tags and data, before the first epoch."""
+    """Log parameters, tags and data, before the first epoch."""
     tracker.params(recipe.flat())
     tracker.tags(
         {
@@ -27,7 +27,7 @@ def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str
 
 
 def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:
-    """What the restored best epoch is worth, why training ended, and the run folder as artifacts."""
+    """Log what the restored best epoch is worth, why training ended, and the run folder as artifacts."""
     tracker.metrics(final_metrics(summary))
     tracker.tags(
         {

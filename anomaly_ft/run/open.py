@@ -22,7 +22,7 @@ SHOWN = 3  # mistakes of a summary in one message
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder is a finished run: all files are there, and it is not being written any more."""
+    """Tell whether a folder is a finished run: all files are there, and it is not being written any more."""
     return not _why_unfinished(folder)
 
 
@@ -33,7 +33,7 @@ def refuse_unfinished(folder: Path) -> None:
 
 
 def finished_runs(folder: Path) -> list[Path]:
-    """The finished runs in a folder, by name; none where it cannot be read."""
+    """List the finished runs in a folder, by name; none where it cannot be read."""
     try:
         return [path for path in sorted(folder.iterdir()) if is_finished(path)]
     except OSError:
@@ -107,7 +107,7 @@ def open_exact(folder: Path) -> LoadedRun:
 
 
 def _why_unfinished(folder: Path) -> str:
-    """What keeps a folder from being a finished run; empty where nothing does."""
+    """Say what keeps a folder from being a finished run; empty where nothing does."""
     try:
         if not folder.is_dir():
             return "there is no such folder"
@@ -120,7 +120,7 @@ def _why_unfinished(folder: Path) -> str:
 
 
 def _mistake(error: Any) -> str:
-    """One mistake in a summary: where, and what was expected there."""
+    """Format one mistake in a summary: where, and what was expected there."""
     place = ".".join(map(str, error["loc"]))
     said = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
     return f"{place}: {said}" if place else said

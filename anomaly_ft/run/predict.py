@@ -38,7 +38,8 @@ Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the n
 
 
 def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
-    """Paths of images: files, folders with everything below, patterns, and `-` for the lines of `stdin`.
+    """Expand arguments to paths of images: files, folders with everything below, patterns, and `-` for the
+    lines of `stdin`.
 
     Lazy: lines are read as they are asked for. What cannot be read is passed on, and becomes a row with an
     error: a file that does not exist, an image of a kind that needs an extra.
@@ -133,47 +134,53 @@ def stream(
     return tally
 
 
+@dataclass(frozen=True)
+class Destination:
+    """Where rows go: to `folder/predictions.<form>`, or to stdout; with `maps` each map to `folder/maps`."""
+
+    folder: Path | None
+    form: Format
+    maps: bool = False  # see `write_maps`
+
+
 def predict_to(
-    output: Path | None,
+    destination: Destination,
     run: LoadedRun,
     images: Sequence[str],
     *,
     stdin: Iterable[str],
-    form: Format,
-    maps: bool = False,
     progress: Progress = lambda items, description, total: items,
 ) -> Tally:
-    """Score what `images` names and write rows to `output/predictions.<form>`, or to stdout.
-
-    With `maps` each map goes to `output/maps`, see `write_maps`.
+    """Score what `images` names and write a row for each.
 
     Raises:
         DataError: nothing to score.
-        RunError: `output` cannot be written to.
+        RunError: the folder cannot be written to.
     """
+    form, maps = destination.form, destination.maps
     known = "-" not in images  # else nobody knows how many are to come
     paths: Iterable[Path] = expand(images, stdin)
     if known:
         paths = list(paths)
     predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
-    if output is None:
+    if destination.folder is None:
         return stream(seen, sys.stdout, form, run.detector.score_names)
     scale = colour_scale(run)
-    folder = _make(output / "maps" if maps else output)
+    folder = _make(destination.folder / "maps" if maps else destination.folder)
 
     def draw(prediction: Prediction, number: int) -> str:
         if prediction.map is None:
             return ""
         return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-    return _stream_to(output / f"predictions.{form}", seen, form, draw, run.detector.score_names)
+    return _stream_to(destination.folder / f"predictions.{form}", seen, form, draw, run.detector.score_names)
 
 
 def _stream_to(
     path: Path, predictions: Iterable[Prediction], form: Format, draw: Draw, scores: Iterable[str]
 ) -> Tally:
-    """`stream` into a file; where the disk is full, complete rows are left."""
+    """Stream into a file; where the disk is full, complete rows are left."""
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             return stream(predictions, file, form, scores, draw)
@@ -192,7 +199,7 @@ def _make(folder: Path) -> Path:
 
 
 def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: bool) -> Iterator[Prediction]:
-    """Predictions for one batch of decoded images, or of reasons why there are none, in their order."""
+    """Predict one batch of decoded images, or of reasons why there are none, in their order."""
     scored = iter(_scored(run, [pixels for _, pixels in decoded if not isinstance(pixels, str)], maps))
     for path, pixels in decoded:
         outcome = pixels if isinstance(pixels, str) else next(scored)
@@ -207,7 +214,7 @@ def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: b
 def _scored(
     run: LoadedRun, pixels: Sequence[Pixels], maps: bool
 ) -> list[tuple[dict[str, float], Map | None] | str]:
-    """Scores by name and the map, if asked for, of each image; or why it has none."""
+    """Score each image by name, with its map if asked for; or say why it has none."""
     if not pixels:
         return []
     try:
@@ -232,7 +239,7 @@ def _result(future: "Future[Pixels]") -> Pixels | str:
 
 
 def _some(paths: Iterator[Path], otherwise: str) -> Iterator[Path]:
-    """The paths; an error if there is not even one."""
+    """Pass the paths on; raises an error if there is not even one."""
     first = next(paths, None)
     if first is None:
         raise DataError(otherwise)

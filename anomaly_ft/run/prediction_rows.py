@@ -28,7 +28,7 @@ class Prediction:
     error: str = ""
 
     def row(self, map_name: str = "") -> dict[str, str | float | None]:
-        """The columns that are written; None where there is nothing to say."""
+        """Give the columns that are written; None where there is nothing to say."""
         decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
         by_name = {f"{name}_score": score for name, score in self.scores.items()}
         return {
@@ -47,7 +47,7 @@ def columns(scores: Iterable[str]) -> tuple[str, ...]:
 
 
 def render(row: dict[str, str | float | None], form: Format) -> str:
-    """One complete line, its end included; floats as short as they can be without loss."""
+    """Format one complete line, its end included; floats as short as they can be without loss."""
     if form == "jsonl":
         return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
     buffer = io.StringIO()
@@ -57,7 +57,7 @@ def render(row: dict[str, str | float | None], form: Format) -> str:
 
 
 def header(form: Format, scores: Iterable[str]) -> str:
-    """What stands before the first row."""
+    """Format what stands before the first row."""
     return ",".join(columns(scores)) + "\n" if form == "csv" else ""
 
 

@@ -18,7 +18,7 @@ SHOWN = 10
 
 
 def unfinished(output: Path, name: str) -> Path:
-    """The newest folder in `output` of a run `name` that has not ended.
+    """Find the newest folder in `output` of a run `name` that has not ended.
 
     Raises:
         RunError: there is none.

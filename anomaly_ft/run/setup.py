@@ -73,11 +73,11 @@ class Setup:
         return self.augment(pixels, indices, number)
 
     def detector_settings(self) -> DetectorSettings:
-        """How the recipe wants a detector fitted."""
+        """Translate the recipe's settings of the detector."""
         return detector_settings(self.recipe)
 
     def describe(self) -> list[str]:
-        """What will be trained on what, for people."""
+        """Describe for people what will be trained on what."""
         recipe, split, encoder = self.recipe, self.data.split, self.encoder
         test = counts(self.data.test.records)
         trainable = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
@@ -147,14 +147,14 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
 
 
 def detector_settings(recipe: Recipe) -> DetectorSettings:
-    """How the recipe wants a detector fitted."""
+    """Translate the recipe's settings of the detector."""
     section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights"})
     weights = recipe.gaussian.level_weights
     return DetectorSettings(**section, level_weights=() if isinstance(weights, str) else weights)
 
 
 def data_options(recipe: Recipe) -> Options:
-    """How the recipe wants images read and kept."""
+    """Translate the recipe's settings of how images are read and kept."""
     data, runtime = recipe.data, recipe.runtime
     return Options(
         layout=data.layout,
@@ -173,7 +173,7 @@ def data_options(recipe: Recipe) -> Options:
 
 
 def _resolve(recipe: Recipe) -> Recipe:
-    """Every `auto` that depends on this machine replaced by what it stands for here."""
+    """Replace every `auto` that depends on this machine by what it stands for here."""
     weights = resolve_source(recipe.encoder.name, recipe.encoder.weights)
     precision = resolve_precision(recipe.runtime.device, recipe.runtime.precision)
     return recipe.model_copy(

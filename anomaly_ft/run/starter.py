@@ -28,14 +28,14 @@ MORE = (
 
 
 def with_recipe(report: Report) -> Report:
-    """The report with the split that the recipe will make, and without what the recipe mends."""
+    """Give the report with the split that the recipe will make, and without what the recipe mends."""
     mended = replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
     few = _normals(report) < FEW
     return mended.divided(Shares(FEW_SHARE, FEW_SHARE)) if few else mended
 
 
 def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto") -> str:
-    """The text of a recipe.
+    """Write the text of a recipe.
 
     Args:
         report: of the folder, see `with_recipe`.
@@ -59,7 +59,7 @@ def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto"
 
 
 def valid_name(name: str) -> str:
-    """A name that a recipe takes.
+    """Replace what a run's name must not hold.
 
     >>> valid_name("Line 3: Müller")
     'Line-3-M-ller'
@@ -125,7 +125,7 @@ def _expert(report: Report) -> Iterator[str]:
 
 
 def _range(found: Limits | None) -> Iterator[str]:
-    """Black and white of images with more than 8 bits, from the limits of their values."""
+    """Choose black and white of images with more than 8 bits, from the limits of their values."""
     if found is None:
         return
     low, high = found.low, found.high

@@ -14,7 +14,7 @@ from anomaly_ft.run.summary import LIBRARIES
 def summarise(
     setup: Setup, sets: Mapping[str, PseudoSet], records: Sequence[EpochRecord], run_id: str | None
 ) -> dict[str, Any]:
-    """The part of a `RunSummary` that does not need the test split, as plain values."""
+    """Sum up the part of a `RunSummary` that does not need the test split, as plain values."""
     data, recipe, verdict = setup.data, setup.recipe, records[-1].verdict
     trained = sum(record.train_seconds for record in records)
     seconds = {
@@ -58,7 +58,7 @@ def summarise(
 
 
 def git_commit() -> str:
-    """The commit of the working directory, where there is one."""
+    """Read the commit of the working directory, where there is one."""
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True

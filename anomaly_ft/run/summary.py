@@ -10,7 +10,7 @@ LIBRARIES = ("torch", "timm", "albumentations", "numpy", "scikit-learn", "mlflow
 
 
 def epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
-    """The metrics of one epoch under the names of `metric_names`."""
+    """Give the metrics of one epoch under the names of `metric_names`."""
     loss = record.train_loss if math.isfinite(record.train_loss or 0) else None  # of a diverged epoch
     metrics: dict[str, float | None] = {"train/loss": loss}
     if record.validation:
@@ -25,7 +25,7 @@ def epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
 
 
 def history_line(record: EpochRecord) -> dict[str, Any]:
-    """One line of `history.jsonl`: what the epoch gave. Durations are elsewhere: equal runs, equal lines."""
+    """Give one line of `history.jsonl`. Durations are elsewhere, so that equal runs have equal lines."""
     metrics = epoch_metrics(record)
     metrics.pop("train/images_per_second", None)
     if record.train_loss is not None and not math.isfinite(record.train_loss):

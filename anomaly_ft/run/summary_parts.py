@@ -17,7 +17,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     def plain(self) -> dict[str, Any]:
-        """Plain values as they stand in the file."""
+        """Give plain values as they stand in the file."""
         return self.model_dump(mode="json")
 
 

@@ -31,7 +31,8 @@ def verdict_of(summary: RunSummary) -> str:
 
 
 def run_note(summary: RunSummary, folder: Path) -> str:
-    """Markdown: what happened, frozen against fine-tuned, the threshold, and how to use the encoder."""
+    """Write in Markdown what happened, frozen against fine-tuned, the threshold, and how to use the
+    encoder."""
     return "\n\n".join(
         [
             story_of(summary),
@@ -126,7 +127,7 @@ def story_of(summary: RunSummary) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """The values as bars between the lowest and the highest of them.
+    """Draw the values as bars between the lowest and the highest of them.
 
     >>> sparkline([0.8, 0.84, 0.82])
     '▁█▄'

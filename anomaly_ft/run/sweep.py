@@ -22,7 +22,7 @@ from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
 from anomaly_ft.tracking.store import choose_store
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 # columns of a run in `results.csv` that a run which failed does not have
 RESULTS = (
@@ -57,15 +57,8 @@ def run_sweep(
     left = [job for job in jobs if known[job.recipe.name] is None]
     terminal.say(f"sweep {sweep.name}: {len(jobs)} runs, {len(jobs) - len(left)} of them finished before")
     first, state = jobs[0].recipe.tracking, folder / "sweep.json"
-    with make_tracker(
-        enabled=first.mlflow,
-        uri=first.uri,
-        experiment=first.experiment,
-        name=sweep.name,
-        output=output,
-        run_id=_parent_of(state),
-        experiment_tags=experiment_tags(),
-    ) as tracker:
+    parent = TrackedRun(first.experiment, sweep.name, _parent_of(state), experiment_tags())
+    with make_tracker(parent, enabled=first.mlflow, uri=first.uri, output=output) as tracker:
         _write_state(state, sweep.name, tracker.run_id)
         tracker.tags({"group": sweep.name})
         tags = {"group": sweep.name} | ({"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {})
@@ -97,7 +90,7 @@ def run_sweep(
 
 
 def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
-    """The finished run in `folder` with the recipe's name and settings, if there is one.
+    """Find the finished run in `folder` with the recipe's name and settings, if there is one.
 
     Where and how it was computed and tracked is no difference, nor what `auto` stood for.
     """
@@ -116,7 +109,7 @@ def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
 
 
 def row_of(outcome: Outcome) -> dict[str, Any]:
-    """One run in one flat line; what was not measured is None."""
+    """Flatten one run to one line; what was not measured is None."""
     job = outcome.job
     return {
         "category": job.category or Path(job.recipe.data.root).name,
@@ -128,7 +121,7 @@ def row_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def _results(run: FinishedRun) -> dict[str, Any]:
-    """What came of a finished run, under the keys `RESULTS`."""
+    """Read the results of a finished run, under the keys `RESULTS`."""
     summary = run.summary
     before, after = ((numbers or {}).get("image_auroc") for numbers in (summary.frozen_test, summary.test))
     start, kept = summary.vicinal_auroc[0], summary.vicinal_auroc[summary.best_epoch]
@@ -145,7 +138,7 @@ def _results(run: FinishedRun) -> dict[str, Any]:
 
 
 def side_by_side(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A line for each category and setting: image AUROC as mean ± sd over the seeds that were finished."""
+    """Tabulate each category and setting: image AUROC as mean ± sd over the seeds that were finished."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["category"], row["setting"]), []).append(row)
@@ -166,7 +159,7 @@ def side_by_side(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def spread(values: Iterable[float | None], form: str = ".4f") -> str:
-    """Mean ± standard deviation (n - 1) of the values there are.
+    """Format mean ± standard deviation (n - 1) of the values there are.
 
     >>> spread([0.8, None, 0.9]), spread([0.8]), spread([None])
     ('0.8500 ± 0.0707', '0.8000', '-')
@@ -178,14 +171,14 @@ def spread(values: Iterable[float | None], form: str = ".4f") -> str:
 
 
 def markdown(table: Sequence[Mapping[str, str]]) -> str:
-    """The table for a note or a page."""
+    """Format the table for a note or a page."""
     head = list(table[0])
     rows = ["| " + " | ".join(row.values()) + " |" for row in table]
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]) + "\n"
 
 
 def _tracked(job: Job, output: Path) -> Job:
-    """The job logging to the store of the sweep, wherever it is run."""
+    """Point the job to the sweep's store, wherever it is run."""
     tracking = job.recipe.tracking
     if not tracking.mlflow:
         return job
@@ -194,7 +187,7 @@ def _tracked(job: Job, output: Path) -> Job:
 
 
 def _parent_of(state: Path) -> str | None:
-    """The MLflow run of this sweep where it was begun before."""
+    """Read the MLflow run of this sweep where it was begun before."""
     try:
         found: str | None = json.loads(state.read_text(encoding="utf-8"))["mlflow_run_id"]
     except (OSError, ValueError, KeyError):
@@ -238,7 +231,7 @@ def _write_results(
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over all runs, under the names that a single run has."""
+    """Average over all runs, under the names that a single run has."""
     names = {
         "frozen": "frozen/image_auroc",
         "fine_tuned": "test/image_auroc",
@@ -250,14 +243,14 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many of the runs forgot, and when, for a column of a table."""
+    """Say how many of the runs forgot, and when, for a column of a table."""
     kept = [row["kept_epoch"] for row in rows if row["stop_reason"] == "forgetting"]
     when = f" after epoch {' or '.join(map(str, sorted(set(kept))))}" if kept else ""
     return f"{len(kept) or 'none'} of {len(rows)} forgot{when}"
 
 
 def _log_curve(tracker: Tracker, outcomes: Sequence[Outcome]) -> None:
-    """The watched curve of runs that differ in their seed alone: the mean, as far as all were trained."""
+    """Log the mean curve of runs that differ in their seed alone, as far as all were trained."""
     curves = [outcome.run.summary.vicinal_auroc for outcome in outcomes if outcome.run]
     settings = {(outcome.job.category, outcome.job.setting) for outcome in outcomes}
     if len(settings) > 1 or len(curves) < len(outcomes):

@@ -16,7 +16,7 @@ from anomaly_ft.system.files import write_json
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.retry_queue import NotSent
 from anomaly_ft.tracking.store import choose_store, refuse_new_database
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 
 def sync(folder: Path, store: str | None = None) -> str:
@@ -37,15 +37,8 @@ def sync(folder: Path, store: str | None = None) -> str:
         refuse_new_database(recipe.tracking.uri)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", NotSent)
-        with make_tracker(
-            enabled=True,
-            uri=uri,
-            experiment=recipe.tracking.experiment,
-            name=folder.resolve().name,
-            output=folder.parent,
-            run_id=run_id,
-            experiment_tags=experiment_tags(),
-        ) as tracker:
+        run = TrackedRun(recipe.tracking.experiment, folder.resolve().name, run_id, experiment_tags())
+        with make_tracker(run, enabled=True, uri=uri, output=folder.parent) as tracker:
             log_start(recipe, split, tracker, summary.git_commit)
             for epoch, metrics in history:
                 tracker.metrics(metrics, epoch)
@@ -66,7 +59,8 @@ def sync(folder: Path, store: str | None = None) -> str:
 
 
 def _read(folder: Path) -> tuple[Recipe, RunSummary, list[Epoch], pd.DataFrame]:
-    """Recipe, summary, the metrics of each epoch, and the split of a finished run that nobody tampered with."""
+    """Read recipe, summary, the metrics of each epoch and the split of a finished run; refuse damaged
+    ones."""
     recipe, summary, history = open_recipe(folder), open_summary(folder), open_history(folder)
     if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
         raise RunError(f"{folder}: cannot be sent: {link.relative_to(folder)} is a link, which no run has")

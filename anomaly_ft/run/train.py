@@ -35,7 +35,7 @@ from anomaly_ft.system.files import append_json_line, json_line, replace_folder,
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 
 def _gaussian(setup: Setup) -> GaussianMethod:
@@ -132,13 +132,10 @@ def train(
 def _tracker(setup: Setup, output: Path, partial: Path) -> Any:
     tracking = setup.recipe.tracking
     return make_tracker(
+        TrackedRun(tracking.experiment, finished_name(partial), remembered_run(partial), experiment_tags()),
         enabled=tracking.mlflow and setup.compute.fabric.is_global_zero,
         uri=tracking.uri,
-        experiment=tracking.experiment,
-        name=finished_name(partial),
         output=output,
-        run_id=remembered_run(partial),
-        experiment_tags=experiment_tags(),
         system_metrics=tracking.system_metrics,
     )
 
@@ -190,7 +187,7 @@ def _fine_tune(
 
 
 def _gallery(setup: Setup, monitor: ValidationMonitor) -> Gallery:
-    """The images that are shown after every validation."""
+    """Choose the images that are shown after every validation."""
     tracking = setup.recipe.tracking
     count = tracking.images if tracking.mlflow else 0
     pseudo = {name: pseudo.pixels for name, pseudo in monitor.sets.items()}

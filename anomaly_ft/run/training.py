@@ -14,11 +14,11 @@ from anomaly_ft.data.variation import half_varied
 from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
 from anomaly_ft.finetune.early_stopping import StoppingRule
-from anomaly_ft.finetune.loop import Keep, fine_tune
+from anomaly_ft.finetune.loop import Backward, Keep, fine_tune
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.validation import Score, calibrate, fixed
+from anomaly_ft.finetune.validation import HeldOut, Score, calibrate, fixed
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.recipe.schema import Schedule
@@ -55,23 +55,17 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         setup: the run.
         score: the watched scores of images by the pretrained encoder's detector.
     """
-    section, seed = setup.recipe.validation, setup.recipe.seed
-    normal = score(setup.varied("val").pixels)
-    base, keep = half_varied(setup.data.normals("val"), setup.variation), setup.data.cache == "memory"
-    if not isinstance(section.severity, str):
-        return fixed(
-            score, normal, base, section.augmentations, severity=section.severity, seed=seed, keep=keep
-        )
-    sets = calibrate(
+    section = setup.recipe.validation
+    val = HeldOut(
+        half_varied(setup.data.normals("val"), setup.variation),
+        score(setup.varied("val").pixels),
         score,
-        normal,
-        base,
-        section.augmentations,
-        target=section.target_auroc,
-        tolerance=section.tolerance,
-        seed=seed,
-        keep=keep,
+        setup.recipe.seed,
+        keep=setup.data.cache == "memory",
     )
+    if not isinstance(section.severity, str):
+        return fixed(val, section.augmentations, severity=section.severity)
+    sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
     for name, pseudo in sets.items():
         said = "" if pseudo.informative else ", too far from the target to have a say"
         setup.terminal.say(
@@ -87,9 +81,9 @@ def steps_of_a_pass(setup: Setup) -> int:
 
 
 def steps_of_an_epoch(setup: Setup, passes: int) -> int:
-    """Training steps from one validation to the next: `max_steps` in equal parts, as many as validation's
-    share allows; on very small sets `max_epochs` ends training before. Cost is counted in forward passes, not
-    measured, so that a run is the same anywhere.
+    """Count the training steps from one validation to the next: `max_steps` in equal parts, as many as
+    validation's share allows; on very small sets `max_epochs` ends training before. Cost is counted in
+    forward passes, not measured, so that a run is the same anywhere.
 
     Args:
         setup: the run.
@@ -106,7 +100,7 @@ def steps_of_an_epoch(setup: Setup, passes: int) -> int:
 
 
 def rule_of(schedule: Schedule, epoch_steps: int) -> StoppingRule:
-    """The stopping rule that the recipe asks for, with epochs of so many steps."""
+    """Make the stopping rule that the recipe asks for, with epochs of so many steps."""
     return StoppingRule(
         min(schedule.max_epochs, max(1, schedule.max_steps // epoch_steps)),
         patience=schedule.patience,
@@ -138,7 +132,7 @@ def epochs(
 
     @lru_cache(maxsize=1)
     def order(number: int) -> NDArray[np.int64]:
-        """Of the images in a pass over all of them, counted from 1."""
+        """Draw the order of the images in a pass over all of them, counted from 1."""
         return np.random.default_rng([recipe.seed, number]).permutation(len(train))
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
@@ -155,8 +149,8 @@ def epochs(
     def validate() -> Validation:
         return monitor.validate() if state.records else monitor.validate_pretrained()
 
-    rule, at_a_time = rule_of(recipe.schedule, an_epoch), recipe.runtime.micro_batch_size
-    return fine_tune(state, setup.compute.fabric, batches, validate, rule, keep, at_a_time)
+    backward = Backward(setup.compute.fabric, recipe.runtime.micro_batch_size)
+    return fine_tune(state, backward, batches, validate, rule_of(recipe.schedule, an_epoch), keep)
 
 
 def mix(

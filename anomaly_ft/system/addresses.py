@@ -9,7 +9,7 @@ SECRETS = re.compile(r"([?&](?:user(?:name)?|pass(?:word|wd)?|pwd|sslpassword|to
 
 
 def without_password(text: str) -> str:
-    """The text, its addresses without user and password.
+    """Strip user and password from the addresses in a text.
 
     >>> without_password("MLflow at https://ann:secret@host:5000/x failed")
     'MLflow at https://host:5000/x failed'

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Indented JSON; a number that is not finite is an error, not a file that others cannot read."""
+    """Write indented JSON; a number that is not finite is an error, not a file that others cannot read."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -32,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The file as it was, or all of the new content, whenever the machine stops."""
+    """Write a file such that it holds the old content or all of the new, whenever the machine stops."""
     aside = path.with_name(f".{path.name}.new")
     with aside.open("wb") as file:
         file.write(content)

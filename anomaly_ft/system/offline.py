@@ -33,7 +33,7 @@ def silence_libraries() -> None:
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Inside, whatever would leave this machine raises an OfflineError."""
+    """Raise an OfflineError inside the block for whatever would leave this machine."""
     if not _guard["hooked"]:
         sys.addaudithook(_refuse)  # for good: Python takes no hook back
         _guard["hooked"] = True

@@ -19,7 +19,7 @@ class Asked:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM inside raises KeyboardInterrupt, as Ctrl-C does anyway."""
+    """Raise KeyboardInterrupt on SIGTERM inside the block, as Ctrl-C does anyway."""
 
     def end(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -31,8 +31,8 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def finishing_the_step(say: Callable[[str], None]) -> Iterator[Asked]:
-    """Inside, the first signal only asks, and the second raises KeyboardInterrupt; so does leaving without
-    having obeyed the first."""
+    """Take the first signal inside the block as a request; raise KeyboardInterrupt on the second, and on
+    leaving with the request not obeyed."""
     asked = Asked()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -50,8 +50,8 @@ def finishing_the_step(say: Callable[[str], None]) -> Iterator[Asked]:
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Inside, where an end is written down, the first signal changes nothing; the second raises
-    KeyboardInterrupt. torchrun sends one as soon as another process has died."""
+    """Ignore the first signal inside the block, where an end is written down, and raise KeyboardInterrupt on
+    the second. torchrun sends one as soon as another process has died."""
     heard: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:

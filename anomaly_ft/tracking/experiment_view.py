@@ -50,7 +50,7 @@ EXPERIMENT_NOTE = """Encoders fine-tuned by anomaly_ft on images of good parts.
 
 
 def experiment_tags() -> dict[str, str]:
-    """Of a new experiment: a note, and the view that `anomaly-ft ui` opens."""
+    """Make the tags of a new experiment: a note, and the view that `anomaly-ft ui` opens."""
     sections = [
         {"uuid": f"section-{i}", "name": name, "display": True, "deleted": False, "isReordered": True}
         for i, name in enumerate(CHARTS)

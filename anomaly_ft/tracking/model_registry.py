@@ -80,7 +80,7 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
 
 
 def register_detector(uri: str, run_id: str, name: str) -> int:
-    """The version of the registered model `name` that is the run's detector, made where there is none.
+    """Find the version of the registered model `name` that is the run's detector, or make it.
 
     Raises:
         RunError: the store has no such run, or the run has no detector.
@@ -119,14 +119,14 @@ def promote_detector(uri: str, run_id: str, *, name: str, alias: str) -> int:
 
 
 def _logged(client: MlflowClient, run_id: str) -> LoggedModel | None:
-    """The detector that a run logged, if it did."""
+    """Find the detector that a run logged, if it did."""
     outputs = client.get_run(run_id).outputs
     models = [client.get_logged_model(found.model_id) for found in (outputs.model_outputs if outputs else ())]
     return next((model for model in models if model.name == NAME), None)
 
 
 def signature() -> ModelSignature:
-    """What goes into the served detector and what comes out."""
+    """Describe inputs and outputs of the served detector."""
     return ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image")]),
         outputs=Schema(
@@ -141,7 +141,7 @@ def signature() -> ModelSignature:
 
 
 def example() -> pd.DataFrame:
-    """A grey image as base64; what a request looks like."""
+    """Encode a grey image as base64: what a request looks like."""
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (128, 128, 128)).save(buffer, format="PNG")
     return pd.DataFrame({"image": [base64.b64encode(buffer.getvalue()).decode()]})

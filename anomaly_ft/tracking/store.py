@@ -30,7 +30,7 @@ class LoggedRun:
 
 
 def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
-    """The run, or its children if it has any but evaluations.
+    """Read the run, or its children if it has any but evaluations.
 
     Raises:
         RunError: the store does not answer, or has no such run.
@@ -80,7 +80,8 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
 
 
 def first_page(uri: str) -> str:
-    """What to open of MLflow's user interface: the experiment worked on last, in the view it brings along.
+    """Find the page of MLflow's user interface to open: the experiment worked on last, in the view it brings
+    along.
 
     Raises:
         RunError: the store does not answer.
@@ -100,7 +101,7 @@ def first_page(uri: str) -> str:
 
 
 def choose_store(uri: str | None, output: Path) -> str:
-    """The address named, else MLFLOW_TRACKING_URI, else the database in the output folder.
+    """Choose the address named, else MLFLOW_TRACKING_URI, else the database in the output folder.
 
     A run folder keeps the address without user and password; where MLFLOW_TRACKING_URI names the same place
     with them, it is taken.
@@ -112,7 +113,7 @@ def choose_store(uri: str | None, output: Path) -> str:
 
 
 def existing(uri: str) -> str:
-    """The same address; a database file that is not there is an error, for MLflow would make one."""
+    """Return the address; a database file that is not there is an error, for MLflow would make one."""
     path = database_file(uri)
     if path and not path.is_file():
         raise FileNotFoundError(f"there is no {path}")
@@ -120,7 +121,7 @@ def existing(uri: str) -> str:
 
 
 def refuse_new_database(uri: str | None) -> None:
-    """A run folder does not say where files are made.
+    """Refuse an address for which a file would be made: a run folder does not decide where files are made.
 
     Raises:
         RunError: the recipe in it names a database that is not there.
@@ -132,14 +133,14 @@ def refuse_new_database(uri: str | None) -> None:
 
 
 def quieten_mlflow() -> None:
-    """No chatter; above all not on stdout, where results go."""
+    """Silence MLflow's chatter; above all on stdout, where results go."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def store_of(output: Path) -> str:
-    """The address of the database in an output folder.
+    """Give the address of the database in an output folder.
 
     Raises:
         RunError: as `sqlite_address`.
@@ -148,7 +149,7 @@ def store_of(output: Path) -> str:
 
 
 def sqlite_address(path: Path) -> str:
-    """The address of an SQLite database, whatever characters its path has.
+    """Give the address of an SQLite database, whatever characters its path has.
 
     Raises:
         RunError: an installed SQLAlchemy that has no address for such a path.
@@ -167,7 +168,7 @@ def sqlite_address(path: Path) -> str:
 
 
 def database_file(address: str) -> Path | None:
-    """The file of an SQLite address; None for any other address."""
+    """Give the file of an SQLite address; None for any other address."""
     if not address.startswith(SQLITE):
         return None
     path = address.removeprefix(SQLITE)

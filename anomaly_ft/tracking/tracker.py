@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,35 +27,45 @@ from anomaly_ft.tracking.retry_queue import RetryQueue
 from anomaly_ft.tracking.store import choose_store, quieten_mlflow
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """Which run of which experiment.
+
+    Attributes:
+        experiment: of MLflow, made where it does not exist.
+        name: of the run.
+        run_id: of a run to go on with, where it is still there; what it has is not logged again.
+        experiment_tags: of a new experiment.
+    """
+
+    experiment: str
+    name: str
+    run_id: str | None = None
+    experiment_tags: Mapping[str, str] = field(default_factory=dict)
+
+
 class MlflowTracker:
     """One MLflow run; the step is the epoch, 0 the pretrained encoder."""
 
     def __init__(
         self,
         uri: str,
-        experiment: str,
-        name: str,
+        run: TrackedRun,
         *,
         artifacts: str | None = None,
-        run_id: str | None = None,
-        experiment_tags: Mapping[str, str] | None = None,
         system_metrics: bool = False,
     ) -> None:
         """Args:
         uri: tracking server or database.
-        experiment: MLflow experiment, made where it does not exist.
-        name: of the run.
+        run: to begin or to go on with.
         artifacts: where a new experiment keeps its artifacts; unset: the server's choice.
-        run_id: of a run to go on with, where it is still there; what it has is not logged again.
-        experiment_tags: of a new experiment.
         system_metrics: log the machine's load as `system/…` while the run lasts.
         """
         self.run_id: str | None = None
         self.uri: str | None = uri
-        self._experiment, self._name, self._artifacts = experiment, name, artifacts
-        self._experiment_tags, self._system_metrics = experiment_tags, system_metrics
+        self.run = run
+        self._artifacts, self._system_metrics = artifacts, system_metrics
         self._monitor: Any = None
-        self._earlier = run_id
         self._has = _Logged()
         self._queue = RetryQueue(f"MLflow at {uri}")
         self._latest = 0
@@ -183,36 +193,37 @@ class MlflowTracker:
             self._monitor.start()
 
     def _created(self) -> str:
-        found = self._client.get_experiment_by_name(self._experiment)
-        if found is None:
+        name, existing = self.run.experiment, self._client.get_experiment_by_name(self.run.experiment)
+        if existing is None:
             experiment = self._client.create_experiment(
-                self._experiment, artifact_location=self._artifacts, tags=dict(self._experiment_tags or {})
+                name, artifact_location=self._artifacts, tags=dict(self.run.experiment_tags)
             )
         else:
-            experiment = found.experiment_id
-        run_id: str = self._client.create_run(experiment, run_name=self._name).info.run_id
+            experiment = existing.experiment_id
+        run_id: str = self._client.create_run(experiment, run_name=self.run.name).info.run_id
         return run_id
 
     def _reopened(self) -> str | None:
-        """The id of the earlier run, if there was one and this store has it."""
+        """Reopen the earlier run, if there was one and this store has it; returns its id."""
         from mlflow.exceptions import MlflowException
 
-        if self._earlier is None:
+        run_id = self.run.run_id
+        if run_id is None:
             return None
         try:
-            run = self._client.get_run(self._earlier)
+            run = self._client.get_run(run_id)
         except MlflowException as cause:
             if cause.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        self._client.update_run(self._earlier, status="RUNNING")
-        histories = [self._client.get_metric_history(self._earlier, key) for key in run.data.metrics]
+        self._client.update_run(run_id, status="RUNNING")
+        histories = [self._client.get_metric_history(run_id, key) for key in run.data.metrics]
         points = {(point.key, point.step) for history in histories for point in history}
         self._has = _Logged(frozenset(run.data.params), points, bool(run.inputs.dataset_inputs))
-        return self._earlier
+        return run_id
 
     def _now(self) -> int:
-        """Milliseconds since 1970 that never run backwards, whatever the clock does."""
+        """Read milliseconds since 1970 that never run backwards, whatever the clock does."""
         self._latest = max(self._latest, int(time.time() * 1000))
         return self._latest
 
@@ -227,23 +238,20 @@ class _Logged:
 
 
 def _limit_patience() -> None:
-    """MLflow's client would wait for a dead server for many minutes."""
+    """Shorten the timeouts of MLflow's client, which would wait for a dead server for many minutes."""
     for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}.items():
         os.environ.setdefault(name, value)
 
 
 def make_tracker(
+    run: TrackedRun,
     *,
     enabled: bool,
     uri: str | None,
-    experiment: str,
-    name: str,
     output: Path,
-    run_id: str | None = None,
-    experiment_tags: Mapping[str, str] | None = None,
     system_metrics: bool = False,
 ) -> AbstractContextManager[Tracker]:
-    """The tracker asked for: `uri`, else MLFLOW_TRACKING_URI, else a database in `output`.
+    """Make a tracker that logs to `uri`, else to MLFLOW_TRACKING_URI, else to a database in `output`.
 
     Artifacts go where a server says; a bare database would put them into whatever folder is the
     current one, so there they go to `output`.
@@ -253,12 +261,4 @@ def make_tracker(
     chosen = choose_store(uri, output)
     served = not chosen.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
     artifacts = None if served else (output / "mlartifacts").resolve().as_uri()
-    return MlflowTracker(
-        chosen,
-        experiment,
-        name,
-        artifacts=artifacts,
-        run_id=run_id,
-        experiment_tags=experiment_tags,
-        system_metrics=system_metrics,
-    )
+    return MlflowTracker(chosen, run, artifacts=artifacts, system_metrics=system_metrics)

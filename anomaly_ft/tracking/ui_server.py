@@ -60,7 +60,7 @@ class _EndedError(Exception):
 
 
 def free_port(host: str, port: int) -> int:
-    """The port asked for, or the next one that nobody listens on.
+    """Find the port asked for, or the next one that nobody listens on.
 
     Raises:
         RunError: a host that is not this machine's, or no free port among the next ones.

@@ -16,7 +16,7 @@ from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state
 from anomaly_ft.system.files import append_json_line
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 from speed_parts.clock import CLOCKS, in_turns, show_ratios
 from speed_parts.prepared import prepare_run
 from speed_parts.watched import Unmoved
@@ -32,7 +32,7 @@ def step(options: argparse.Namespace) -> None:
         setup = prepare_run(options, folder, 200, *wanted)
         size = setup.recipe.optimizer.batch_size
         uri = setup.recipe.tracking.uri
-        with make_tracker(enabled=True, uri=uri, experiment="speed", name="speed", output=folder) as tracker:
+        with make_tracker(TrackedRun("speed", "speed"), enabled=True, uri=uri, output=folder) as tracker:
             method = METHODS["gaussian"](setup)
             method.fit()
             state = loop_state(setup, method.objective())

@@ -18,7 +18,7 @@ import anomaly_ft.finetune.checkpoint
 from anomaly_ft.errors import RunError
 from anomaly_ft.finetune.checkpoint import Checkpoints, decode, encode
 from anomaly_ft.finetune.early_stopping import StoppingRule
-from anomaly_ft.finetune.loop import fine_tune
+from anomaly_ft.finetune.loop import Backward, fine_tune
 from anomaly_ft.finetune.records import EpochRecord, Validation
 from anomaly_ft.finetune.state import LoopState
 
@@ -66,7 +66,14 @@ class Training:
         self, keep: Callable[[LoopState, bool], None] = lambda state, ended: None, epochs: int = 3
     ) -> list[EpochRecord]:
         list(
-            fine_tune(self.state, self.fabric, _batches, self.validate, StoppingRule(epochs, patience=9), keep)
+            fine_tune(
+                self.state,
+                Backward(self.fabric),
+                _batches,
+                self.validate,
+                StoppingRule(epochs, patience=9),
+                keep,
+            )
         )
         return self.state.records
 

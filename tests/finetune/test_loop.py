@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ConstantLR, LinearLR
 
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.finetune.early_stopping import StoppingRule
-from anomaly_ft.finetune.loop import fine_tune
+from anomaly_ft.finetune.loop import Backward, fine_tune
 from anomaly_ft.finetune.records import EpochRecord, Validation
 from anomaly_ft.finetune.state import LoopState
 
@@ -58,12 +58,12 @@ class Bench:
     def run(
         self, rule: StoppingRule, batches: Callable[[int, int], Iterator[Tensor]] | None = None
     ) -> list[EpochRecord]:
-        return list(fine_tune(self.state, self.fabric, batches or self.batches, self.validate, rule))
+        return list(fine_tune(self.state, Backward(self.fabric), batches or self.batches, self.validate, rule))
 
 
 def test_the_untrained_module_is_measured_before_anything_else() -> None:
     bench = Bench([0.8])
-    records = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, StoppingRule(1))
+    records = fine_tune(bench.state, Backward(bench.fabric), bench.batches, bench.validate, StoppingRule(1))
     first = next(records)
     assert (first.epoch, first.train_loss, first.images) == (0, None, 0)
     assert first.validation is not None
@@ -119,7 +119,7 @@ def test_when_nothing_beats_the_pretrained_weights_they_come_back() -> None:
 
 def test_the_weights_are_back_when_the_last_record_comes() -> None:
     bench = Bench([0.80, 0.82, 0.84])
-    loop = fine_tune(bench.state, bench.fabric, bench.batches, bench.validate, StoppingRule(2))
+    loop = fine_tune(bench.state, Backward(bench.fabric), bench.batches, bench.validate, StoppingRule(2))
     weights = [bench.module.w.detach().clone() for record in loop]
     assert torch.equal(weights[-1], bench.seen[2])
 
@@ -145,9 +145,8 @@ def test_a_step_in_parts_is_the_step_as_a_whole(at_a_time: int) -> None:
         objective, wrapped = bench.fabric.setup(module, optimizer)
         state = LoopState(objective, wrapped, ConstantLR(wrapped, factor=1.0))
         bench.module = module
-        records = list(
-            fine_tune(state, bench.fabric, bench.batches, bench.validate, StoppingRule(2), at_a_time=parts)
-        )
+        backward = Backward(bench.fabric, at_a_time=parts)
+        records = list(fine_tune(state, backward, bench.batches, bench.validate, StoppingRule(2)))
         weights.append(bench.seen[-1])
         losses.append([record.train_loss for record in records[1:]])
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=1e-6)

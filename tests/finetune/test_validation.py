@@ -10,7 +10,7 @@ from anomaly_ft.data.pseudo_anomalies import pseudo_anomalies
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.finetune.records import PseudoSet
-from anomaly_ft.finetune.validation import calibrate, fixed, validate
+from anomaly_ft.finetune.validation import HeldOut, calibrate, fixed, validate
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,10 @@ def normals(make_textures: Callable[[int, int, int], np.ndarray]) -> Images:
 def deviation(pixels: np.ndarray) -> np.ndarray:
     """A simple score: mean absolute deviation of an image's pixels from the dullest grey."""
     return np.abs(pixels.astype(float) - 128).mean((1, 2, 3))
+
+
+def held_out(normals: Images) -> HeldOut:
+    return HeldOut(normals, deviation(normals.pixels), deviation, seed=0)
 
 
 def set_of(scores: np.ndarray, *, informative: bool = True) -> PseudoSet:
@@ -121,15 +125,7 @@ def test_scores_that_are_not_finite_have_diverged() -> None:
 
 
 def test_calibration_reaches_the_target(normals: Images) -> None:
-    sets = calibrate(
-        deviation,
-        deviation(normals.pixels),
-        normals,
-        ["cutout", "confetti"],
-        target=0.7,
-        tolerance=0.06,
-        seed=0,
-    )
+    sets = calibrate(held_out(normals), ["cutout", "confetti"], target=0.7, tolerance=0.06)
     labels = np.r_[np.zeros(40), np.ones(40)]
     for name, pseudo in sets.items():
         assert pseudo.informative
@@ -144,30 +140,20 @@ def test_calibration_reaches_the_target(normals: Images) -> None:
 
 def test_calibration_leaves_out_an_augmentation_that_cannot_reach_the_target(normals: Images) -> None:
     """Mixing images makes them duller: this score takes them for more normal than normal ones."""
-    sets = calibrate(
-        deviation, deviation(normals.pixels), normals, ["mixup", "cutout"], target=0.7, tolerance=0.06, seed=0
-    )
+    sets = calibrate(held_out(normals), ["mixup", "cutout"], target=0.7, tolerance=0.06)
     assert {name: pseudo.informative for name, pseudo in sets.items()} == {"mixup": False, "cutout": True}
     assert sets["mixup"].severity == 1.0
     assert sets["mixup"].baseline_auroc < 0.5
 
 
 def test_when_none_reaches_the_target_the_nearest_speaks(normals: Images) -> None:
-    sets = calibrate(
-        deviation,
-        deviation(normals.pixels),
-        normals,
-        ["mixup", "cutpaste", "scar"],
-        target=0.95,
-        tolerance=0.01,
-        seed=0,
-    )
+    sets = calibrate(held_out(normals), ["mixup", "cutpaste", "scar"], target=0.95, tolerance=0.01)
     nearest = min(sets, key=lambda name: abs(sets[name].baseline_auroc - 0.95))
     assert [name for name, pseudo in sets.items() if pseudo.informative] == [nearest]
 
 
 def test_a_fixed_severity_gives_all_augmentations_a_say(normals: Images) -> None:
-    sets = fixed(deviation, deviation(normals.pixels), normals, ["mixup", "scar"], severity=0.3, seed=0)
+    sets = fixed(held_out(normals), ["mixup", "scar"], severity=0.3)
     assert [(s.severity, s.informative) for s in sets.values()] == [(0.3, True)] * 2
     assert validate(deviation, deviation(normals.pixels), sets).by_augmentation == pytest.approx(
         {name: pseudo.baseline_auroc for name, pseudo in sets.items()}
@@ -175,7 +161,7 @@ def test_a_fixed_severity_gives_all_augmentations_a_say(normals: Images) -> None
 
 
 def test_at_severity_zero_nothing_is_told_apart(normals: Images) -> None:
-    sets = fixed(deviation, deviation(normals.pixels), normals, ["cutout", "scar"], severity=0.0, seed=0)
+    sets = fixed(held_out(normals), ["cutout", "scar"], severity=0.0)
     validation = validate(deviation, deviation(normals.pixels), sets)
     assert validation.auroc == 0.5
     assert np.allclose(validation.influence, 0)

@@ -14,7 +14,7 @@ from test_offline import RECIPE, silent_server  # noqa: F401
 
 import anomaly_ft.tracking.retry_queue
 from anomaly_ft.cli.main import main
-from anomaly_ft.tracking.tracker import MlflowTracker
+from anomaly_ft.tracking.tracker import MlflowTracker, TrackedRun
 
 
 def train(tmp_path: Path, root: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
@@ -117,7 +117,7 @@ def test_what_a_store_missed_is_sent_when_it_is_back_in_order_and_once(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(anomaly_ft.tracking.retry_queue, "PAUSE", 0.0)
-    tracker = MlflowTracker(store, tmp_path.name, "run", artifacts=tmp_path.as_uri())
+    tracker = MlflowTracker(store, TrackedRun(tmp_path.name, "run"), artifacts=tmp_path.as_uri())
     with tracker:
         tracker.metrics({"a": 1.0}, 0)
         with monkeypatch.context() as patch:
@@ -139,13 +139,13 @@ def test_what_a_store_missed_is_sent_when_it_is_back_in_order_and_once(
 
 
 def test_a_run_gone_on_with_gets_no_point_and_no_parameter_twice(store: str, tmp_path: Path) -> None:
-    first = MlflowTracker(store, tmp_path.name, "run", artifacts=tmp_path.as_uri())
+    first = MlflowTracker(store, TrackedRun(tmp_path.name, "run"), artifacts=tmp_path.as_uri())
     frame = pd.DataFrame({"image_path": ["a.png"], "label_index": [0]})
     with first:
         first.params({"lr": 1})
         first.metrics({"a": 1.0}, 0)
         first.dataset(frame, "x", "x")
-    again = MlflowTracker(store, tmp_path.name, "run", artifacts=tmp_path.as_uri(), run_id=first.run_id)
+    again = MlflowTracker(store, TrackedRun(tmp_path.name, "run", first.run_id), artifacts=tmp_path.as_uri())
     with again:
         assert again.run_id == first.run_id
         assert MlflowClient(store).get_run(first.run_id).info.status == "RUNNING"
@@ -162,7 +162,7 @@ def test_a_run_gone_on_with_gets_no_point_and_no_parameter_twice(store: str, tmp
 
 
 def test_a_run_that_another_store_does_not_know_is_made_there(store: str, tmp_path: Path) -> None:
-    tracker = MlflowTracker(store, tmp_path.name, "run", artifacts=tmp_path.as_uri(), run_id="f" * 32)
+    tracker = MlflowTracker(store, TrackedRun(tmp_path.name, "run", "f" * 32), artifacts=tmp_path.as_uri())
     with tracker:
         tracker.params({"lr": 1})
     assert tracker.run_id not in (None, "f" * 32)
@@ -173,7 +173,7 @@ def test_a_clock_that_jumps_back_moves_no_point_into_the_past(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([2e9, 1e9, 1e9, 1e9, 1e9, 1e9])
-    tracker = MlflowTracker(store, tmp_path.name, "run", artifacts=tmp_path.as_uri())
+    tracker = MlflowTracker(store, TrackedRun(tmp_path.name, "run"), artifacts=tmp_path.as_uri())
     with tracker:
         monkeypatch.setattr("anomaly_ft.tracking.tracker.time.time", lambda: next(clock))
         for step in range(3):

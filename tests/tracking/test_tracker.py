@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from anomaly_ft.system.signals import ended_by_signals
 from anomaly_ft.tracking.interface import NullTracker
 from anomaly_ft.tracking.store import store_of
-from anomaly_ft.tracking.tracker import MlflowTracker, make_tracker
+from anomaly_ft.tracking.tracker import MlflowTracker, TrackedRun, make_tracker
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,9 @@ def _quiet() -> None:
 def tracker(store: str, tmp_path: Path, request: pytest.FixtureRequest) -> MlflowTracker:
     """A tracker in an experiment of its own, with artifacts below `tmp_path`."""
     artifacts = (tmp_path / "mlartifacts").as_uri()
-    return MlflowTracker(store, f"experiment of {request.node.name}", "some-run-001", artifacts=artifacts)
+    return MlflowTracker(
+        store, TrackedRun(f"experiment of {request.node.name}", "some-run-001"), artifacts=artifacts
+    )
 
 
 def logged(tracker: MlflowTracker) -> Run:
@@ -126,7 +128,7 @@ def test_a_second_signal_ends_even_the_writing_of_the_end(tracker: MlflowTracker
 def test_a_second_run_joins_the_experiment(tracker: MlflowTracker, store: str) -> None:
     with tracker:
         pass
-    again = MlflowTracker(store, tracker._experiment, "some-run-002")
+    again = MlflowTracker(store, TrackedRun(tracker.run.experiment, "some-run-002"))
     with again:
         pass
     assert logged(again).info.experiment_id == logged(tracker).info.experiment_id
@@ -142,7 +144,7 @@ def test_a_store_that_does_not_work_is_said_once_and_ends_nothing(uri: str, tmp_
     done = False
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with MlflowTracker(address, "experiment", "run") as tracker:
+        with MlflowTracker(address, TrackedRun("experiment", "run")) as tracker:
             tracker.params({"a": 1})
             tracker.metrics({"b": 2.0}, 1)
             tracker.tags({"c": "d"})
@@ -177,13 +179,13 @@ def test_trouble_with_the_store_hides_no_exception(tmp_path: Path) -> None:
     with (
         pytest.warns(UserWarning, match="tracking: MLflow at nonsense://x failed"),
         pytest.raises(KeyError, match="the real one"),
-        MlflowTracker("nonsense://x", "experiment", "run"),
+        MlflowTracker("nonsense://x", TrackedRun("experiment", "run")),
     ):
         raise KeyError("the real one")
 
 
 def test_the_null_tracker_takes_everything_and_keeps_nothing(tmp_path: Path) -> None:
-    made = make_tracker(enabled=False, uri="sqlite:///x.db", experiment="e", name="n", output=tmp_path)
+    made = make_tracker(TrackedRun("e", "n"), enabled=False, uri="sqlite:///x.db", output=tmp_path)
     with made as tracker:
         assert isinstance(tracker, NullTracker)
         tracker.params({"a": 1})
@@ -200,7 +202,7 @@ def test_the_store_is_the_one_named_else_the_environments_else_one_in_the_output
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def uri(named: str | None) -> str | None:
-        made = make_tracker(enabled=True, uri=named, experiment="e", name="n", output=tmp_path)
+        made = make_tracker(TrackedRun("e", "n"), enabled=True, uri=named, output=tmp_path)
         assert isinstance(made, MlflowTracker)
         return made.uri
 
@@ -224,7 +226,9 @@ def test_an_image_is_logged_under_its_key_and_step(tracker: MlflowTracker) -> No
 def test_a_new_experiment_gets_its_tags_and_an_old_one_keeps_its_own(store: str, tmp_path: Path) -> None:
     for note in ("first", "second"):
         with MlflowTracker(
-            store, "tagged", "run", artifacts=tmp_path.as_uri(), experiment_tags={"mlflow.note.content": note}
+            store,
+            TrackedRun("tagged", "run", experiment_tags={"mlflow.note.content": note}),
+            artifacts=tmp_path.as_uri(),
         ):
             pass
     assert MlflowClient(store).get_experiment_by_name("tagged").tags["mlflow.note.content"] == "first"
@@ -234,6 +238,8 @@ def test_the_load_of_the_machine_is_logged_when_asked_for(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
-    with MlflowTracker(store, "busy", "run", artifacts=tmp_path.as_uri(), system_metrics=True) as tracker:
+    with MlflowTracker(
+        store, TrackedRun("busy", "run"), artifacts=tmp_path.as_uri(), system_metrics=True
+    ) as tracker:
         time.sleep(0.5)
     assert {name.split("/")[0] for name in logged(tracker).data.metrics} == {"system"}

@@ -13,7 +13,7 @@ from anomaly_ft.cli.main import main
 from anomaly_ft.errors import RunError
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.store import first_page
-from anomaly_ft.tracking.tracker import MlflowTracker
+from anomaly_ft.tracking.tracker import MlflowTracker, TrackedRun
 from anomaly_ft.tracking.ui_server import free_port, serve
 
 
@@ -49,7 +49,9 @@ def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
 def test_the_experiment_worked_on_last_is_opened_in_its_view(store: str, tmp_path: Path) -> None:
     client = MlflowClient(store)
     for name in ("older", "newer"):
-        with MlflowTracker(store, name, "run", artifacts=tmp_path.as_uri(), experiment_tags=experiment_tags()):
+        with MlflowTracker(
+            store, TrackedRun(name, "run", experiment_tags=experiment_tags()), artifacts=tmp_path.as_uri()
+        ):
             pass
     newer = client.get_experiment_by_name("newer")
     assert newer is not None
@@ -70,7 +72,9 @@ def test_a_page_of_a_store_that_is_not_there_is_an_error_and_makes_none(tmp_path
 @pytest.mark.slow
 def test_ui_serves_the_store_until_it_is_told_to_end(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with MlflowTracker(store, "e", "r", artifacts=tmp_path.as_uri(), experiment_tags=experiment_tags()):
+    with MlflowTracker(
+        store, TrackedRun("e", "r", experiment_tags=experiment_tags()), artifacts=tmp_path.as_uri()
+    ):
         pass
     command = [
         sys.executable,

@@ -130,8 +130,8 @@ def meter(image: Pixels) -> dict[str, float]:
 
 
 def _tiles(layer: NDArray[Any]) -> NDArray[Any]:
-    """The pixels of nine tiles of `(h, w)`, three along each side, `(9, pixels)`; up to two rows and columns
-    at the far ends are left out. Of an image too small for tiles the whole, `(1, pixels)`."""
+    """Cut `(h, w)` into nine tiles, three along each side: `(9, pixels)`; up to two rows and columns at the
+    far ends are left out. An image too small for tiles is kept whole, `(1, pixels)`."""
     high, wide = (side // TILES for side in layer.shape)
     if min(high, wide) < TILES:
         return layer.reshape(1, -1)
@@ -140,7 +140,8 @@ def _tiles(layer: NDArray[Any]) -> NDArray[Any]:
 
 
 def thumbnail_of(image: Pixels) -> Pixels:
-    """The image `(h, w, 3)` with its longer side at 128 pixels, averaged over boxes; a smaller one as is."""
+    """Shrink the image `(h, w, 3)` to 128 pixels on its longer side, averaged over boxes; a smaller one
+    stays."""
     height, width = image.shape[:2]
     scale = SIDE / max(height, width)
     if scale >= 1:
@@ -150,7 +151,7 @@ def thumbnail_of(image: Pixels) -> Pixels:
 
 
 def name_pattern(name: str) -> str:
-    """A file's name without its folder, numbers taken out.
+    """Strip the folder and all numbers from a file's name.
 
     >>> name_pattern("train/good/cam2_0017.png")
     'cam#_#.png'
@@ -159,7 +160,7 @@ def name_pattern(name: str) -> str:
 
 
 def _seconds(text: object) -> float:
-    """An EXIF time; cameras write anything there."""
+    """Parse an EXIF time; cameras write anything there."""
     try:
         return datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S").timestamp()
     except (ValueError, OverflowError, OSError):

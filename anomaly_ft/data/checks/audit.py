@@ -41,7 +41,7 @@ class Separation:
     level: str
 
     def words(self) -> str:
-        """`brightness alone: AUROC 1.000 (0.977 to 1.000)`."""
+        """Format the row: `brightness alone: AUROC 1.000 (0.977 to 1.000)`."""
         by = self.property if self.property == TOGETHER else f"{self.property} alone"
         return f"{by}: AUROC {self.auroc:.3f} ({self.low:.3f} to {self.high:.3f})"
 
@@ -80,7 +80,7 @@ class ShortcutAudit:
         return f"{self.verdict}: {self.says}"
 
     def lines(self, shown: int = 3) -> Iterator[str]:
-        """Everything for people, of each question the `shown` most telling rows; 0: all."""
+        """Print everything for people, of each question the `shown` most telling rows; 0: all."""
         yield f"worth     {self.sentence}"
         for question in (SHIFT, SHORTCUT):
             rows = [row for row in self.rows if row.question == question]
@@ -94,5 +94,5 @@ class ShortcutAudit:
         yield from (f"  see {example.name}: {example.shows}" for example in self.examples)
 
     def to_json(self) -> dict[str, Any]:
-        """For programs and for `summary.json`."""
+        """Give plain values, for programs and for `summary.json`."""
         return asdict(self)

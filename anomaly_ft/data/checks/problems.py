@@ -47,7 +47,7 @@ class Scan:
 
 
 def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Trouble]:
-    """All there are, the worst first."""
+    """Find all there are, the worst first."""
     records = reading.records
     same = identical(records)
     if scan.unreadable:
@@ -68,14 +68,15 @@ def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troubl
 
 
 def _dark(records: Sequence[Record], scan: Scan) -> Iterator[Trouble]:
-    """Images of more than 8 bits from a camera that uses fewer than all 16: nearly black without data.range."""
+    """Find images of more than 8 bits from a camera that uses fewer than all 16: nearly black without
+    data.range."""
     deep = [r.name for r in records if r.name in scan.thumbnails and scan.headers[r.name].deep]
     if deep and max(int(scan.thumbnails[name].max()) for name in deep) < DARK:
         yield Trouble("dark", f"{len(deep)} images of more than 8 bits {DARK_SAYS}", tuple(deep))
 
 
 def _odd_files(scan: Scan) -> Iterator[Trouble]:
-    """Files of which not all is used."""
+    """Find files of which not all is used."""
     pages = tuple(name for name, header in scan.headers.items() if header.pages)
     if pages:
         yield Trouble("pages", f"{len(pages)} files hold {PAGES_SAY}", pages)
@@ -86,7 +87,7 @@ def _odd_files(scan: Scan) -> Iterator[Trouble]:
 
 
 def _copies(same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
-    """Byte-identical files: across train and test they are leaks, elsewhere just odd."""
+    """Find byte-identical files: across train and test they are leaks, elsewhere just odd."""
     leaking = [group for group in same if len({record.split for record in group}) > 1]
     others = [group for group in same if group not in leaking]
     if leaking:
@@ -129,7 +130,7 @@ def _mask_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troub
 
 
 def _not_used(reading: Reading) -> Iterator[Trouble]:
-    """Image files that serve nothing, but for those of which nobody expects it."""
+    """List image files that are not used, but for those that nobody expects to be."""
     for unused in reading.unused:
         if unused.why == NO_IMAGE:
             yield Trouble("mask without image", f"{len(unused.names)} masks belong to no image", unused.names)
@@ -139,7 +140,7 @@ def _not_used(reading: Reading) -> Iterator[Trouble]:
 
 
 def _mask(record: Record) -> tuple[tuple[int, int], float]:
-    """Width and height, and the share that is marked."""
+    """Read width and height of a mask, and the share that is marked."""
     if record.mask is None:
         raise ValueError("no mask")
     marked = read_mask(record.mask)
@@ -147,7 +148,7 @@ def _mask(record: Record) -> tuple[tuple[int, int], float]:
 
 
 def _lookalikes(records: Sequence[Record], scan: Scan, same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
-    """Near-duplicates that are no exact copies; those on both sides of the split first."""
+    """Find near-duplicates that are no exact copies; those on both sides of the split first."""
     seen = [record for record in records if record.name in scan.thumbnails]
     if len(seen) < 2:
         return
@@ -162,7 +163,8 @@ def _lookalikes(records: Sequence[Record], scan: Scan, same: Sequence[tuple[Reco
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R | str]:
-    """The results in order; where a file cannot be read, why."""
+    """Map `work` over the records in several threads, in order; where a file cannot be read, the reason takes
+    its place."""
 
     def safely(item: T) -> R | str:
         try:

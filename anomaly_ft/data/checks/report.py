@@ -63,7 +63,7 @@ class Report:
         return replace(self, split=split, split_trouble=why_not)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the records, for programs."""
+        """Give everything but the records, for programs."""
         others = ("records", "readable", "appearances", "troubles", "limits", "audit")
         found = {key: value for key, value in vars(self).items() if key not in others}
         limits = asdict(self.limits) if self.limits else None
@@ -72,7 +72,7 @@ class Report:
         return {**found, "limits": limits, "troubles": troubles, "audit": audit}
 
     def lines(self) -> Iterator[str]:
-        """Everything for people."""
+        """Print everything for people."""
         yield f"root      {self.root}"
         yield f"layout    {self.layout}: {self.why}"
         for split, kinds in self.counts.items():
@@ -177,7 +177,7 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
 
 
 def _sizes(found: dict[str, int]) -> str:
-    """All of them, or from the least to the most where there are many."""
+    """List all sizes, or the range of widths and heights where there are many."""
     if len(found) <= FEW_SIZES:
         return _listed(found, " of ")
     wide, high = zip(*([int(side) for side in size.split("x")] for size in found), strict=True)

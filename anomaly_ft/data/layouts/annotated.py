@@ -26,7 +26,7 @@ LABELS = dict.fromkeys(
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     found = _find(tree)
     if not found:
         return ""
@@ -36,7 +36,8 @@ def recognise(tree: Tree) -> str:
 
 
 def read(tree: Tree) -> list[Record]:
-    """Annotated images are anomalous test images; the others are undecided where no folder is for the test.
+    """Read annotated images as anomalous test images; the others are undecided where no folder is for the
+    test.
 
     Raises:
         DataError: annotations that are not read.
@@ -57,7 +58,8 @@ def read(tree: Tree) -> list[Record]:
 
 
 def _find(tree: Tree) -> tuple[str, dict[str, tuple[str, str]]] | None:
-    """The tool, and of annotated images their kind and what serves as mask; nothing where nobody annotated."""
+    """Find the annotating tool, and of each annotated image its kind and mask file; nothing where nobody
+    annotated."""
     if "annotated" not in tree.memo:
         tree.memo["annotated"] = _read_notes(tree)
     found: tuple[str, dict[str, tuple[str, str]]] | None = tree.memo["annotated"]
@@ -99,7 +101,8 @@ def _read_notes(tree: Tree) -> tuple[str, dict[str, tuple[str, str]]] | None:
 
 
 def _image_stems(note: str) -> Iterator[str]:
-    """Where an image of a note would be: beside it, or in the folder of images beside the folder of labels."""
+    """List where an annotation's image would be: beside it, or in the folder of images beside that of
+    labels."""
     stem = stem_of(note)
     yield stem
     yield note  # a.png.json
@@ -111,7 +114,8 @@ def _image_stems(note: str) -> Iterator[str]:
 
 
 def _labels(path: Path) -> tuple[str, list[str]]:
-    """The tool that wrote a note about one image, and the labels in it; no tool where it is something else."""
+    """Read the tool that wrote an annotation of one image, and its labels; no tool where it is something
+    else."""
     if path.suffix == ".json":
         table = _json(path)
         if isinstance(table, dict) and isinstance(table.get("shapes"), list):
@@ -143,7 +147,7 @@ def _is_coco(table: Any) -> bool:
 
 
 def _coco(table: dict[str, Any], note: str, tree: Tree) -> Iterator[tuple[str, str]]:
-    """The images that a COCO file annotates, each with the first category that is not a good one."""
+    """Read the images that a COCO file annotates, each with the first category that is not a good one."""
     names = {row["id"]: str(row.get("name", ANOMALOUS)) for row in table.get("categories", []) if "id" in row}
     files = {row["id"]: str(row.get("file_name", "")) for row in table["images"] if "id" in row}
     known = set(tree.names)

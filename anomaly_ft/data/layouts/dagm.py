@@ -12,14 +12,14 @@ SKETCH = "Train/<name>.PNG, Test/<name>.PNG and masks of the defective ones in T
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     labels = [f"{a}/{b}" for a in tree.inside() for b in tree.inside(a) if b.lower() in LABEL_FOLDERS]
     masks = [name for folder in labels for name in tree.below(folder) if _is_mask(name)]
     return f"there are {len(masks)} masks such as {masks[0]}" if masks else ""
 
 
 def read(tree: Tree) -> list[Record]:
-    """An image with a mask is defective, all others are normal."""
+    """Read images with a mask as defective, all others as normal."""
     images = [n for n in tree.images if n.count("/") == 1 and n.split("/")[0].lower() in TRAIN | TEST]
     masks = match_masks(images, tree.masks)
     return [
@@ -35,7 +35,7 @@ def read(tree: Tree) -> list[Record]:
 
 
 def _is_mask(name: str) -> bool:
-    """Whether it is `Train/Label/<name>_label.<ending>` or the like in `Test`."""
+    """Tell whether a path is `Train/Label/<name>_label.<ending>` or the like in `Test`."""
     *folders, file = name.lower().split("/")
     stem = file.rpartition(".")[0]
     given = len(folders) == 2 and folders[0] in TRAIN | TEST and folders[1] in LABEL_FOLDERS

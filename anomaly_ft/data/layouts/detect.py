@@ -99,7 +99,7 @@ def read_root(root: str, *, layout: str = "auto", manifest_path: str = "", group
 
 
 def _notes(layout: str, records: Sequence[Record]) -> tuple[str, ...]:
-    """What is to be known of images that are used."""
+    """List what is to be known of images that are used."""
     if layout != "plain":
         return (*(notes_on(records) if layout == "mvtec" else ()), *notes_on_views(records))
     odd = plain.named_for_defects(record.name for record in records)
@@ -107,7 +107,7 @@ def _notes(layout: str, records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def detect(tree: Tree) -> tuple[str, str]:
-    """The layout's name and what speaks for it.
+    """Detect the layout; returns its name and why it fits.
 
     Raises:
         DataError: none or several fit.
@@ -126,19 +126,19 @@ def detect(tree: Tree) -> tuple[str, str]:
 
 
 def sets_below(tree: Tree) -> list[str]:
-    """Sub-folders which are each a data set of their own."""
+    """Find sub-folders which are each a data set of their own."""
     each = [r for n, r in READERS.items() if n in ("mvtec", "visa", "mtd", "dagm", "folders")]
     return [name for name in tree.inside() if any(reader.recognise(tree.sub(name)) for reader in each)]
 
 
 def known_layouts() -> str:
-    """The layouts there are, for people, one a line."""
+    """List the layouts for people, one a line."""
     lines = [f"  {name:<9} {reader.sketch}" for name, reader in READERS.items()]
     return "\n".join(["known layouts (data.layout):", *lines])
 
 
 def _unknown(tree: Tree) -> str:
-    """What is there instead of a known layout, and what to do."""
+    """Say what is there instead of a known layout, and what to do."""
     folder, sets = tree.root, sets_below(tree)
     if sets:
         return (
@@ -159,7 +159,7 @@ def _unknown(tree: Tree) -> str:
 
 
 def _listed(path: Path, base: Path, why: str, group_by: str) -> Reading:
-    """What a manifest lists, and which images beside those it does not."""
+    """Read what a manifest lists, and which images beside those it does not."""
     records = tuple(manifest.read_manifest(path, base, group_column=_column(path, group_by)))
     unused = find_unused(sort_out(tree_of_listed(base, records)), records, "not listed in the manifest")
     return _checked(Reading("manifest", why, base, records, unused))
@@ -175,7 +175,7 @@ def _refuse_name(root: str) -> None:
 
 
 def _checked(reading: Reading) -> Reading:
-    """The same reading, when it holds normal images to train with."""
+    """Refuse a reading without normal images to train with."""
     if not any(record.split != "test" for record in reading.records):
         raise DataError(
             f"data.root: no normal images to train with in {reading.root}, read as layout {reading.layout} "

@@ -15,7 +15,7 @@ DEMO_SEED = 0  # the split between train and test belongs to the data, not to th
 
 
 def read_elpv(name: str) -> list[Record]:
-    """Solar cells of the `elpv-dataset` package (Deitsch et al., 2019), one kind of module.
+    """Read solar cells of the `elpv-dataset` package (Deitsch et al., 2019), one kind of module.
 
     Normal: defect probability 0. Anomalous: probability 1, for the test only. The uncertain ones
     between are left out. A seeded fifth of the normal cells is kept for the test.
@@ -36,7 +36,7 @@ def read_elpv(name: str) -> list[Record]:
 
 
 def elpv_folder() -> Path:
-    """Where the package keeps its images.
+    """Find the folder in which the package keeps its images.
 
     Raises:
         DataError: it is not installed.

@@ -78,7 +78,7 @@ MASK_TAIL = re.compile(
 
 
 def words(name: str) -> list[str]:
-    """The words of a name, in lower case.
+    """Split a name into its words, in lower case.
 
     >>> words("cast_OK_0-12.front")
     ['cast', 'ok', '0', '12', 'front']
@@ -87,7 +87,7 @@ def words(name: str) -> list[str]:
 
 
 def means_normal(name: str) -> bool:
-    """Whether a name says that something is good.
+    """Tell whether a name says that something is good.
 
     >>> [means_normal(name) for name in ("Good", "ok_front", "defect-free", "not_ok", "NOK", "line 1")]
     [True, True, True, False, False, False]
@@ -101,7 +101,7 @@ def means_normal(name: str) -> bool:
 
 
 def means_defect(name: str) -> bool:
-    """Whether a name says that something is defective.
+    """Tell whether a name says that something is defective.
 
     >>> [means_defect(name) for name in ("NG", "cast_def_0", "not ok", "defect_free", "line 1")]
     [True, True, True, False, False]
@@ -111,7 +111,7 @@ def means_defect(name: str) -> bool:
 
 
 def without_tail(stem: str) -> str:
-    """The name of the image that a mask of this name belongs to; the same where nothing speaks of a mask.
+    """Strip what marks a mask's name, which leaves its image's; a name without such a mark stays.
 
     >>> without_tail("000_mask"), without_tail("10301_GT (copy)"), without_tail("part")
     ('000', '10301 (copy)', 'part')
@@ -123,7 +123,7 @@ def without_tail(stem: str) -> str:
 
 
 def stem_of(name: str) -> str:
-    """A name without its ending, folders kept.
+    """Strip a name's ending, folders kept.
 
     >>> stem_of("a.b/c.d.png")
     'a.b/c.d'

@@ -17,13 +17,13 @@ SKETCH = "good/ and any other folders, each a type of defect; masks, if any, in 
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     normal, others = _normal(tree), [f"{folder}/" for folder in _defects(tree)]
     return f"there are {normal}/ and {', '.join(others)}" if normal and others else ""
 
 
 def read(tree: Tree) -> list[Record]:
-    """Images below `good` (or `ok`, `normal`) are undecided, all others are anomalous test images."""
+    """Read images below `good` (or `ok`, `normal`) as undecided, all others as anomalous test images."""
     usable = set(tree.images)
     names = [name for name in tree.below(_normal(tree)) if name in usable]
     records = [Record(tree.root, name, "undecided") for name in names]
@@ -33,7 +33,7 @@ def read(tree: Tree) -> list[Record]:
 
 
 def _kind(name: str) -> str:
-    """The type of defect: the folder, or the one in it where the folder says no more than that it is one."""
+    """Name the type of defect: the folder, or the one in it where the folder says no more than "defect"."""
     top, *inner = name.split("/")[:-1]
     return inner[0] if inner and means_defect(top) and not set(words(top)) & DEFECT_TYPES else top
 
@@ -43,7 +43,7 @@ def _normal(tree: Tree) -> str:
 
 
 def _defects(tree: Tree) -> list[str]:
-    """Other folders with images in them; `train` or `test` among them means another layout."""
+    """List other folders with images in them; `train` or `test` among them means another layout."""
     normal = _normal(tree)
     others = [f for f in tree.inside() if f != normal and f.lower() not in MASK_FOLDERS and tree.below(f)]
     return [] if {folder.lower() for folder in others} & (TRAIN | TEST) else others

@@ -22,7 +22,7 @@ GIVEN: dict[str, Split] = {"train": "train", "test": "test"}
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     found = _masks(tree)
     paired = bool(found) and sum(stem_of(name) in found for name in tree.names)
     if not found or 2 * paired < len(tree.names) - len(found):
@@ -31,7 +31,7 @@ def recognise(tree: Tree) -> str:
 
 
 def read(tree: Tree) -> list[Record]:
-    """Labels come from the masks; without folders `train` and `test` normal images are undecided.
+    """Read labels from the masks; without folders `train` and `test` normal images are undecided.
 
     Raises:
         DataError: an image without a mask or with one that cannot be read: nobody knows its label.
@@ -58,7 +58,7 @@ def read(tree: Tree) -> list[Record]:
 
 
 def _masks(tree: Tree) -> dict[str, str]:
-    """The mask of each image, by the image's name without ending; not those in a folder of their own."""
+    """Find the mask of each image, by the image's name without ending; not those in a folder of their own."""
     own = MASK_FOLDERS | LABEL_FOLDERS
     found = {}
     for name in tree.names:

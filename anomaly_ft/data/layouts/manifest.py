@@ -32,7 +32,7 @@ SHOWN = 8  # mistakes in one message
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     if tree.root.is_file():
         return f"{tree.root.name} is a file"
     found = [name for name in NAMES if (tree.root / name).is_file()]
@@ -40,7 +40,7 @@ def recognise(tree: Tree) -> str:
 
 
 def read(tree: Tree) -> list[Record]:
-    """The images that a manifest, or the manifest in a folder, lists."""
+    """Read the images that a manifest, or the manifest in a folder, lists."""
     if tree.root.is_file():
         return read_manifest(tree.root, tree.root.parent)
     found = [tree.root / name for name in NAMES if (tree.root / name).is_file()]
@@ -50,7 +50,7 @@ def read(tree: Tree) -> list[Record]:
 
 
 def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Record]:
-    """The images that the table lists, paths relative to `base`.
+    """Read the images that the table lists, paths relative to `base`.
 
     Args:
         path: a .csv or .parquet file.
@@ -95,7 +95,7 @@ def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Rec
 
 
 def _links_out(table: pd.DataFrame, base: Path) -> frozenset[str]:
-    """Paths of a manifest that came with its images and that lead out of their folder over a link."""
+    """Find paths of a manifest that came with its images and that lead out of their folder over a link."""
     root = os.path.realpath(base) + os.sep
     named = {path for key in ("image_path", "mask_path") if key in table for path in table[key]}
     found = set()
@@ -107,7 +107,7 @@ def _links_out(table: pd.DataFrame, base: Path) -> frozenset[str]:
 
 
 def _exists(path: Path, *, folder_too: bool) -> bool:
-    """Whether there is such a file; masks that count together may be a folder."""
+    """Tell whether there is such a file; a mask in several files may be a folder."""
     try:
         return path.is_file() or (folder_too and path.is_dir())
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
@@ -115,7 +115,7 @@ def _exists(path: Path, *, folder_too: bool) -> bool:
 
 
 def _clean(path: str) -> str:
-    """The path as written on any system, with forward slashes, without needless dots."""
+    """Normalise a path written on any system: forward slashes, no needless dots."""
     return "" if not path else PurePosixPath(path.replace("\\", "/")).as_posix()
 
 
@@ -127,7 +127,7 @@ class Names:
         self.folders: dict[str, dict[str, str]] = {}  # of each folder its names by their composed form
 
     def on_disk(self, path: str) -> str:
-        """The path as the disk spells it; as it is where that is the same, or nothing is there."""
+        """Spell the path as the disk does; unchanged where that is the same, or nothing is there."""
         if path.isascii() or _exists(self.base / path, folder_too=True):
             return path
         found = ""
@@ -144,8 +144,8 @@ class Names:
 
 
 def _tidy(row: dict[Any, Any], names: Names) -> dict[Any, Any]:
-    """The row with paths as on the disk, and with label and split in small letters, as spreadsheets may not
-    write them."""
+    """Normalise a row: paths as on the disk, label and split in small letters, as spreadsheets may not write
+    them."""
     paths = {key: _on_disk(row[key], names) for key in ("image_path", "mask_path") if key in row}
     return row | paths | {key: row[key].strip().lower() for key in ("label_index", "split") if key in row}
 

@@ -20,7 +20,7 @@ NO_KIND = MASK_FOLDERS | LABEL_FOLDERS | IMAGE_FOLDERS  # folders that say nothi
 
 
 def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
-    """The mask of each image that has one: a file, or a folder of masks that count together.
+    """Match each image that has one with its mask: a file, or a folder of masks that are united.
 
     Names match without regard to upper and lower case, to words for masks and for images among the
     folders, and to the folder `test` where masks know none. Masks of one folder, not sorted by types of
@@ -49,7 +49,7 @@ def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
 
 
 def _key(name: str, *, tail: bool = False) -> str:
-    """What a mask and its image have in common."""
+    """Reduce a name to what a mask and its image have in common."""
     folder, _, file = name.rpartition("/")
     stem = file.rpartition(".")[0].lower()
     return _place(folder) + (stem if tail else without_tail(stem))
@@ -57,5 +57,5 @@ def _key(name: str, *, tail: bool = False) -> str:
 
 @lru_cache(maxsize=4096)
 def _place(folder: str) -> str:
-    """The folders that say what kind an image is of, with a slash at the end."""
+    """Keep of a path the folders that say what kind an image is of, with a slash at the end."""
     return "".join(f"{part}/" for part in folder.lower().split("/") if part and part not in NO_KIND)

@@ -9,13 +9,13 @@ NORMALS = "mt_free"
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     found = [folder for folder in _folders(tree) if folder.split("/")[0].lower() == NORMALS]
     return f"there is {found[0]}" if found else ""
 
 
 def read(tree: Tree) -> list[Record]:
-    """Normal images are undecided; the type of the others is their folder's name without `MT_`."""
+    """Read normal images as undecided; the type of the others is their folder's name without `MT_`."""
     records = []
     for folder in _folders(tree):
         top = folder.split("/")[0].lower()

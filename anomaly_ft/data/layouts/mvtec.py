@@ -14,7 +14,7 @@ SKETCH = "train/good, test/<type>, ground_truth/<type>/<name>_mask.png (good may
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     found = [
         f"{split}/{kind}" for split in _splits(tree, TRAIN) for kind in tree.inside(split) if means_normal(kind)
     ]
@@ -22,7 +22,7 @@ def recognise(tree: Tree) -> str:
 
 
 def read(tree: Tree) -> list[Record]:
-    """Good images of the folders for training and validation are for training; all others are test images."""
+    """Read good images of the folders for training and validation as train; all others are test images."""
     usable = set(tree.images)
     found = _images(tree, TRAIN | VALIDATION, usable)
     train = [Record(tree.root, name, "train") for name, kind in found if kind == NORMAL]
@@ -36,7 +36,7 @@ def _splits(tree: Tree, names: frozenset[str]) -> list[str]:
 
 
 def _images(tree: Tree, splits: frozenset[str], usable: set[str]) -> list[tuple[str, str]]:
-    """Names and kinds of the photographs in these folders."""
+    """List names and kinds of the photographs in these folders."""
     found = []
     for split in _splits(tree, splits):
         for folder in tree.inside(split):

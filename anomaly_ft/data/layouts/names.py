@@ -9,7 +9,7 @@ SKETCH = "OK_<name> beside NG_<name>: every file's name says good (ok, normal) o
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does, or not every name says what it is."""
+    """Say why this layout fits; empty: it does not, or not every name says what the image is."""
     names = tree.images
     good = sum(means_normal(_file(name)) for name in names)
     bad = sum(means_defect(_file(name)) for name in names)
@@ -19,7 +19,7 @@ def recognise(tree: Tree) -> str:
 
 
 def read(tree: Tree) -> list[Record]:
-    """Good images are undecided, all others are anomalous test images."""
+    """Read good images as undecided, all others as anomalous test images."""
     defective = [name for name in tree.images if not means_normal(_file(name))]
     masks = match_masks(defective, tree.masks)
     return [

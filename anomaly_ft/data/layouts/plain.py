@@ -14,19 +14,19 @@ SEVERAL = 2  # a single file called `bad.png` may be a name like any other
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does, or a name speaks against it."""
+    """Say why this layout fits; empty: it does not, or a name suggests a defect."""
     if not tree.names or suspicious(tree):
         return ""
     return f"there are {len(tree.names)} images, and no name speaks of defects, masks or a test"
 
 
 def read(tree: Tree) -> list[Record]:
-    """Every photograph is a normal training image."""
+    """Read every photograph as a normal training image."""
     return [Record(tree.root, name, "train") for name in tree.images]
 
 
 def suspicious(tree: Tree) -> list[str]:
-    """What says that not all images are good: folders, several files named for defects, and masks."""
+    """Find signs that not all images are good: folders, several files named for defects, and masks."""
     folders = {part for name in tree.names for part in name.split("/")[:-1]}
     spoken = {folder for folder in folders if folder.lower() in SUSPICIOUS or means_defect(folder)}
     defects = named_for_defects(tree.names)
@@ -37,5 +37,5 @@ def suspicious(tree: Tree) -> list[str]:
 
 
 def named_for_defects(names: Iterable[str]) -> list[str]:
-    """The names of files that speak of a defect."""
+    """Find names of files that suggest a defect."""
     return [name for name in names if means_defect(stem_of(name).rpartition("/")[2])]

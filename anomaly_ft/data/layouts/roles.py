@@ -45,13 +45,13 @@ def sort_out(tree: Tree) -> Tree:
 
 
 def _role(folder: str, tree: Tree) -> list[str]:
-    """What all files of a folder are, unless a name says otherwise."""
+    """Decide what all files of a folder are, unless a name says otherwise."""
     masks, depths = (_holds(folder, tree, masks=masks) for masks in (True, False))
     return tree.masks if masks else tree.depths if depths else tree.images
 
 
 def _beside(tree: Tree) -> set[str]:
-    """Masks in the folders of their images, known by their names."""
+    """Find masks in the folders of their images, known by their names."""
     stems = [stem_of(name).lower() for name in tree.names]
     times = Counter(stems)
     found = _pairs(tree, [(n, stem) for n, stem in zip(tree.names, stems, strict=True) if times[stem] == 2])
@@ -66,7 +66,7 @@ def _beside(tree: Tree) -> set[str]:
 
 
 def _holds(folder: str, tree: Tree, *, masks: bool) -> bool:
-    """Whether a folder, or one on the way to it, is for masks; or for depth images."""
+    """Tell whether a folder, or one on the way to it, is for masks; or for depth images."""
     parts = folder.split("/") if folder else []
     for i, part in enumerate(parts):
         siblings = {name.lower() for name in tree.inside("/".join(parts[:i]))}
@@ -80,7 +80,8 @@ def _holds(folder: str, tree: Tree, *, masks: bool) -> bool:
 
 
 def _pairs(tree: Tree, twice: list[tuple[str, str]]) -> set[str]:
-    """PNGs that are the mask of a photograph beside them, of files whose name without ending is there twice."""
+    """Find PNGs that are the mask of a photograph beside them: names that are there twice but for the
+    ending."""
     photographs = {stem for name, stem in twice if PHOTOGRAPHS.search(name)}
     found = [name for name, stem in twice if name.lower().endswith(".png") and stem in photographs]
     return set(found) if all(_looks_like_mask(tree.root / n) for n in _spread(found, LOOKED_AT)) else set()

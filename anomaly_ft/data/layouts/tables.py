@@ -16,12 +16,12 @@ KNOWN = ("image_path", "label_index", "split", "mask_path", "kind")
 
 
 def is_column(path: Path, name: str) -> bool:
-    """Whether the table has a column of this name."""
+    """Tell whether the table has a column of this name."""
     return name in read_table(path)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """All rows of a table, its known columns in small letters.
+    """Read all rows of a table, its known columns in small letters.
 
     Raises:
         DataError: a table that cannot be read, or has more rows or bytes than a manifest may have.
@@ -61,5 +61,5 @@ def _table_of(path: Path) -> pd.DataFrame:
 
 
 def short(text: str) -> str:
-    """A value for a message, cut where it is very long."""
+    """Cut a value for a message where it is very long."""
     return text if len(text) <= LONG else f"{text[:LONG]}... ({len(text):,} characters)"

@@ -41,20 +41,20 @@ class Tree:
     memo: dict[str, Any] = field(default_factory=dict, repr=False)  # what was found out about it already
 
     def below(self, folder: str) -> list[str]:
-        """The names of all image files below a folder; none where there is no such folder."""
+        """List all image files below a folder; none where there is no such folder."""
         start, end = self.spans.get(folder, (0, 0))
         return self.names[start:end]
 
     def inside(self, folder: str = "") -> list[str]:
-        """The names of the folders in a folder, sorted."""
+        """List the folders in a folder, sorted."""
         return self.folders.get(folder, [])
 
     def has(self, folder: str) -> bool:
-        """Whether there is such a folder."""
+        """Tell whether there is such a folder."""
         return folder in self.folders
 
     def sub(self, folder: str) -> "Tree":
-        """The same for a folder below the root."""
+        """View a folder below the root as a tree."""
         start, cut = self.spans[folder][0], len(folder) + 1
         inner = {key: key[cut:] for key in self.folders if key == folder or key.startswith(f"{folder}/")}
         return Tree(
@@ -81,8 +81,8 @@ def list_tree(root: Path) -> Tree:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The paths of all files below a folder that are images or may be: also those of a kind that cannot be read
-    here, for whoever asks has to hear of them. Hidden files and systems' own are passed over; sorted.
+    """List all files below a folder that are images or may be, sorted; also those of a kind that cannot be
+    read here, since `predict` has to name them. Hidden and system files are passed over.
 
     Raises:
         DataError: a folder that cannot be listed, or a name that is not UTF-8.
@@ -119,7 +119,7 @@ class _Walk:
             tree.mixed |= {name} if len(endings) > 2 else set()
 
     def _file(self, entry: "os.DirEntry[str]", below: str, passing: str) -> str:
-        """Enter a file; returns the ending of what is an image, else nothing."""
+        """Enter a file; returns the ending of an image, else an empty string."""
         stem, dot, tail = entry.name.rpartition(".")
         ending = f".{tail.lower()}" if stem and dot else ""
         if ending in SUFFIXES or ending in FOREIGN:
@@ -138,7 +138,8 @@ class _Walk:
         return ""
 
     def _targets(self, entry: "os.DirEntry[str]", through: tuple[str, ...]) -> tuple[str, ...] | None:
-        """The targets of links up to here and with this one; nothing: it leads back into what is listed."""
+        """Add a link's target to those of the links up to here; empty where it leads back into what is
+        listed."""
         if not entry.is_symlink():
             return through
         target = os.path.realpath(entry.path)

@@ -35,7 +35,7 @@ class Unused:
 
 
 def find_unused(tree: Tree, records: Iterable[Record], otherwise: str) -> tuple[Unused, ...]:
-    """All image files that no record names as image or mask, by reason.
+    """Find all image files that no record names as image or mask, by reason.
 
     Args:
         tree: all files.
@@ -69,8 +69,8 @@ def find_unused(tree: Tree, records: Iterable[Record], otherwise: str) -> tuple[
 
 
 def notes_on(records: Sequence[Record]) -> tuple[str, ...]:
-    """What is used otherwise than the name of its folder says: defective images for training or validation
-    serve as test images, good ones for validation as training images."""
+    """Note what is used otherwise than the name of its folder says: defective images for training or
+    validation are test images, good ones for validation are training images."""
     moved: Counter[str] = Counter()
     for record in records:
         folder = record.name.partition("/")[0]
@@ -82,7 +82,7 @@ def notes_on(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def notes_on_views(records: Sequence[Record]) -> tuple[str, ...]:
-    """Whether images are views of the same parts by several cameras, `_C1_`, `_C2_`, as in Real-IAD."""
+    """Note images that are views of the same parts by several cameras, `_C1_`, `_C2_`, as in Real-IAD."""
     views = [match[1] for record in records if not record.group and (match := VIEW.match(record.name))]
     parts = len(set(views))
     if not views or len(views) < 2 * parts:
@@ -94,7 +94,8 @@ def notes_on_views(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def tree_of_listed(base: Path, records: Sequence[Record]) -> Tree:
-    """The files of the folders that a manifest takes images from, without folders it says nothing about."""
+    """List the files of the folders that a manifest takes images from, without folders it does not
+    mention."""
     tops = sorted({record.name.split("/")[0] for record in records if "/" in record.name})
     tree = Tree(base)
     for top in tops:

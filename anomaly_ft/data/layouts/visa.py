@@ -13,7 +13,7 @@ LIST = Path("split_csv", "1cls.csv")
 
 
 def recognise(tree: Tree) -> str:
-    """What speaks for this layout; empty: nothing does."""
+    """Say why this layout fits; empty: it does not."""
     if (tree.root / LIST).is_file():
         return f"there is {LIST.as_posix()}"
     if tree.has("Data/Images/Normal"):
@@ -23,7 +23,7 @@ def recognise(tree: Tree) -> str:
 
 
 def read(tree: Tree) -> list[Record]:
-    """The images the split lists for this object; without a list, normals are undecided.
+    """Read the images the split lists for this object; without a list, normals are undecided.
 
     Raises:
         DataError: a list of several objects, or one that names files or columns that are not there.
@@ -41,7 +41,8 @@ def read(tree: Tree) -> list[Record]:
 
 
 def _read_list(path: Path, root: Path, wanted: str = "") -> list[Record]:
-    """Rows `object,split,label,image,mask`; with a `wanted` object paths begin above `root`, at its folder."""
+    """Read rows `object,split,label,image,mask`; with a `wanted` object paths begin above `root`, at its
+    folder."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         missing = {"object", "split", "label", "image", "mask"} - set(reader.fieldnames or ())

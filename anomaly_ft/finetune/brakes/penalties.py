@@ -18,7 +18,7 @@ Term = Callable[[Sequence[Tensor], Tensor], Tensor]  # features (n, d) of each l
 
 
 def l2_sp(encoder: nn.Module) -> Term:
-    """Half the squared distance of the weights to where they are now (Li et al., ICML 2018)."""
+    """Penalise half the squared distance of the weights to where they are now (Li et al., ICML 2018)."""
     start = {name: p.detach().clone() for name, p in _trained(encoder).items()}
 
     def term(_features: Sequence[Tensor], _images: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ def l2_sp(encoder: nn.Module) -> Term:
 
 
 def distillation(detector: GaussianDetector) -> Term:
-    """Squared distance between the features of an image now and those that the encoder gives before
-    training, in the metric of the detector's Gaussians, mean over images, levels and dimensions
-    (after Hinton et al., 2015, with features for outputs)."""
+    """Penalise the squared distance between the features of an image now and those that the encoder gives
+    before training, in the metric of the detector's Gaussians, mean over images, levels and dimensions (after
+    Hinton et al., 2015, with features for outputs)."""
     frozen = copy.deepcopy(detector.encoder).requires_grad_(requires_grad=False)
 
     def term(features: Sequence[Tensor], images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Weights = dict[str, Tensor]
 
 
 def trained_weights(module: nn.Module) -> Weights:
-    """A copy of the parameters that train."""
+    """Copy the parameters that train."""
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
 
@@ -39,7 +39,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The module holds the mean; afterwards it holds again what it held."""
+        """Load the mean into the module inside the block, and restore the module's own weights afterwards."""
         own = trained_weights(self.module)
         put_weights(self.module, self.mean)
         try:

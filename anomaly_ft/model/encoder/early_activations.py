@@ -23,7 +23,7 @@ class EarlyActivations:
         return len(self.activation)
 
     def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "EarlyActivations":
-        """Some of the images, copied: what runs on them may work in place."""
+        """Select some of the images, copied: what runs on them may work in place."""
         chosen = torch.from_numpy(np.arange(len(self))[rows])
         return EarlyActivations(_take(self.activation, chosen), [_take(level, chosen) for level in self.levels])
 
@@ -38,7 +38,7 @@ class EarlyActivations:
 
 
 def _take(tensor: Tensor, rows: Tensor) -> Tensor:
-    """Some rows, in the memory format of the whole."""
+    """Select some rows, in the memory format of the whole."""
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return tensor.index_select(0, rows)

@@ -60,8 +60,8 @@ class Encoder(nn.Module):
         self.strides = tuple(stride_of(image_size, shape[-1]) for shape in shapes)  # in pixels
 
     def forward(self, images: Tensor | EarlyActivations) -> list[Tensor]:
-        """Feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in 0..255,
-        or of what `halfway` made of them."""
+        """Compute feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in
+        0..255, or of their early activations."""
         self._seen.clear()
         if self.checkpointing:
             self._reading = True
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         return self.feature_maps((images.float() - self.mean) / self.std)
 
     def feature_maps(self, normalised: Tensor) -> list[Tensor]:
-        """`forward` for images that already went through the encoder's mean and standard deviation."""
+        """Compute `forward` of images that already went through the encoder's mean and standard deviation."""
         self._seen.clear()
         if self.checkpointing and torch.is_grad_enabled():
             first = self.model.get_submodule(self._chain[0])
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         return self._read_off({})
 
     def early_activations(self, images: Tensor) -> EarlyActivations:
-        """What the frozen early part makes of RGB images `(n, 3, h, w)` in 0..255; see `train_only`.
+        """Run the frozen early part on RGB images `(n, 3, h, w)` in 0..255; see `train_only`.
 
         Raises:
             EncoderError: no early part is frozen.
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
         return EarlyActivations(x, levels)
 
     def _read_off(self, early: dict[str, Tensor]) -> list[Tensor]:
-        """The levels' maps in order; those before a frozen part's end are given."""
+        """Collect the levels' maps in order; those before a frozen part's end are given."""
         unseen = [level for level in self.levels if level not in self._seen and level not in early]
         if unseen:
             raise EncoderError(
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         return maps
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Always evaluation mode; see the module's docstring."""
+        """Stay in evaluation mode; see the module's docstring."""
         del mode
         return super().train(False)
 
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
         self._pairs = []  # what is computed again has to find the same weights
 
     def folded(self) -> AbstractContextManager[None]:
-        """Meanwhile batch norms are folded into convolutions: the same features up to rounding, in less time
+        """Fuse batch norms into convolutions inside the block: the same features up to rounding, in less time
         from a few images on."""
         return folded(self.model, self._pairs)
 
@@ -200,8 +200,8 @@ class Encoder(nn.Module):
             self._seen[level] = output
 
     def parameter_groups(self, lr: float, *, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-        """Trained parameters for an optimiser, each layer's learning rate `layer_decay` times that of the
-        layer after it; the last layer's is `lr`. Layers are as timm counts them."""
+        """Group trained parameters for an optimiser, each layer's learning rate `layer_decay` times that of
+        the layer after it; the last layer's is `lr`. Layers are as timm counts them."""
         groups = param_groups_layer_decay(self.model, weight_decay_exclude_1d=False, layer_decay=layer_decay)
         last = max(group["lr_scale"] for group in groups)
         return [{"params": group["params"], "lr": lr * group["lr_scale"] / last} for group in groups]
@@ -224,12 +224,13 @@ class Encoder(nn.Module):
 
 
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Global average over positions: features `(n, d_l)` in float32 for each level."""
+    """Average over all positions: features `(n, d_l)` in float32 for each level."""
     return [level.mean((2, 3), dtype=torch.float32) for level in maps]
 
 
 def known_levels(model: nn.Module) -> list[str]:
-    """Names of all levels: each stage timm knows, plus stem and head convolution where there are any.
+    """List the names of all levels: each stage timm knows, plus stem and head convolution where there are
+    any.
 
     For an EfficientNet these are the nine levels of Rippel et al. (IEEE TIM 70, 2021): stem, seven
     stages, head convolution, each after its normalisation and activation.
@@ -249,7 +250,7 @@ def known_levels(model: nn.Module) -> list[str]:
 
 
 def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]) -> list[str]:
-    """Module names of the wanted levels, given as names or as indices into `known_levels`.
+    """Resolve the wanted levels, given as names or as indices into `known_levels`, to module names.
 
     Raises:
         EncoderError: an index out of range, a name that is no module, none at all, or one twice.
@@ -283,12 +284,12 @@ def load_encoder(
     levels: Sequence[str | int] | Literal["all"] = "all",
     image_size: int = 224,
 ) -> Encoder:
-    """The pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
+    """Load the pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
     model = load_pretrained(name, weights, image_size)
     return Encoder(model, choose_levels(model, levels), image_size)
 
 
 def load_with_timm(folder: Path, levels: Sequence[str], image_size: int) -> Encoder:
-    """What `Encoder.save` wrote, loaded as someone loads it who has timm alone."""
+    """Load what `Encoder.save` wrote as someone loads it who has timm alone."""
     model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     return Encoder(model, levels, image_size)

@@ -20,7 +20,7 @@ Pair = tuple[str, str]  # names of a convolution and of the batch norm behind it
 
 
 def find_pairs(model: nn.Module, run: Callable[[], Any]) -> list[Pair]:
-    """Convolutions whose very output goes to a batch norm, each of both called once while `run` runs."""
+    """Find convolutions whose very output goes to a batch norm, each of both called once while `run` runs."""
     names = {
         module: name
         for name, module in model.named_modules()
@@ -44,7 +44,8 @@ def find_pairs(model: nn.Module, run: Callable[[], Any]) -> list[Pair]:
 
 
 def foldable(model: nn.Module, levels: Sequence[str], run: Callable[[], Sequence[Tensor]]) -> list[Pair]:
-    """The pairs to fold: none that makes a level, and none at all unless what `run` gives stays the same."""
+    """Select the pairs to fuse: none that makes a level, and none at all unless what `run` gives stays the
+    same."""
     maps: list[Tensor] = []
     pairs = [pair for pair in find_pairs(model, lambda: maps.extend(run())) if pair[0] not in levels]
     with folded(model, pairs):
@@ -53,8 +54,8 @@ def foldable(model: nn.Module, levels: Sequence[str], run: Callable[[], Sequence
 
 @contextmanager
 def folded(model: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
-    """Meanwhile the convolutions hold weights that do the batch norms' work too; where gradients are wanted
-    they reach the parameters of both."""
+    """Fuse the batch norms into the convolutions inside the block; where gradients are wanted they reach the
+    parameters of both."""
     before: list[tuple[Any, dict[str, Tensor | None], Any]] = []
     try:
         for pair in pairs:
@@ -73,7 +74,7 @@ def folded(model: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
 
 
 def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution with the batch norm in it."""
+    """Compute weight and bias of the convolution with the batch norm in it."""
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight
     mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
@@ -89,7 +90,7 @@ def _put(conv: nn.Module, parameters: dict[str, Tensor | None]) -> None:
 
 
 def _without_norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    """What a batch norm does beside normalising: timm's holds the activation."""
+    """Give what a batch norm does beside normalising: timm's holds the activation."""
     steps = [step for step in (getattr(norm, "drop", None), getattr(norm, "act", None)) if step is not None]
 
     def forward(x: Tensor) -> Tensor:
@@ -101,6 +102,6 @@ def _without_norm(norm: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether feature maps agree, up to rounding, measured by the largest value of each."""
+    """Compare feature maps, up to rounding, measured by the largest value of each."""
     pairs = zip(first, second, strict=True)
     return all(bool((a - b).abs().max() <= TOLERANCE * a.abs().max()) for a, b in pairs)

@@ -13,7 +13,7 @@ TOLERANCE = 1e-2  # of a map's largest value; a scrambled map is off by about as
 
 
 def stride_of(image_size: int, side: int) -> int:
-    """Pixels from position to position of a map with `side` positions.
+    """Compute the pixels from position to position of a map with `side` positions.
 
     Sides of convolutions are rounded up or down: 260 pixels at stride 16 make 17 positions. So the power of two
     that gives this side counts before the ratio; patches of 14 pixels divide their image evenly.
@@ -27,7 +27,7 @@ def stride_of(image_size: int, side: int) -> int:
 
 
 def way_out(model: nn.Module) -> str:
-    """What to do about levels that cannot be read."""
+    """Advise what to do about levels that cannot be read."""
     tops = [name for name, _ in model.named_children()]
     return (
         "name modules that each give one map (n, channels, h, w) in expert.encoder.levels, "
@@ -37,7 +37,7 @@ def way_out(model: nn.Module) -> str:
 
 
 def refuse_unnamed(model: nn.Module, levels: Sequence[str]) -> list[str]:
-    """The levels that timm names, as a list.
+    """Refuse levels that timm names but that are no modules; returns the levels as a list.
 
     Raises:
         EncoderError: they are not all modules of the model.
@@ -52,7 +52,7 @@ def refuse_unnamed(model: nn.Module, levels: Sequence[str]) -> list[str]:
 
 
 def to_grid(model: nn.Module, output: Tensor) -> Tensor:
-    """A level's output as `(n, d, h, w)`: patch tokens become a square grid, channels come second.
+    """Reshape a level's output to `(n, d, h, w)`: patch tokens become a square grid, channels come second.
 
     Raises:
         EncoderError: it is no tensor, or its positions make no square grid.
@@ -96,7 +96,7 @@ def refuse_scrambled(model: nn.Module, levels: Sequence[str], maps: Sequence[Ten
 
 
 def _read_by_timm(model: Any, images: Tensor) -> dict[str, Tensor]:
-    """The maps of the levels that timm names, by module."""
+    """Read the maps of the levels that timm names, by module."""
     info = getattr(model, "feature_info", None)
     if not info or not hasattr(model, "forward_intermediates"):
         return {}

@@ -23,7 +23,7 @@ class Stop(BaseException):  # nothing between a module and its caller may catch 
 
 
 def input_of(module: nn.Module, run: Callable[[], Any]) -> Tensor:
-    """What a module is given while `run` runs a model; neither it nor what comes after it is run.
+    """Capture a module's input while `run` runs a model; neither it nor what comes after it is run.
 
     Raises:
         RuntimeError: the module is not run.

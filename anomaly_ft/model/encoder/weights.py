@@ -33,7 +33,7 @@ ANSWER = 5.0  # seconds in which the hub has to say something
 
 
 def resolve_source(name: str, weights: str) -> str:
-    """What `auto` stands for on this machine: an installed weights package, else the hub."""
+    """Resolve `auto` on this machine: an installed weights package, else the hub."""
     if weights != "auto":
         return weights
     installed = name in PACKAGES and importlib.util.find_spec(PACKAGES[name][1]) is not None
@@ -41,7 +41,7 @@ def resolve_source(name: str, weights: str) -> str:
 
 
 def load_pretrained(name: str, weights: str, image_size: int) -> nn.Module:
-    """The timm model `name` without its classifier, holding the weights named by `weights`.
+    """Load the timm model `name` without its classifier, holding the weights named by `weights`.
 
     Args:
         name: a timm model name, such as `tf_efficientnet_lite0`.
@@ -103,8 +103,8 @@ def _from_hub(name: str, image_size: int) -> nn.Module:
 
 @contextmanager
 def _asked_once() -> Iterator[None]:
-    """The hub's client tries a network that is not there for most of a minute: ask once, and if nobody answers
-    take what is in its cache, or nothing."""
+    """Ask the hub once, and if nobody answers take what is in its cache, or nothing: its client would try a
+    network that is not there for most of a minute."""
     before = constants.HF_HUB_OFFLINE
     try:
         get_session().head(constants.ENDPOINT, timeout=ANSWER)
@@ -117,7 +117,7 @@ def _asked_once() -> Iterator[None]:
 
 
 def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
-    """The package's tensors under timm's keys: same order, same shapes, other names."""
+    """Read the package's tensors under timm's keys: same order, same shapes, other names."""
     if name not in PACKAGES:
         raise EncoderError(
             f"encoder.weights: no package carries weights of {name!r}; packages exist for "

@@ -38,7 +38,8 @@ class EarlyCache:
     _made: dict[str, EarlyActivations] = field(default_factory=dict)
 
     def __call__(self, name: str, pixels: Pixels) -> Pixels:
-        """What the encoder is given of the images known by `name`: their early activations, else `pixels`."""
+        """Look up the early activations of the images known by `name`, computed at first use; `pixels` where
+        there is no room."""
         if name not in self._made:
             room = self.room - sum(made.nbytes for made in self._made.values())
             made = run_early(self.encoder, pixels, self.compute, self.settings, room)
@@ -51,7 +52,7 @@ class EarlyCache:
 def run_early(
     encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings, room: int
 ) -> EarlyActivations | None:
-    """What the frozen early part makes of uint8 images `(n, h, w, 3)`, in the processor's memory.
+    """Run the frozen early part on uint8 images `(n, h, w, 3)`; the result lies in the processor's memory.
 
     Args:
         encoder: with an early part that is frozen, see `Encoder.train_only`.
@@ -95,7 +96,7 @@ def _run(encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorS
 
 
 def _as_much_as_needed(level: Tensor, grids: set[int]) -> Tensor:
-    """A smaller map with the same average and the same values on the grids, where that is possible."""
+    """Shrink a map to one with the same average and the same values on the grids, where that is possible."""
     if not grids:
         return level.mean((2, 3), keepdim=True, dtype=torch.float32)
     if len(grids) > 1:
@@ -105,7 +106,7 @@ def _as_much_as_needed(level: Tensor, grids: set[int]) -> Tensor:
 
 
 def _empty(one: Tensor, count: int) -> Tensor:
-    """Room for `count` rows like this one, each row as it lies in memory."""
+    """Allocate `count` rows like this one, each row as it lies in memory."""
     shape = (count, *one.shape[1:])
     channels_last = one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last)
     how = torch.channels_last if channels_last else torch.contiguous_format

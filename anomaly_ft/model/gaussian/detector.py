@@ -55,7 +55,7 @@ class Statistics:
     spread: Tensor
 
     def standardised(self, normal: Mapping[str, NDArray[np.float64]]) -> "Statistics":
-        """The same Gaussians; the scale of both scores taken from those of held-out normal images, `(n,)`."""
+        """Scale both scores by those of held-out normal images, `(n,)`; the Gaussians stay."""
         both = np.stack([normal["pooled"], normal["dense"]])
         location, spread = (
             torch.from_numpy(values).float().to(self.location.device)
@@ -154,7 +154,7 @@ class GaussianDetector(nn.Module):
         return Statistics(levels, _gaussian(*dense), _gaussian(*fine), self.location, self.spread)
 
     def forward(self, images: Tensor) -> Detection:
-        """RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, h, w)`.
+        """Map RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, h, w)`.
 
         The map is the dense one, or, where the pooled score decides, that score split over positions.
         Under autocast the encoder runs in its precision, distances and maps in float32.
@@ -162,12 +162,13 @@ class GaussianDetector(nn.Module):
         return self.detect(self.encoder(images), images.shape[-2:])
 
     def detect(self, levels: Sequence[Tensor], size: Sequence[int]) -> Detection:
-        """`forward` from feature maps, as `Encoder` gives them, of images of `size` (height, width)."""
+        """Compute `forward` from feature maps, as `Encoder` gives them, of images of `size` (height,
+        width)."""
         outputs = self.outputs(levels, explain=False)
         return Detection(outputs.score, enlarge(outputs.map, size))
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """All scores `(n,)` from feature maps, as `Encoder` gives them."""
+        """Compute all scores `(n,)` from feature maps, as `Encoder` gives them."""
         how = self.settings
         pooled = (self.level_distances(pool(levels)) * self.level_weights).sum(1)
         coarse = self.squared_dense_distances(levels).sqrt()
@@ -177,8 +178,8 @@ class GaussianDetector(nn.Module):
         return {"pooled": pooled, "dense": dense, "fused": fused}
 
     def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
-        """Scores and maps from feature maps; with `explain` the contribution map and each level's distance,
-        and without it no longer than these take."""
+        """Compute scores and maps from feature maps; with `explain` also the contribution map and each
+        level's distance."""
         maps = {"dense": self.dense_map(levels)}
         if explain or self.shows == "contribution":
             maps["contribution"] = self.contribution_map(levels)
@@ -186,34 +187,37 @@ class GaussianDetector(nn.Module):
         return Outputs(self.scores(levels), maps, distances, self.decides, self.shows)
 
     def dense_map(self, levels: Sequence[Tensor]) -> Tensor:
-        """The distance at each position of the map's grid, smoothed: `(n, map_grid, map_grid)`."""
+        """Compute the distance at each position of the map's grid, smoothed: `(n, map_grid, map_grid)`."""
         how = self.settings
         features = on_grid([levels[i] for i in self.map_levels], how.map_grid, self.map_kept)
         fine = squared_distance(features, self.map_mean, self.map_whitening).sqrt()
         return smooth(fine.view(-1, how.map_grid, how.map_grid), how.map_smoothing)
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
-        """Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n, levels)`."""
+        """Compute the Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n,
+        levels)`."""
         return self.squared_level_distances(features).sqrt()
 
     def squared_level_distances(self, features: Sequence[Tensor]) -> Tensor:
-        """Squared Mahalanobis distance of pooled features to each level's Gaussian, `(n, levels)`."""
+        """Compute the squared Mahalanobis distance of pooled features to each level's Gaussian, `(n,
+        levels)`."""
         return torch.stack([squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)], 1)
 
     def squared_dense_distances(self, maps: Sequence[Tensor]) -> Tensor:
-        """Squared Mahalanobis distance at each position of the grid, `(n, grid^2)`."""
+        """Compute the squared Mahalanobis distance at each position of the grid, `(n, grid^2)`."""
         return squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening)
 
     def level_gaussian(self, i: int) -> tuple[Tensor, Tensor]:
-        """Mean `(d,)` and whitening `(d, d)` of a level."""
+        """Look up mean `(d,)` and whitening `(d, d)` of a level."""
         return self.get_buffer(f"mean_{i}"), self.get_buffer(f"whitening_{i}")
 
     def dense_features(self, maps: Sequence[Tensor]) -> Tensor:
-        """The dense levels on one grid, concatenated: `(n, grid^2, d)`, float32."""
+        """Resize the dense levels to one grid and concatenate them: `(n, grid^2, d)`, float32."""
         return on_grid([maps[i] for i in self.dense_levels], self.settings.grid, self.dense_kept)
 
     def contribution_map(self, maps: Sequence[Tensor]) -> Tensor:
-        """The pooled score split over the map's grid, `(n, map_grid, map_grid)`; its mean is the pooled score.
+        """Split the pooled score over the map's grid, `(n, map_grid, map_grid)`; its mean is the pooled
+        score.
 
         Each level's contributions are divided by its distance, which leaves a map whose mean is the
         distance, brought to the grid, and averaged over levels by their weights.
@@ -227,13 +231,14 @@ class GaussianDetector(nn.Module):
         return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
 
     def standardised(self, normal: Mapping[str, NDArray[np.float64]]) -> "GaussianDetector":
-        """A view whose fused score is measured in standard deviations of these scores of normal images."""
+        """Give a view whose fused score is measured in standard deviations of these scores of normal
+        images."""
         return GaussianDetector(
             self.encoder, self.settings, self.statistics.standardised(normal), self.thresholds
         )
 
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
-        """A view that decides by other thresholds."""
+        """Give a view that decides by other thresholds."""
         return GaussianDetector(self.encoder, self.settings, self.statistics, thresholds)
 
     def save(self, folder: Path, *, about: Mapping[str, Any]) -> None:
@@ -261,18 +266,18 @@ class GaussianDetector(nn.Module):
         write_detector(folder, tensors, description)
 
     def map_threshold(self) -> float | None:
-        """The value of the dense map above which a place is suspicious, one for all images, so that outlines
-        can be compared. None for the pooled score, whose map is another one."""
+        """Give the value of the dense map above which a place is suspicious, one for all images, so that
+        outlines can be compared. None for the pooled score, whose map is another one."""
         return None if self.settings.score == "pooled" else float(self.map_limit)
 
     def colour_top(self) -> float:
-        """Twice what no place of an unsuspicious image exceeds; for the pooled score, whose map has no such
-        limit, four times the mean score of held-out normal images."""
+        """Give twice what no place of an unsuspicious image exceeds; for the pooled score, whose map has no
+        such limit, four times the mean score of held-out normal images."""
         limit = self.map_threshold()
         return 4 * float(self.location[0]) if limit is None else 2 * limit
 
     def train(self, mode: bool = True) -> "GaussianDetector":
-        """Always evaluation mode: what is fine-tuned are weights, never statistics."""
+        """Stay in evaluation mode: what is fine-tuned are weights, never statistics."""
         del mode
         return super().train(False)
 

@@ -47,8 +47,8 @@ def fit_detector(
 def fit_gaussians(
     encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings, keep: int = 0
 ) -> tuple[GaussianDetector, list[NDArray[np.float32]]]:
-    """`fit_detector` without the scores' scale: to be standardised. And `pooled_features` of the first `keep`
-    images, which the encoder sees here anyway.
+    """Fit the Gaussians without the scores' scale, to be standardised, and keep `pooled_features` of the
+    first `keep` images, which the encoder sees here anyway.
 
     Raises:
         GaussianError: features to which no Gaussian can be fitted.
@@ -78,8 +78,8 @@ def sums_of(
     settings: DetectorSettings,
     first: FirstFeatures | None = None,
 ) -> list[Moments]:
-    """What all Gaussians are fitted from, in one pass over the images: of each level, of the dense score and
-    of the map. What goes by is added to `first`."""
+    """Sum what all Gaussians are fitted from in one pass over the images: of each level, of the dense score
+    and of the map. Pooled features that pass are added to `first`."""
 
     def features() -> Iterator[list[Tensor]]:
         for batch in _features(encoder, pixels, compute, settings):
@@ -92,7 +92,7 @@ def sums_of(
 
 
 def _together(batches: Iterator[list[Tensor]]) -> Iterator[list[Tensor]]:
-    """Several batches as one: products of large matrices cost less than many of small ones."""
+    """Concatenate several batches: products of large matrices cost less than many of small ones."""
     while some := list(islice(batches, BATCHES)):
         yield [torch.cat(parts) for parts in zip(*some, strict=True)]
 
@@ -100,7 +100,8 @@ def _together(batches: Iterator[list[Tensor]]) -> Iterator[list[Tensor]]:
 def _features(
     encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
 ) -> Iterator[list[Tensor]]:
-    """Batches of pooled features of every level, and last those of the dense score and of the map."""
+    """Compute pooled features of every level batch by batch, and last those of the dense score and of the
+    map."""
     grids = [
         (choose_dense_levels(encoder, settings.dense_levels), settings.grid),
         (choose_map_levels(encoder, settings.map_levels), settings.map_grid),

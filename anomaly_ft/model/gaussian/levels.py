@@ -26,7 +26,8 @@ class Levels(Protocol):
 
 
 def choose_dense_levels(encoder: Levels, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
-    """Positions of the levels that make the dense score; `auto`: all at stride 16 and the first at 32.
+    """Choose the levels that make the dense score; `auto`: all at stride 16 and the first at 32. Returns
+    positions.
 
     Encoders whose levels all have one stride, vision transformers, give the levels at a quarter, half
     and three quarters of their depth.
@@ -38,15 +39,16 @@ def choose_dense_levels(encoder: Levels, levels: Sequence[str | int] | Literal["
 
 
 def choose_map_levels(encoder: Levels, levels: Sequence[str | int] | Literal["auto"]) -> list[int]:
-    """Positions of the levels that make the dense map; `auto`: the first at stride 16 and the last at 4 and 8,
-    with the same exception as `choose_dense_levels`."""
+    """Choose the levels that make the dense map; `auto`: the first at stride 16 and the last at 4 and 8, with
+    the same exception as `choose_dense_levels`. Returns positions."""
     if levels != "auto":
         return _named(encoder, levels, "map_levels")
     return _unless_flat(encoder, [*_last_at(encoder, (4, 8)), *_first_at(encoder, (16,))])
 
 
 def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
-    """Weights of the levels as shares of one `(levels,)`; equal ones where no weights are given.
+    """Normalise the weights of the levels to shares of one `(levels,)`; equal ones where no weights are
+    given.
 
     Raises:
         EncoderError: not one weight for each level, negative ones, or zeros alone.
@@ -63,7 +65,7 @@ def shares(weights: Sequence[float], levels: Sequence[str]) -> Tensor:
 
 
 def kept_channels(encoder: Levels, levels: Sequence[int], most: int) -> Tensor:
-    """Which of the channels of some levels are kept, `(d,)` with d at most `most`: all where there are no
+    """Choose which channels of some levels are kept, `(d,)` with d at most `most`: all where there are no
     more, else a random choice, always the same one, as PaDiM makes it."""
     width = sum(encoder.widths[i] for i in levels)
     if width <= most:
@@ -90,7 +92,8 @@ def _last_at(encoder: Levels, strides: Sequence[int]) -> list[int]:
 
 
 def _unless_flat(encoder: Levels, chosen: list[int]) -> list[int]:
-    """The chosen levels, or levels spread over the depth where all have one stride or none was found."""
+    """Return the chosen levels, or levels spread over the depth where all have one stride or none was
+    found."""
     depth = len(encoder.levels)
     if len(set(encoder.strides)) > 1 and chosen:
         return chosen

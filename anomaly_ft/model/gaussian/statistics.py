@@ -60,7 +60,7 @@ class Moments:
         self.fourth += square.double().square().sum(1).view_as(self.fourth)
 
     def split(self, size: int) -> Iterator["Moments"]:
-        """The sums of `size` groups at a time, views of these."""
+        """Split the sums into `size` groups at a time, views of these."""
         d, total = self.shift.shape[-1], self.fourth.numel()
         flat = (
             self.shift.view(-1, d),
@@ -73,7 +73,7 @@ class Moments:
             yield Moments(self.count, shift, first, second, third, self.fourth.view(-1)[start : start + size])
 
     def about(self, shift: Tensor) -> "Moments":
-        """The same sums about another `shift`: every term of |z + a|^k written out."""
+        """Move the sums to another `shift`: every term of |z + a|^k written out."""
         a = self.shift - shift
         n, aa = self.count, _dot(a, a)
         power = self.second.diagonal(dim1=-2, dim2=-1).sum(-1)  # sum |z|^2
@@ -98,7 +98,7 @@ class Moments:
         )
 
     def all_reduce_sum(self, add: Callable[[Tensor], Tensor]) -> "Moments":
-        """The sums over what several processes saw.
+        """Sum over what several processes saw.
 
         Args:
             add: the sum of a tensor over all processes, in every one of them.
@@ -110,7 +110,7 @@ class Moments:
         return Moments(int(count), shift, *sums)
 
     def __add__(self, other: "Moments") -> "Moments":
-        """The sums over both sets of features; exact, in any order, up to rounding."""
+        """Add the sums of two sets of features; exact, in any order, up to rounding."""
         other = other.about(self.shift)
         return Moments(
             count=self.count + other.count,
@@ -138,7 +138,7 @@ class Gaussian:
 
 
 def moments(features: Tensor) -> Moments:
-    """Sums over one batch of features `(n, *groups, d)`, about the batch's own mean, in float64."""
+    """Sum over one batch of features `(n, *groups, d)`, about the batch's own mean, in float64."""
     shift = _double(features.detach()).mean(0).to(features.dtype).double()  # exact in the features' precision
     zero = torch.zeros_like(shift)
     second = zero.new_zeros(*shift.shape, shift.shape[-1])
@@ -148,7 +148,8 @@ def moments(features: Tensor) -> Moments:
 
 
 def accumulate(batches: Iterable[list[Tensor]]) -> list[Moments]:
-    """One `Moments` for each entry of a batch from a stream of batches; O(d^2) memory whatever their number.
+    """Accumulate one `Moments` for each entry of a batch from a stream of batches; O(d^2) memory whatever
+    their number.
 
     Raises:
         GaussianError: no batch at all.
@@ -173,7 +174,7 @@ def fit(
     name: str = "features",
     dtype: torch.dtype = torch.float64,
 ) -> Gaussian:
-    """The Gaussian of the features summed up in `sums`; computed in float64, given in `dtype`.
+    """Fit the Gaussian of the features summed up in `sums`; computed in float64, given in `dtype`.
 
     Groups are taken a few at a time, so that beside the sums and the result little memory is needed.
 
@@ -208,7 +209,7 @@ def fit(
 
 
 def _fit(sums: Moments, shrinkage: Shrinkage, least: float, name: str, dtype: torch.dtype) -> Gaussian:
-    """`fit` with the variance that is added in every direction."""
+    """Fit the Gaussian with `least` added to the variance in every direction."""
     centred = sums.about(sums.shift + sums.first / sums.count)
     n, d = centred.count, centred.shift.shape[-1]
     covariance = centred.second / n
@@ -230,7 +231,8 @@ def _fit(sums: Moments, shrinkage: Shrinkage, least: float, name: str, dtype: to
 
 
 def squared_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """Squared Mahalanobis distance of `(n, *groups, d)` features, `(n, *groups)`; higher = more anomalous.
+    """Compute the squared Mahalanobis distance of `(n, *groups, d)` features, `(n, *groups)`; higher = more
+    anomalous.
 
     Differentiable in `features`; runs in the precision of `mean` and `whitening`, float32 or better,
     whatever autocast is active.
@@ -241,7 +243,8 @@ def squared_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tenso
 
 
 def _ledoit_wolf(centred: Moments, covariance: Tensor, scale: Tensor) -> Tensor:
-    """Shrinkage intensity, Ledoit and Wolf (2004), equation 14 with the estimators of lemmas 3.2-3.4."""
+    """Estimate the shrinkage intensity, Ledoit and Wolf (2004), equation 14 with the estimators of lemmas
+    3.2-3.4."""
     n, d = centred.count, covariance.shape[-1]
     frobenius = covariance.square().sum((-2, -1))
     dispersion = (frobenius - d * scale**2) / d
@@ -270,14 +273,14 @@ def _check(centred: Moments, scale: Tensor, shrinkage: Shrinkage, name: str) -> 
 
 
 def _whitening(factor: Tensor) -> Tensor:
-    """Inverse of lower triangular matrices."""
+    """Invert lower triangular matrices."""
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
     return inverse.contiguous()  # as it comes back from a file: products round by how a matrix lies in memory
 
 
 def _double(tensor: Tensor) -> Tensor:
-    """In float64; on the processor where the device has none."""
+    """Convert to float64; on the processor where the device has none."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
