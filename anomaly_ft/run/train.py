@@ -21,9 +21,8 @@ from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
 from anomaly_ft.run import summary as bookkeeping
 from anomaly_ft.run.analyse import audit_dataset
-from anomaly_ft.run.baseline import measure_baseline
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
-from anomaly_ft.run.finish import finish
+from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.run_summary import FinishedRun
