@@ -25,7 +25,7 @@ from anomaly_ft.evaluation.working_points import ChiSquarePoint, chi_square, con
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.inference import predict
+from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
