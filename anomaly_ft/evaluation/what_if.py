@@ -17,7 +17,7 @@ from anomaly_ft.data.variation import Variation
 from anomaly_ft.evaluation.plots import ANOMALOUS_COLOUR, FROZEN_COLOUR
 from anomaly_ft.metrics import Floats, image_auroc
 
-MOST = 24  # images of each kind that are looked at
+MOST = 16  # images of each kind that are looked at
 FACTORS = (1, 2)  # of the strengths
 NUMBER = 500  # of the varied copy, which no image of the statistics is
 ALL, UNCHANGED = "all together", "unchanged"

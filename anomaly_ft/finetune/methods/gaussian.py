@@ -1,10 +1,12 @@
 """The induced Gaussian in fine-tuning (Rippel et al., 2021): statistics of the pretrained encoder stay, the
 encoder is trained to lower the distance of normal images to them."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part
@@ -52,6 +54,7 @@ class GaussianMethod:
     penalties: Mapping[str, float] = field(default_factory=dict)
     _pretrained: GaussianDetector | None = None
     _features: Features = ()
+    _last: tuple[tuple[str, str], Fit] | None = None  # the last refit, and of which kind and weights it is
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -78,13 +81,17 @@ class GaussianMethod:
 
     def refit(self, kind: str, *, watching: bool = True) -> Fit:
         """Fit the detector of the encoder as it is now; each held-out image is seen once: its scores are the
-        scale and half of the comparison, and its features tell drift.
+        scale and half of the comparison, and its features tell drift. The last one is remembered: the encoder
+        that is kept was mostly fitted at its validation already.
 
         Raises:
             ValueError: none of the `kinds`.
         """
         if kind not in KINDS:
             raise ValueError(f"statistics are {kind!r}, expected one of {', '.join(KINDS)}")
+        key = (kind, _digest(self.encoder))
+        if self._last and self._last[0] == key and (self._last[1].held_out_features or not watching):
+            return self._last[1]
         keep, train = DRIFT_IMAGES if watching else 0, self.inputs("train")
         if kind == PRETRAINED:
             detector = self.pretrained
@@ -92,7 +99,9 @@ class GaussianMethod:
         else:
             detector, seen = fit_gaussians(self.encoder, train, self.compute, self.settings, keep)
         normal, held_out = scores_and_features(detector, self.inputs("val"), self.compute, keep=keep)
-        return Fit(detector.standardised(normal), self._watched(normal), seen, held_out)
+        fit = Fit(detector.standardised(normal), self._watched(normal), seen, held_out)
+        self._last = key, fit
+        return fit
 
     def objective(self) -> InducedDistance:
         """Make the distance to the pretrained statistics, plus the penalties."""
@@ -130,3 +139,11 @@ class GaussianMethod:
         score = self.settings.score
         names = ("pooled", "dense") if score == "fused" else (score,)
         return np.stack([scores[name] for name in names], axis=1)
+
+
+def _digest(encoder: Encoder) -> str:
+    """Name the weights of an encoder by their bytes."""
+    content = hashlib.blake2b(digest_size=16)
+    for parameter in encoder.parameters():
+        content.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()

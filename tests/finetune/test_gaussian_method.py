@@ -1,0 +1,67 @@
+"""The induced Gaussian in fine-tuning: when statistics are fitted again, and when the last ones serve."""
+
+import numpy as np
+import pytest
+import torch
+from settings import detector_settings
+
+from anomaly_ft.finetune.methods.gaussian import GaussianMethod
+from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.inference import score_images
+
+
+@pytest.fixture
+def method(make_textures, compute):
+    torch.manual_seed(0)
+    encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
+    images = {"train": make_textures(20, 32, 1), "val": make_textures(6, 32, 2)}
+    settings = detector_settings(grid=4, dense_levels=[0])
+    method = GaussianMethod(encoder, compute, settings, images.__getitem__)
+    method.fit()
+    return method
+
+
+def move(method, seed):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
+
+
+def test_an_encoder_that_has_not_changed_is_not_fitted_twice(method):
+    first = method.refit("refit")
+    assert method.refit("refit") is first
+    assert method.refit("refit", watching=False) is first
+
+
+def test_an_encoder_that_has_changed_is_fitted_again(method):
+    first = method.refit("refit")
+    move(method, 1)
+    assert method.refit("refit") is not first
+
+
+def test_what_is_remembered_scores_as_what_is_fitted_anew(method, make_textures):
+    move(method, 1)
+    best = {name: value.clone() for name, value in method.encoder.state_dict().items()}
+    remembered = method.refit("refit")
+    move(method, 2)
+    method.encoder.load_state_dict(best)  # the best epoch's weights come back
+    assert method.refit("refit") is remembered
+    method._last = None
+    anew = method.refit("refit")
+    images = make_textures(5, 32, 3)
+    for name, scores in score_images(anew.detector, images, method.compute).items():
+        assert np.array_equal(scores, score_images(remembered.detector, images, method.compute)[name])
+
+
+def test_features_for_drift_are_fitted_where_the_last_fit_has_none(method):
+    bare = method.refit("refit", watching=False)
+    assert not bare.held_out_features
+    assert method.refit("refit").held_out_features
+
+
+def test_other_statistics_are_no_reason_to_use_the_last_ones(method):
+    first = method.refit("refit")
+    assert method.refit("pretrained") is not first
+    with pytest.raises(ValueError, match="expected one of pretrained, refit"):
+        method.refit("induced")
