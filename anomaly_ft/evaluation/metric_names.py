@@ -34,8 +34,8 @@ METRICS: dict[str, Metric] = {
     "train/images_per_second": Metric("images per second", "training speed", ".0f"),
     "val/vicinal_auroc": Metric(
         "vicinal AUROC",
-        "the watched number: how well held-out normal images are told from pseudo-anomalies, mean over the "
-        "augmentations that have a say; in [0, 1], higher is better",
+        "the number that decides: how well held-out normal images are told from pseudo-anomalies, mean over "
+        "the informative augmentations; in [0, 1], higher is better",
     ),
     "val/vicinal_auroc.<augmentation>": Metric(
         "vicinal AUROC, <augmentation>", "the same for one augmentation"

@@ -1,4 +1,4 @@
-"""Decision thresholds and what they promise."""
+"""Decision thresholds and what they guarantee."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class WorkingPoint:
     def likely_at_most(self, confidence: float = 0.95) -> float:
         """Bound the rate of this one threshold, set on these images, with the given confidence.
 
-        The promise is an average over calibration sets; for continuous scores the rate of one of them
+        The guarantee is an average over calibration sets; for continuous scores the rate of one of them
         follows a beta distribution (Vovk, ACML 2012).
         """
         rank = round((1 - self.guaranteed_fpr) * (self.images + 1))
@@ -30,9 +30,8 @@ class WorkingPoint:
             f"threshold {self.threshold:.4g}: at most {self.guaranteed_fpr:.2%} of normal images are rejected"
         )
         if self.guaranteed_fpr > self.target_fpr:
-            said += (
-                f" (the least that {self.images} held-out normals can promise; wanted {self.target_fpr:.2%})"
-            )
+            said += f" (the least that {self.images} held-out normals can guarantee; "
+            said += f"the target is {self.target_fpr:.2%})"
         return said
 
 

@@ -158,7 +158,7 @@ class Validation(Section):
     target_auroc: float = Field(default=0.8, gt=0.5, lt=1)
     """AUROC of the pretrained encoder to which each severity is calibrated."""
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
-    """An augmentation further than this from the target has no say in the verdict."""
+    """An augmentation further than this from the target does not count for the stop decision."""
     max_share: Share = 0.25
     """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
 
@@ -202,7 +202,7 @@ class Schedule(Section):
 
 
 class Evaluation(Section):
-    """What the threshold has to promise."""
+    """The false positive rate that the threshold has to guarantee."""
 
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of normal images that the threshold may reject."""

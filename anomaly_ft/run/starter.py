@@ -119,7 +119,7 @@ def _expert(report: Report) -> Iterator[str]:
         yield "expert:"
         yield "  data:"
         yield f"    # With so few normal images more of them are held back: {held_out} set the threshold, so it"
-        yield f"    # can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
+        yield f"    # can guarantee no fewer than {1 / (held_out + 1):.1%} false alarms."
         yield f"    val_share: {FEW_SHARE}"
         yield f"    calibration_share: {FEW_SHARE}"
 

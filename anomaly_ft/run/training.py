@@ -41,9 +41,9 @@ def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
     return LoopState(module, optimizer, scheduler, average=recipe.schedule.average)
 
 
-def make_monitor(setup: Setup, method: Method, induced: Detector) -> ValidationMonitor:
+def make_monitor(setup: Setup, method: Method, pretrained: Detector) -> ValidationMonitor:
     """Make the validation monitor of a run, with pseudo-anomalies for the pretrained encoder's detector."""
-    sets = pseudo_sets(setup, lambda pixels: method.score(induced, pixels))
+    sets = pseudo_sets(setup, lambda pixels: method.score(pretrained, pixels))
     return ValidationMonitor(method, sets, setup.recipe.gaussian.statistics, setup.early)
 
 
@@ -60,10 +60,10 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         return fixed(val, section.augmentations, severity=section.severity)
     sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
     for name, pseudo in sets.items():
-        said = "" if pseudo.informative else ", too far from the target to have a say"
+        note = "" if pseudo.informative else ", too far from the target to be used"
         setup.terminal.say(
             f"watching {name} at severity {pseudo.severity:.3f}: "
-            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{said}"
+            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{note}"
         )
     return sets
 

@@ -23,7 +23,7 @@ from anomaly_ft.errors import DataError, did_you_mean
 
 
 class Reader(NamedTuple):
-    """One layout. `recognise` says what speaks for it, or nothing."""
+    """One layout. `recognise` says why it fits, or nothing."""
 
     sketch: str
     recognise: Callable[[Tree], str]
