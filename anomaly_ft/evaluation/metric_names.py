@@ -115,12 +115,12 @@ def on_test(name: str) -> Metric:
     """
     if name in TEST_METRICS:
         return TEST_METRICS[name]
-    found = re.fullmatch(r"(\w+?)_(image|pixel)_(\w+)", name)
+    match = re.fullmatch(r"(\w+?)_(image|pixel)_(\w+)", name)
     place = {"image": "<score>", "pixel": "<map>"}
-    if not found or (known := f"{place[found[2]]}_{found[2]}_{found[3]}") not in TEST_METRICS:
+    if not match or (known := f"{place[match[2]]}_{match[2]}_{match[3]}") not in TEST_METRICS:
         raise KeyError(name)
     entry = TEST_METRICS[known]
-    return Metric(entry.label.replace(place[found[2]], found[1]), entry.meaning, entry.form)
+    return Metric(entry.label.replace(place[match[2]], match[1]), entry.meaning, entry.form)
 
 
 def metric(name: str) -> Metric:

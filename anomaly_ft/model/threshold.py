@@ -26,13 +26,13 @@ class WorkingPoint:
         return float(beta.ppf(confidence, self.images + 1 - rank, rank))
 
     def __str__(self) -> str:
-        said = (
+        text = (
             f"threshold {self.threshold:.4g}: at most {self.guaranteed_fpr:.2%} of normal images are rejected"
         )
         if self.guaranteed_fpr > self.target_fpr:
-            said += f" (the least that {self.images} held-out normals can guarantee; "
-            said += f"the target is {self.target_fpr:.2%})"
-        return said
+            text += f" (the least that {self.images} held-out normals can guarantee; "
+            text += f"the target is {self.target_fpr:.2%})"
+        return text
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,10 @@ class Data(Section):
         root = info.field_name == "root"
         if name and info.context and info.context["check_root"] and not (root and name.startswith("demo:")):
             try:
-                found = Path(name).expanduser().exists() if root else Path(name).expanduser().is_file()
+                exists = Path(name).expanduser().exists() if root else Path(name).expanduser().is_file()
             except (OSError, RuntimeError):  # a name that is too long, `~` of somebody who is not known
-                found = False
-            if not found:
+                exists = False
+            if not exists:
                 raise ValueError(f"{'folder' if root else 'file'} does not exist: {name}")
         return name
 

@@ -131,9 +131,11 @@ def epochs(
         for step in setup.terminal.track(steps, f"epoch {epoch}", len(steps)):
             number, place = divmod(step, a_pass)  # of the pass over all images, from 0
             chunk = order(number + 1)[place * size : (place + 1) * size]
-            own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
-            images = train[own]
-            yield setup.compute.batch(setup.augment(images, own.tolist(), number + 1) if augmented else images)
+            shard = chunk[rank::ranks] if len(chunk) >= ranks else chunk
+            images = train[shard]
+            yield setup.compute.batch(
+                setup.augment(images, shard.tolist(), number + 1) if augmented else images
+            )
 
     def validate() -> Validation:
         return monitor.validate() if state.records else monitor.validate_pretrained()
@@ -153,9 +155,9 @@ def mix(
     if not schedule.interpolate or not best or ends[0] is None or ends[1] is None:
         return {}
     rule = rule_of(schedule, schedule.max_steps)
-    kept, found = interpolate(
+    kept, validations = interpolate(
         setup.encoder, pretrained, schedule.interpolate, monitor.validate, rule, (ends[0], ends[1])
     )
     setup.terminal.say(f"{kept:.0%} of the fine-tuned weights are mixed with the pretrained ones")
-    aurocs = {share: validation.auroc for share, validation in found.items()}
+    aurocs = {share: validation.auroc for share, validation in validations.items()}
     return {share: auroc for share, auroc in aurocs.items() if share != kept} | {kept: aurocs[kept]}
