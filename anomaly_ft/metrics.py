@@ -120,14 +120,14 @@ def image_ap(anomalous: ArrayLike, scores: ArrayLike) -> float:
     return float(average_precision_score(_two_kinds(anomalous), _finite(scores)))
 
 
-def image_numbers(found: Curve) -> dict[str, Floats]:
+def image_numbers(points: Curve) -> dict[str, Floats]:
     """Compute every number about a split of images, by name, each with the curve's leading axes."""
     return {
-        "image_auroc": found.auroc(),
-        "image_ap": found.average_precision(),
-        "image_f1_max": found.f1_max(),
-        "image_tpr_at_1pct_fpr": found.tpr_at_fpr(0.01),
-        "image_tpr_at_5pct_fpr": found.tpr_at_fpr(0.05),
+        "image_auroc": points.auroc(),
+        "image_ap": points.average_precision(),
+        "image_f1_max": points.f1_max(),
+        "image_tpr_at_1pct_fpr": points.tpr_at_fpr(0.01),
+        "image_tpr_at_5pct_fpr": points.tpr_at_fpr(0.05),
     }
 
 
@@ -172,8 +172,8 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> Interval:
     """
     if count < 1 or not 0 <= hits <= count:
         raise ValueError(f"expected 0 <= hits <= count and count > 0, got {hits} of {count}")
-    found = binomtest(hits, count).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
+    ends = binomtest(hits, count).proportion_ci(level, method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 @dataclass
@@ -205,11 +205,11 @@ class PixelCounts:
             raise ValueError(f"the map has {bins.shape} pixels, the mask {mask.shape}")
         self._normal += np.bincount(bins[~mask], minlength=BINS)
         self._anomalous += np.bincount(bins[mask], minlength=BINS)
-        labels, found = ndimage.label(mask, structure=np.ones((3, 3)))  # pixels that touch at a corner too
+        labels, regions = ndimage.label(mask, structure=np.ones((3, 3)))  # pixels that touch at a corner too
         inside = labels[mask]
-        sizes = np.bincount(inside, minlength=found + 1)
+        sizes = np.bincount(inside, minlength=regions + 1)
         self._region_share += np.bincount(bins[mask], weights=1 / sizes[inside], minlength=BINS)
-        self.regions += found
+        self.regions += regions
 
     def numbers(self) -> dict[str, float | None]:
         """Give `pixel_auroc`, `pixel_ap` and `pixel_aupro`; None where a kind of pixel was never seen.

@@ -6,7 +6,7 @@ anomalib has an environment of its own, because it pins what others need newer:
 
 The benchmarks import this file; in anomalib's environment it runs as a program, one job after another, and
 leaves arrays in a folder. Each model is fitted and run as its own users do, by an Engine on a Folder: all
-normal images of `train/good` are fitted, images are squashed to 224 pixels and normalised as the encoder wants.
+normal images of `train/good` are fitted, images are stretched to 224 pixels and normalised for the encoder.
 """
 
 import json

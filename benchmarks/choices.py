@@ -17,7 +17,7 @@ WEIGHTS = (1, 3, 5, 8)  # of the dense score in the fused one
 
 
 def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
-    """A line for each run: frozen, fine-tuned, gain, regret, and how well the watchdog ranks the epochs."""
+    """A line for each run: frozen, fine-tuned, gain, regret, and how well validation ranks the epochs."""
     lines = []
     for (name, settings, seed), run in rows.groupby(RUN, sort=False):
         truth, chosen = run[f"test.{score}"].to_numpy(), int(run["chosen"].iloc[0])

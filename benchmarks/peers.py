@@ -6,7 +6,7 @@
 How anomalib's environment is made stands in `beside_anomalib.py`; without it only ours is measured, and the
 exit code is 3. Each model is fitted and run as its own users do: ours like `anomaly-ft train` before its first
 epoch (70 % of the normal images fitted, the others held back for scale and threshold), anomalib's by its Engine
-on a Folder (all normal images fitted). Images are squashed to 224 pixels and normalised as the encoder wants.
+on a Folder (all normal images fitted). Images are stretched to 224 pixels and normalised as the encoder wants.
 Ours is measured with the default recipe and with the levels that PaDiM is used with (strides 4, 8 and 16).
 
 Maps are counted at the masks' own size, by the same counter for all. To check that counter, anomalib's

@@ -86,7 +86,7 @@ def audit_shortcuts(records: Sequence[Record], looks: Sequence[Appearance]) -> S
     """
     kinds = np.array([_kind(record) for record in records], dtype=np.str_)
     counts = {kind: int((kinds == kind).sum()) for kind in (TRAIN, GOOD, DEFECTIVE)}
-    found: list[_Found] = []
+    all_rows: list[_Found] = []
     missing: list[str] = []
     for question, (first, second) in GROUPS.items():
         few = [f"{counts[kind]} {kind} images" for kind in (first, second) if counts[kind] < FEWEST]
@@ -96,14 +96,14 @@ def audit_shortcuts(records: Sequence[Record], looks: Sequence[Appearance]) -> S
         places = np.flatnonzero((kinds == first) | (kinds == second)).tolist()
         chosen = [records[i] for i in places]
         side = _Side(question, chosen, [looks[i] for i in places], kinds[places] == second, _groups(chosen))
-        found += _compare(side)
-    rows = tuple(each.row for each in found)
-    if not found:
+        all_rows += _compare(side)
+    rows = tuple(each.row for each in all_rows)
+    if not all_rows:
         same, too_few = "files and thumbnails do not differ at all", "too few images to judge the split by"
         asked = len(missing) < len(GROUPS)
         verdict, why = (FINE, same) if asked else (CANNOT_SAY, "; ".join([too_few, *missing]))
         return ShortcutAudit(verdict, why, counts, (), tuple(missing) if asked else (), ())
-    worst = max(found, key=lambda each: _rank(each.row))
+    worst = max(all_rows, key=lambda each: _rank(each.row))
     verdict = worst.row.level
     examples = () if verdict == FINE else _examples(worst, records, kinds, looks)
     return ShortcutAudit(verdict, _why(rows), counts, rows, tuple(missing), examples)
@@ -128,15 +128,15 @@ def _compare(side: _Side) -> list[_Found]:
     numbers = {name: each for name, each in numbers.items() if np.isfinite(each).all() and np.ptp(each) > 0}
     words = {name: each for name, each in words.items() if len(set(each.tolist())) > 1}
     compared, nothing = len(numbers) + len(words), np.empty((len(side.looks), 0))
-    found = [_of_number(side, name, values, compared) for name, values in numbers.items()]
+    rows = [_of_number(side, name, values, compared) for name, values in numbers.items()]
     for name, spelt in words.items():
         odds = held_out_scores(side.second, nothing, spelt[:, None], side.groups)
-        found.append(_found(side, name, odds, compared))
+        rows.append(_found(side, name, odds, compared))
     seen = [values for name, values in numbers.items() if name not in HINTS]
     if seen:
         odds = held_out_scores(side.second, np.stack(seen, axis=1), nothing.astype(np.str_), side.groups)
-        found.append(_found(side, TOGETHER, odds, 1))
-    return sorted(found, key=lambda each: _rank(each.row), reverse=True)
+        rows.append(_found(side, TOGETHER, odds, 1))
+    return sorted(rows, key=lambda each: _rank(each.row), reverse=True)
 
 
 def _of_number(side: _Side, name: str, values: Floats, compared: int) -> _Found:

@@ -32,8 +32,8 @@ def compare(runs: tuple[str, ...], form: str, output: Path, store: str | None) -
     from anomaly_ft.run.console import show_table
     from anomaly_ft.tracking.store import choose_store
 
-    found = put_side_by_side(find_rows(runs, choose_store(store, output)), exact=form == "csv")
+    table = put_side_by_side(find_rows(runs, choose_store(store, output)), exact=form == "csv")
     if form == "table":
-        show_table(found.headings, found.rows)
+        show_table(table.headings, table.rows)
     else:
-        click.echo(found.csv() if form == "csv" else found.markdown(), nl=False)
+        click.echo(table.csv() if form == "csv" else table.markdown(), nl=False)

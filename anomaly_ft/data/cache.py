@@ -146,10 +146,10 @@ def _from_disk(
     path = disk.folder / f"{_key(records, decoder, threads)}.npy"
     about = path.with_suffix(".json")
     if path.is_file() and about.is_file():
-        found = _open(path, about, len(records), decoder.size)
-        if found:
+        cached = _open(path, about, len(records), decoder.size)
+        if cached:
             path.touch()  # used last
-            return found
+            return cached
         warnings.warn(f"{path}: the cache is damaged and is built again", stacklevel=2)
     make_room(disk, 3 * decoder.size**2 * len(records))
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
@@ -229,6 +229,6 @@ def _key(records: Sequence[Record], decoder: Decoder, threads: int) -> str:
     key = hashlib.blake2b(digest_size=16)
     key.update(json.dumps([FORMAT, PIL.__version__, asdict(decoder)]).encode())
     with ThreadPoolExecutor(threads) as pool:
-        for found in pool.map(content, records):
-            key.update(found.encode())
+        for digest_of_file in pool.map(content, records):
+            key.update(digest_of_file.encode())
     return key.hexdigest()

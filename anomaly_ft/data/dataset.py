@@ -133,18 +133,18 @@ def load_dataset(
         DataError: nothing usable, a layout that is not known, too many unreadable files, images in train
             and in test alike, or too few normal images for the shares.
     """
-    how = options or Options()
+    reading_options = options or Options()
     reading = read_records(
         root,
-        layout=how.layout,
-        manifest=how.manifest,
-        group_by=how.group_by,
-        allow_leak=how.allow_leak,
+        layout=reading_options.layout,
+        manifest=reading_options.manifest,
+        group_by=reading_options.group_by,
+        allow_leak=reading_options.allow_leak,
     )
-    if not how.allow_leak:
+    if not reading_options.allow_leak:
         refuse_leaks(reading.records)
-    decoder = Decoder(image_size, how.resize, how.value_range)
-    kind, disk = place(decoder, len(reading.records), how)
+    decoder = Decoder(image_size, reading_options.resize, reading_options.value_range)
+    kind, disk = place(decoder, len(reading.records), reading_options)
 
     def load(part: str) -> Images:
         wanted = [record for record in reading.records if record.split == part]
@@ -152,17 +152,22 @@ def load_dataset(
         return load_cached(wanted, decoder, kind, disk=disk, threads=threads, progress=seen)
 
     train, test = load("train"), load("test")
-    refuse_bad(train.skipped + test.skipped, len(reading.records), how.on_error, how.max_bad_share)
+    refuse_bad(
+        train.skipped + test.skipped,
+        len(reading.records),
+        reading_options.on_error,
+        reading_options.max_bad_share,
+    )
     split = split_normals(train.records, shares)
     notices = (*reading.notes, *map(str, reading.unused), *_odd_files(train.records + test.records))
     return Dataset(reading.layout, train, test, split, reading.why, kind, notices)
 
 
-def place(decoder: Decoder, count: int, how: Options) -> tuple[Kind, Disk]:
+def place(decoder: Decoder, count: int, options: Options) -> tuple[Kind, Disk]:
     """Choose where the pixels of `count` images are kept."""
-    folder = Path(how.cache_dir).expanduser() if how.cache_dir else default_folder()
-    disk = Disk(folder, how.cache_disk_gib)
-    return choose_cache(how.cache, 3 * decoder.size**2 * count, how.cache_gib, disk), disk
+    folder = Path(options.cache_dir).expanduser() if options.cache_dir else default_folder()
+    disk = Disk(folder, options.cache_disk_gib)
+    return choose_cache(options.cache, 3 * decoder.size**2 * count, options.cache_gib, disk), disk
 
 
 def are_dark(images: Images) -> bool:
@@ -195,11 +200,11 @@ def _odd_files(records: Sequence[Record]) -> Iterator[str]:
 
 def refuse_leaks(records: Sequence[Record]) -> None:
     """Raise a DataError that lists files which are in train and, byte by byte the same, in test."""
-    found = leaks(records)
-    if found:
-        lines = [" = ".join(f"{r.name} ({r.split})" for r in same) for same in found]
+    groups = leaks(records)
+    if groups:
+        lines = [" = ".join(f"{r.name} ({r.split})" for r in same) for same in groups]
         raise DataError(
-            f"data: {len(found)} images are in train and in test alike, so test numbers would flatter:\n  "
+            f"data: {len(groups)} images are in train and in test alike, so test numbers would flatter:\n  "
             + "\n  ".join(_some(lines))
             + "\nremove one of each, or set expert.data.allow_leak to true"
         )

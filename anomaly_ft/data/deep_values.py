@@ -134,18 +134,18 @@ def scaled(deep: Deep, value_range: tuple[float, float] | None) -> NDArray[np.ui
     Raises:
         ValueError: values outside of the range, which are not clipped; floating point without a range.
     """
-    found = deep.limits()
-    if value_range is None and found.floating:
+    limits = deep.limits()
+    if value_range is None and limits.floating:
         raise ValueError(
-            f"floating-point values {found.low:g} to {found.high:g}: which is white? set data.range"
+            f"floating-point values {limits.low:g} to {limits.high:g}: which is white? set data.range"
         )
     bottom, top = value_range or (0, DEEP_MAX)
-    if not (bottom <= found.low and found.high <= top):
+    if not (bottom <= limits.low and limits.high <= top):
         raise ValueError(
-            f"values {found.low:g} to {found.high:g} reach beyond {bottom:g} to {top:g}; set data.range"
+            f"values {limits.low:g} to {limits.high:g} reach beyond {bottom:g} to {top:g}; set data.range"
         )
     values = deep.values.astype(np.float64)
-    if found.lost:
+    if limits.lost:
         values = np.where(np.isfinite(values), values, top if deep.inverted else bottom)
     out: NDArray[np.uint8] = np.rint((values - bottom) * (255 / (top - bottom))).astype(np.uint8)
     return 255 - out if deep.inverted else out

@@ -111,10 +111,10 @@ def view_image(path: Path, *, at_least: int = 0) -> View:
             if at_least and isinstance(image, ImageFile.ImageFile):
                 image.draft(None, (at_least, at_least))
             return View(_eight_bits(image), None)
-    found = deep.limits()
-    fits = not found.floating and found.low >= 0 and found.high <= DEEP_MAX
-    span = (found.low, found.high if found.high > found.low else found.low + 1)
-    return View(_on_white(scaled(deep, None if fits else span), deep), found)
+    limits = deep.limits()
+    fits = not limits.floating and limits.low >= 0 and limits.high <= DEEP_MAX
+    span = (limits.low, limits.high if limits.high > limits.low else limits.low + 1)
+    return View(_on_white(scaled(deep, None if fits else span), deep), limits)
 
 
 def refuse_empty(path: Path) -> None:

@@ -53,8 +53,8 @@ def _coloured(image: Image.Image, *, lossy: bool) -> Mask:
     values = np.asarray(image.convert("RGB") if len(image.getbands()) > 1 else image)
     if lossy and values.size:
         values = values > values.max() // 2
-    found: Mask = values != 0
-    return np.any(found, axis=2) if found.ndim == 3 else found
+    marked: Mask = values != 0
+    return np.any(marked, axis=2) if marked.ndim == 3 else marked
 
 
 def _solid(image: Image.Image) -> Mask:
@@ -66,8 +66,8 @@ def _together(masks: list[Mask], folder: Path) -> Mask:
     sizes = {mask.shape for mask in masks}
     if len(sizes) != 1:
         raise ValueError(f"{len(masks)} masks of {len(sizes)} sizes in {folder.name}, expected one size")
-    found: Mask = np.any(masks, axis=0)
-    return found
+    marked: Mask = np.any(masks, axis=0)
+    return marked
 
 
 def _outlines(drawn: dict[str, Any]) -> Mask:
@@ -87,5 +87,5 @@ def _outlines(drawn: dict[str, Any]) -> Mask:
             draw.polygon(points, fill=1)
         else:
             raise ValueError(f"a shape of type {kind} marks no area; expected polygon, rectangle or circle")
-    found: Mask = np.asarray(mask)
-    return found
+    filled: Mask = np.asarray(mask)
+    return filled

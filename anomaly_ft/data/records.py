@@ -50,5 +50,5 @@ def counts(records: Sequence[Record]) -> dict[str, int]:
     >>> counts([Record(Path(), n, "test", k) for n, k in [("a", "scratch"), ("b", "good")]])
     {'good': 1, 'scratch': 1}
     """
-    found = Counter(record.kind for record in records)
-    return dict(sorted(found.items(), key=lambda item: (item[0] != NORMAL, item[0])))
+    by_kind = Counter(record.kind for record in records)
+    return dict(sorted(by_kind.items(), key=lambda item: (item[0] != NORMAL, item[0])))

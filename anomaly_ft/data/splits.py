@@ -103,14 +103,14 @@ def group(records: Sequence[Record], pattern: str) -> list[Record]:
             f"data.group_by: {pattern!r} is no column of the manifest and has no group in parentheses; "
             r"expected something like 'part(\d+)_'"
         )
-    found = [expression.search(record.name) for record in records]
-    misses = [record.name for record, match in zip(records, found, strict=True) if not match or not match[1]]
+    matches = [expression.search(record.name) for record in records]
+    misses = [record.name for record, match in zip(records, matches, strict=True) if not match or not match[1]]
     if misses:
         raise DataError(
             f"data.group_by: {pattern!r} does not match {len(misses)} of {len(records)} names, "
             f"such as {', '.join(misses[:3])}"
         )
-    return [replace(record, group=match[1]) for record, match in zip(records, found, strict=True) if match]
+    return [replace(record, group=match[1]) for record, match in zip(records, matches, strict=True) if match]
 
 
 def shared_groups(records: Sequence[Record]) -> list[str]:

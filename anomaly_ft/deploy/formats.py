@@ -39,9 +39,9 @@ NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino"
 def write_timm(run: LoadedRun, folder: Path, raw: bool) -> Computes:
     """Write `config.json` and `model.safetensors`, as timm's `local-dir:` and a hub expect them."""
     del raw
-    own = run.detector.encoder
-    own.save(folder, resize=run.decoder.resize)
-    encoder = load_with_timm(folder, own.levels, own.image_size)
+    original = run.detector.encoder
+    original.save(folder, resize=run.decoder.resize)
+    encoder = load_with_timm(folder, original.levels, original.image_size)
     return lambda pixels: _no_grad(encoder, _raw(run, pixels).permute(0, 3, 1, 2))
 
 

@@ -38,8 +38,8 @@ class DetectorGraph(nn.Module):
     def judge(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Score, map and decision from the encoder's levels."""
         side = self.detector.encoder.image_size
-        found = self.detector.detect(levels, (side, side))
-        return found.scores, found.maps, found.scores > self.detector.threshold
+        outputs = self.detector.detect(levels, (side, side))
+        return outputs.scores, outputs.maps, outputs.scores > self.detector.threshold
 
 
 class EncoderGraph(nn.Module):

@@ -59,14 +59,14 @@ class Parity:
         return {"passed": self.passed, **asdict(self)}
 
     def __str__(self) -> str:
-        said = (
+        text = (
             f"on {self.images} images scores differ by {self.score.max:.2g} at most "
             f"({self.score.max_relative:.1g} relative), maps by {self.map.max:.2g} "
             f"({self.map.max_relative:.1g} relative); {self.decisions_changed} decisions changed"
         )
         if self.decisions_changed:
-            said += f", {self.decisions_changed_outside_band} of them away from the threshold"
-        return said
+            text += f", {self.decisions_changed_outside_band} of them away from the threshold"
+        return text
 
 
 def compare(
@@ -144,8 +144,8 @@ def _relative(expected: Sequence[Tensor], given: Sequence[Tensor]) -> NDArray[np
     """Find for each image the worst level's largest difference, relative to the largest value in that
     level."""
     apart = [
-        (own.double() - level.double()).abs().flatten(1).amax(1) / level.double().abs().flatten(1).amax(1)
-        for level, own in zip(expected, given, strict=True)
+        (exported.double() - level.double()).abs().flatten(1).amax(1) / level.double().abs().flatten(1).amax(1)
+        for level, exported in zip(expected, given, strict=True)
     ]
     return torch.stack(apart).amax(0).numpy()
 

@@ -40,9 +40,9 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         scores, maps = np.empty(0), list[Any]()
         for images in run.compute.batches(np.stack(pixels)) if pixels else ():
             with run.detector.encoder.folded(), torch.inference_mode(), run.compute.fabric.autocast():
-                found = run.detector(images)
-            scores = np.concatenate([scores, found.scores.cpu().double().numpy()])
-            maps += found.maps.float().cpu().tolist() if params and params.get("map") else []
+                outputs = run.detector(images)
+            scores = np.concatenate([scores, outputs.scores.cpu().double().numpy()])
+            maps += outputs.maps.float().cpu().tolist() if params and params.get("map") else []
         decisions = np.where(scores > run.point.threshold, "anomalous", "normal")
         answer = pd.DataFrame({"score": scores, "decision": decisions})
         return answer.assign(map=maps) if maps else answer

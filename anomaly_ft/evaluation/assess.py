@@ -37,14 +37,14 @@ class Assessment:
 
     def summary(self) -> dict[str, Any]:
         """Give what `summary.json` holds of a test: plain values under the keys `test`, `test_…`."""
-        found = asdict(self.localisation)
+        masks = asdict(self.localisation)
         left_out = ("regions", "with_mask", "empty_masks", "without_mask", "unreadable_masks")
         return {
             "test": self.numbers(),
             "test_intervals": intervals(self.records, self.scores),
             "test_by_kind": measure_kinds(self.records, self.outputs.scores, self.outputs.decides, self.point),
-            "test_masks": {name: found[name] for name in left_out},
-            "test_attention": list(found["attention"]),
+            "test_masks": {name: masks[name] for name in left_out},
+            "test_attention": list(masks["attention"]),
             "test_threshold": describe_point(self.point, self.records, self.scores),
         }
 
@@ -53,5 +53,5 @@ def assess(
     records: Sequence[Record], outputs: Predictions, point: WorkingPoint, decoder: Decoder
 ) -> Assessment:
     """Measure a detector's outputs against labels and masks; reads the masks."""
-    found = localise(records, outputs.maps, decoder)
-    return Assessment(tuple(records), outputs, found, point, decoder)
+    localisation = localise(records, outputs.maps, decoder)
+    return Assessment(tuple(records), outputs, localisation, point, decoder)

@@ -137,4 +137,4 @@ def _coarse_auroc(i: int, large: Map, mask: Mask) -> dict[int, float]:
 
 def _flat(numbers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
     names = ("pixel_auroc", "pixel_ap", "pixel_aupro")
-    return {prefix + name: found.get(name) for prefix, found in numbers.items() for name in names}
+    return {prefix + name: values.get(name) for prefix, values in numbers.items() for name in names}

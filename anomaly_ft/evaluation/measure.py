@@ -80,7 +80,7 @@ def measure_kinds(
             "rejected_interval": wilson_interval(rejected, count),
         }
         if kind != NORMAL and NORMAL in kinds:
-            chosen_rows = [i for i, found in enumerate(kinds) if found in (NORMAL, kind)]
+            chosen_rows = [i for i, other in enumerate(kinds) if other in (NORMAL, kind)]
             part = [records[i] for i in chosen_rows]
             row |= measure(part, {name: values[chosen_rows] for name, values in scores.items()}, chosen)
             row["intervals"] = intervals(part, scores[chosen][chosen_rows])
@@ -101,11 +101,11 @@ def threshold_numbers(point: WorkingPoint) -> dict[str, float | int | None]:
 
 def describe_point(point: WorkingPoint, records: Sequence[Record], scores: Floats) -> dict[str, Any]:
     """Put what the threshold did to the normal test images beside what it guarantees."""
-    found = observed(point.threshold, scores[~_labels(records)])
+    rates = observed(point.threshold, scores[~_labels(records)])
     return {
         **threshold_numbers(point),
         "likely_at_most": point.likely_at_most(),
-        "observed": asdict(found) if found else None,
+        "observed": asdict(rates) if rates else None,
     }
 
 

@@ -34,8 +34,8 @@ METRICS: dict[str, Metric] = {
     "train/images_per_second": Metric("images per second", "training speed", ".0f"),
     "val/vicinal_auroc": Metric(
         "vicinal AUROC",
-        "the watched number: how well held-out normal images are told from pseudo-anomalies, mean over the "
-        "augmentations that have a say; in [0, 1], higher is better",
+        "the number that decides: how well held-out normal images are told from pseudo-anomalies, mean over "
+        "the informative augmentations; in [0, 1], higher is better",
     ),
     "val/vicinal_auroc.<augmentation>": Metric(
         "vicinal AUROC, <augmentation>", "the same for one augmentation"
@@ -133,12 +133,12 @@ def on_test(name: str) -> Metric:
     """
     if name in TEST_METRICS:
         return TEST_METRICS[name]
-    found = re.fullmatch(r"(\w+?)_(image|pixel)_(\w+)", name)
+    match = re.fullmatch(r"(\w+?)_(image|pixel)_(\w+)", name)
     place = {"image": "<score>", "pixel": "<map>"}
-    if not found or (known := f"{place[found[2]]}_{found[2]}_{found[3]}") not in TEST_METRICS:
+    if not match or (known := f"{place[match[2]]}_{match[2]}_{match[3]}") not in TEST_METRICS:
         raise KeyError(name)
     entry = TEST_METRICS[known]
-    return Metric(entry.label.replace(place[found[2]], found[1]), entry.meaning, entry.form)
+    return Metric(entry.label.replace(place[match[2]], match[1]), entry.meaning, entry.form)
 
 
 def metric(name: str) -> Metric:

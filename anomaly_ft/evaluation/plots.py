@@ -104,13 +104,13 @@ def roc_pr_figure(curves: Mapping[str, Curve], point: tuple[float, float, float]
     figure = Figure(figsize=(8.4, 3.7), layout="constrained")
     roc, pr = figure.subplots(1, 2)
     colours = [FROZEN_COLOUR, ANOMALOUS_COLOUR][-len(curves) :]
-    for (name, found), colour in zip(curves.items(), colours, strict=True):
-        recall, false = found.true_positive_rate, found.false_positive_rate
-        roc.plot(false, recall, color=colour, label=f"{name}, AUROC {float(found.auroc()):.4f}")
-        precision = (found.caught / np.maximum(found.caught + found.rejected, 1))[1:]
+    for (name, points), colour in zip(curves.items(), colours, strict=True):
+        recall, false = points.true_positive_rate, points.false_positive_rate
+        roc.plot(false, recall, color=colour, label=f"{name}, AUROC {float(points.auroc()):.4f}")
+        precision = (points.caught / np.maximum(points.caught + points.rejected, 1))[1:]
         pr.step(
             recall[1:], precision, where="pre", color=colour,
-            label=f"{name}, AP {float(found.average_precision()):.4f}",
+            label=f"{name}, AP {float(points.average_precision()):.4f}",
         )  # fmt: skip
     if point:
         roc.plot(*point[:2], "ko", label="threshold")

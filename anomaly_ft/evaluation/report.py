@@ -119,8 +119,8 @@ def interval(ends: Sequence[float] | None, sign: str = "") -> str:
 
 def _figures(data: ReportData) -> dict[str, str]:
     figures: dict[str, str] = {}
-    found = data.assessment
-    kinds = score_kinds(data.held_out, found)
+    assessment = data.assessment
+    kinds = score_kinds(data.held_out, assessment)
     if kinds:
         normal = [kind for kind in kinds if kind in (HELD_OUT, "good")]
         figures["scores"] = figure_uri(score_figure(kinds, data.threshold, normal))
@@ -128,37 +128,37 @@ def _figures(data: ReportData) -> dict[str, str]:
         figures["forgetting"] = figure_uri(forgetting_figure(data.validations, data.verdict))
     if data.what_if:
         figures["what_if"] = figure_uri(what_if_figure(data.what_if))
-    if found:
-        labels = np.array([record.anomalous for record in found.records])
+    if assessment:
+        labels = np.array([record.anomalous for record in assessment.records])
         if labels.any() and not labels.all():
             detectors = {} if data.frozen is None else {"frozen": data.frozen}
-            detectors["fine-tuned" if detectors else "detector"] = found.scores
+            detectors["fine-tuned" if detectors else "detector"] = assessment.scores
             curves = {name: curve(labels, scores) for name, scores in detectors.items()}
-            above = found.scores > found.point.threshold
+            above = assessment.scores > assessment.point.threshold
             precision = float(labels[above].mean()) if above.any() else 1.0
             point = (float(above[~labels].mean()), float(above[labels].mean()), precision)
             figures["roc_pr"] = figure_uri(roc_pr_figure(curves, point))
     return figures
 
 
-def score_kinds(held_out: Floats, found: Assessment | None) -> dict[str, Floats]:
+def score_kinds(held_out: Floats, assessment: Assessment | None) -> dict[str, Floats]:
     """Group scores by kind of image for the histograms: held-out normals, then `good`, then the defect
     types."""
     kinds: dict[str, Floats] = {HELD_OUT: held_out} if len(held_out) else {}
-    if found:
-        names = np.array([record.kind for record in found.records])
+    if assessment:
+        names = np.array([record.kind for record in assessment.records])
         for kind in sorted(set(names.tolist()), key=lambda kind: (kind != "good", kind)):
-            kinds[kind] = found.scores[names == kind]
+            kinds[kind] = assessment.scores[names == kind]
     return kinds
 
 
-def _galleries(found: Assessment) -> dict[str, Any]:
+def _galleries(assessment: Assessment) -> dict[str, Any]:
     """Choose and draw the images to look at: the extremes, where mistakes and successes show."""
-    labels = np.array([record.anomalous for record in found.records])
-    missed = np.flatnonzero(labels & (found.scores <= found.point.threshold))
-    by_score = np.argsort(found.scores)
-    by_map = sorted(found.localisation.by_image, key=lambda i: -found.localisation.by_image[i])
-    scales = {name: scale_of(values, ~labels) for name, values in found.outputs.maps.items()}
+    labels = np.array([record.anomalous for record in assessment.records])
+    missed = np.flatnonzero(labels & (assessment.scores <= assessment.point.threshold))
+    by_score = np.argsort(assessment.scores)
+    by_map = sorted(assessment.localisation.by_image, key=lambda i: -assessment.localisation.by_image[i])
+    scales = {name: scale_of(values, ~labels) for name, values in assessment.outputs.maps.items()}
     chosen = {
         "suspicious": [i for i in by_score[::-1] if not labels[i]][:SHOWN],
         "missed": [i for i in by_score if i in set(missed.tolist())][:SHOWN],
@@ -166,7 +166,7 @@ def _galleries(found: Assessment) -> dict[str, Any]:
         "worst": by_map[max(SHOWN, len(by_map) - SHOWN) :][::-1],
     }
     drawn: dict[str, Any] = {
-        name: [card for i in places if (card := _card(found, int(i), scales))]
+        name: [card for i in places if (card := _card(assessment, int(i), scales))]
         for name, places in chosen.items()
     }
     drawn["missed_count"] = len(missed)
@@ -177,44 +177,44 @@ def _galleries(found: Assessment) -> dict[str, Any]:
     return drawn
 
 
-def _examples(audit: Mapping[str, Any] | None, found: Assessment | None) -> list[dict[str, str]]:
+def _examples(audit: Mapping[str, Any] | None, assessment: Assessment | None) -> list[dict[str, str]]:
     """Draw the images of a shortcut audit; they lie below the root of the labelled images."""
     shown: list[dict[str, str]] = []
-    if not audit or not found:
+    if not audit or not assessment:
         return shown
     for example in audit["examples"]:
-        path = found.records[0].root / example["name"]
+        path = assessment.records[0].root / example["name"]
         try:
-            image = shrunk(np.asarray(read_image(path, found.decoder.value_range)), SIDE)
+            image = shrunk(np.asarray(read_image(path, assessment.decoder.value_range)), SIDE)
         except Exception:  # the file was there a moment ago; decoders raise nearly anything
             continue
         shown.append({**example, "picture": picture_uri(image)})
     return shown
 
 
-def _card(found: Assessment, i: int, scales: Mapping[str, ColourScale]) -> dict[str, Any] | None:
-    record = found.records[i]
+def _card(assessment: Assessment, i: int, scales: Mapping[str, ColourScale]) -> dict[str, Any] | None:
+    record = assessment.records[i]
     try:
-        image = shrunk(np.asarray(read_image(record.path, found.decoder.value_range)), SIDE)
+        image = shrunk(np.asarray(read_image(record.path, assessment.decoder.value_range)), SIDE)
     except Exception:  # the file was there a moment ago; decoders raise nearly anything
         return None
     height, width = image.shape[:2]
     pictures = [
         image,
         *(
-            overlay(image, upsample(found.outputs.maps[name][i], height, width, found.decoder), scale)
+            overlay(image, upsample(assessment.outputs.maps[name][i], height, width, assessment.decoder), scale)
             for name, scale in scales.items()
         ),
     ]
-    if i in found.localisation.by_image and record.mask:
+    if i in assessment.localisation.by_image and record.mask:
         mask = shrunk(np.repeat(read_mask(record.mask)[..., None], 3, axis=2).astype(np.uint8) * 255, SIDE)
         if mask.shape == image.shape:
             pictures = [outlined(picture, mask[..., 0] > 127, TRUTH) for picture in pictures]
     return {
         "name": record.name,
         "kind": record.kind,
-        "score": float(found.scores[i]),
-        "above": bool(found.scores[i] > found.point.threshold),
-        "auroc": found.localisation.by_image.get(i),
+        "score": float(assessment.scores[i]),
+        "above": bool(assessment.scores[i] > assessment.point.threshold),
+        "auroc": assessment.localisation.by_image.get(i),
         "pictures": [picture_uri(picture) for picture in pictures],
     }

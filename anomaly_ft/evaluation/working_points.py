@@ -1,4 +1,4 @@
-"""Decision thresholds from normal images alone, with a promise that holds for any distribution.
+"""Decision thresholds from normal images alone, with a guarantee that holds for any distribution.
 
 Split conformal prediction (Vovk et al., 2005): among n + 1 exchangeable normal images the new one is
 equally likely to take each rank, so a threshold at the k-th smallest of n held-out scores is exceeded
@@ -22,7 +22,7 @@ from anomaly_ft.model.threshold import WorkingPoint
 def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:
     """Find the lowest threshold that guarantees `false_positive_rate`, from held-out normal scores `(n,)`.
 
-    Where n is too small for that, the highest score is the threshold and 1 / (n + 1) the promise.
+    Where n is too small for that, the highest score is the threshold and 1 / (n + 1) is guaranteed.
 
     Raises:
         DivergedError: scores that are not finite.

@@ -1,4 +1,4 @@
-"""How far features have moved: watched and logged, with no say in the verdict."""
+"""Measure how far features have moved: logged, but never used for the stop decision."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -11,7 +11,7 @@ from anomaly_ft.metrics import Floats
 @dataclass(frozen=True)
 class PseudoSet:
     """Pseudo-anomalies of one augmentation at one severity, and how well they were told apart before
-    training. `informative`: that baseline leaves room to show forgetting, so it has a say in the verdict."""
+    training. `informative`: that baseline leaves room to show forgetting, so the stop decision uses it."""
 
     pixels: Pixels
     severity: float
@@ -32,7 +32,9 @@ class Validation:
     by_augmentation: Mapping[str, float]
     influence: Floats
     normal_score_mean: float
-    watched: Mapping[str, float] = field(default_factory=dict)  # numbers that have no say in the verdict
+    watched: Mapping[str, float] = field(
+        default_factory=dict
+    )  # numbers that do not count for the stop decision
 
 
 Reason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]

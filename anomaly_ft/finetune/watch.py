@@ -20,7 +20,7 @@ class ValidationMonitor:
         sets: pseudo-anomalies of held-out normal images by augmentation.
         kind: the statistics with which epochs are judged.
         cached: what the encoder is given in place of images that it sees again and again.
-        observe: is shown the detector of each validation; what it does has no say in anything.
+        observe: is shown the detector of each validation; what it does changes nothing.
     """
 
     method: Method

@@ -146,8 +146,8 @@ def explain_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        said = any(words in str(error) for words in ("allocate memory", "out of memory"))
-        if not said and not isinstance(error, MemoryError):
+        about_memory = any(words in str(error) for words in ("allocate memory", "out of memory"))
+        if not about_memory and not isinstance(error, MemoryError):
             raise
         raise DeviceError(
             f"memory ran out ({(str(error).splitlines() or ['no more is known'])[0]}); what needs less of it:\n"

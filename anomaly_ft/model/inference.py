@@ -47,11 +47,11 @@ def predict_batch(detector: Detector, images: Tensor, compute: Compute, *, expla
     """
     with detector.encoder.folded(), torch.inference_mode(), compute.fabric.autocast():
         outputs = detector.outputs(detector.encoder(images), explain=explain)
-    found = outputs.convert(lambda tensor: tensor.float().cpu().numpy())
+    arrays = outputs.convert(lambda tensor: tensor.float().cpu().numpy())
     return replace(
-        found,
-        scores=_finite({name: values.astype(np.float64) for name, values in found.scores.items()}),
-        distances=found.distances.astype(np.float64),
+        arrays,
+        scores=_finite({name: values.astype(np.float64) for name, values in arrays.scores.items()}),
+        distances=arrays.distances.astype(np.float64),
     )
 
 
@@ -109,8 +109,8 @@ class FirstFeatures:
 
     def rows(self) -> list[NDArray[np.float32]]:
         """Gather `(n, d)` for each level, of all processes; nothing where no image was asked for."""
-        own = [torch.cat(level).cpu().double().numpy() for level in zip(*self.parts, strict=True)]
-        return [self.compute.all_gather(level).astype(np.float32) for level in own]
+        local = [torch.cat(level).cpu().double().numpy() for level in zip(*self.parts, strict=True)]
+        return [self.compute.all_gather(level).astype(np.float32) for level in local]
 
 
 def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute) -> list[NDArray[np.float32]]:

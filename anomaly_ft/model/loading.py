@@ -82,8 +82,8 @@ def load_detector(folder: Path) -> GaussianDetector:
 
 def _decoder(folder: Path, detector: Detector) -> Decoder:
     try:
-        how = read_description(folder)["preprocessing"]
-        resize, limits = how["resize"], how["range"]
+        preprocessing = read_description(folder)["preprocessing"]
+        resize, limits = preprocessing["resize"], preprocessing["range"]
         if resize not in RESIZES:
             raise ValueError(f"resize is {resize!r}, expected one of {', '.join(RESIZES)}")
         value_range = None if limits is None else (float(limits[0]), float(limits[1]))

@@ -84,14 +84,14 @@ def _present(file: Path) -> Path:
 def _check_format(folder: Path, description: Any) -> None:
     """Refuse what a newer version wrote, or something else altogether, naming both versions."""
     about = description if isinstance(description, dict) else {}
-    found, writer = about.get("format"), about.get("anomaly_ft", "unknown")
-    if type(found) is int and 1 <= found <= FORMAT:
+    number, writer = about.get("format"), about.get("anomaly_ft", "unknown")
+    if type(number) is int and 1 <= number <= FORMAT:
         return
     readable = f"format {FORMAT}" if FORMAT == 1 else f"formats 1 to {FORMAT}"
     advice = ""
-    if type(found) is int and found > FORMAT:
+    if type(number) is int and number > FORMAT:
         advice = "; install a newer anomaly_ft, or train again if the run is of before the first release"
     raise RunError(
-        f"{folder}: detector.json has format {found!r:.40}, written by anomaly_ft {writer!s:.40}; this is "
+        f"{folder}: detector.json has format {number!r:.40}, written by anomaly_ft {writer!s:.40}; this is "
         f"anomaly_ft {__version__}, which reads {readable}{advice}"
     )

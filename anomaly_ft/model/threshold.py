@@ -1,4 +1,4 @@
-"""Decision thresholds and what they promise."""
+"""Decision thresholds and what they guarantee."""
 
 import math
 from dataclasses import dataclass
@@ -21,23 +21,22 @@ class WorkingPoint:
     def likely_at_most(self, confidence: float = 0.95) -> float:
         """Bound the rate of this one threshold, set on these images, with the given confidence.
 
-        The promise is an average over calibration sets; for continuous scores the rate of one of them
+        The guarantee is an average over calibration sets; for continuous scores the rate of one of them
         follows a beta distribution (Vovk, ACML 2012).
         """
         rank = round((1 - self.guaranteed_fpr) * (self.images + 1))
         return float(beta.ppf(confidence, self.images + 1 - rank, rank))
 
     def __str__(self) -> str:
-        said = (
+        text = (
             f"threshold {self.threshold:.4g}: at most {self.guaranteed_fpr:.2%} of normal images are rejected"
         )
         if self.guaranteed_fpr > self.target_fpr:
-            said += (
-                f" (the least that {self.images} held-out normals can promise; wanted {self.target_fpr:.2%})"
-            )
+            text += f" (the least that {self.images} held-out normals can guarantee; "
+            text += f"the target is {self.target_fpr:.2%})"
         if self.varied_fpr is not None:
-            said += f"; varied as the recipe allows, at most {self.varied_fpr:.2%}"
-        return said
+            text += f"; varied as the recipe allows, at most {self.varied_fpr:.2%}"
+        return text
 
 
 @dataclass(frozen=True)

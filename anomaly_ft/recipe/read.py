@@ -103,8 +103,8 @@ def _scan(text: str) -> str:
         if isinstance(event, yaml.AliasEvent):
             _refuse(f"*{event.anchor}: aliases are not read, write the value itself", event.start_mark)
         if isinstance(event, yaml.ScalarEvent) and ("${" in event.value or event.value == "???"):
-            said = f"{_short(repr(event.value))}: variables are not filled in, write the value itself"
-            _refuse(said, event.start_mark)
+            trouble = f"{_short(repr(event.value))}: variables are not filled in, write the value itself"
+            _refuse(trouble, event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:  # the time of YAML's scanner grows with the square of it
             _refuse("nested too deeply", event.start_mark)
@@ -128,13 +128,13 @@ def _worded(source: str) -> Iterator[None]:
     except yaml.MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        said = _short(str(cause.problem or cause.context), MISTAKE)
-        raise RecipeError(source, [f"{where}not valid YAML: {said}"]) from None
+        reason = _short(str(cause.problem or cause.context), MISTAKE)
+        raise RecipeError(source, [f"{where}not valid YAML: {reason}"]) from None
     except RecursionError:
         raise RecipeError(source, ["not valid YAML: nested too deeply"]) from None
     except Exception as cause:  # values that say what they are and are not: !!int "", !!timestamp x
-        said = _short(str(cause).partition("\n")[0], MISTAKE)
-        raise RecipeError(source, [f"not valid YAML: {type(cause).__name__}: {said}"]) from None
+        reason = _short(str(cause).partition("\n")[0], MISTAKE)
+        raise RecipeError(source, [f"not valid YAML: {type(cause).__name__}: {reason}"]) from None
 
 
 def _plain(tree: Any, source: str) -> Any:
@@ -176,8 +176,8 @@ def _arrange(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
             key = above + name
             section = key.removeprefix(f"{EXPERT}.")
             if key in known and "." not in name:
-                where, own = known[key]
-                (settings.setdefault(where, {}) if where else settings)[own] = value
+                where, place = known[key]
+                (settings.setdefault(where, {}) if where else settings)[place] = value
             elif key != EXPERT and section not in inner:
                 guess = _guess(key) if len(mistakes) < SHOWN else ""  # it takes a while, and no more are shown
                 mistakes[key] = f"{key}: unknown key{guess}"

@@ -72,10 +72,10 @@ class Data(Section):
         root = info.field_name == "root"
         if name and info.context and info.context["check_root"] and not (root and name.startswith("demo:")):
             try:
-                found = Path(name).expanduser().exists() if root else Path(name).expanduser().is_file()
+                exists = Path(name).expanduser().exists() if root else Path(name).expanduser().is_file()
             except (OSError, RuntimeError):  # a name that is too long, `~` of somebody who is not known
-                found = False
-            if not found:
+                exists = False
+            if not exists:
                 raise ValueError(f"{'folder' if root else 'file'} does not exist: {name}")
         return name
 
@@ -157,7 +157,7 @@ class Validation(Section):
     target_auroc: float = Field(default=0.8, gt=0.5, lt=1)
     """AUROC of the pretrained encoder to which each severity is calibrated."""
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
-    """An augmentation further than this from the target has no say in the verdict."""
+    """An augmentation further than this from the target does not count for the stop decision."""
     max_share: Share = 0.25
     """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
 
@@ -201,7 +201,7 @@ class Schedule(Section):
 
 
 class Evaluation(Section):
-    """What the threshold has to promise."""
+    """The false positive rate that the threshold has to guarantee."""
 
     false_positive_rate: float = Field(default=0.01, gt=0, lt=1)
     """Share of normal images that the threshold may reject."""

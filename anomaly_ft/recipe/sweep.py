@@ -77,10 +77,10 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """
     sweep = validate(SweepSettings, read_yaml(path), str(path))
     jobs, mistakes = [], []
-    for category, setting, seed, own in _expand(sweep):
+    for category, setting, seed, overrides_of_run in _expand(sweep):
         words = [word for word in (category, setting) if word]
         try:
-            recipe = read_recipe(path.parent / sweep.recipe, [*overrides, *own, f"seed={seed}"])
+            recipe = read_recipe(path.parent / sweep.recipe, [*overrides, *overrides_of_run, f"seed={seed}"])
         except RecipeError as error:
             mistakes += [f"{'/'.join(words) or sweep.recipe}: {mistake}" for mistake in error.mistakes]
             continue
@@ -98,7 +98,7 @@ def _expand(sweep: SweepSettings) -> Iterator[tuple[str, str, int, list[str]]]:
     settings: Mapping[str, Mapping[str, Any]] = sweep.settings or {"": {}}
     for category, root in (sweep.categories or {"": ""}).items():
         for setting, changes in settings.items():
-            own = [f"data.root={json.dumps(root)}"] if category else []
-            own += [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
+            overrides = [f"data.root={json.dumps(root)}"] if category else []
+            overrides += [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
             for seed in sweep.seeds:
-                yield category, setting, seed, own
+                yield category, setting, seed, overrides

@@ -36,9 +36,11 @@ def audit_dataset(
     records: list[Record] = []
     for images in (data.undivided, data.test):
 
-        def look(i: int, pixels: Pixels = images.pixels, own: Sequence[Record] = images.records) -> Appearance:
-            header = read_header(own[i].path)
-            return appearance(own[i].name, header, uncovered(pixels[i], header.size, resize))
+        def look(
+            i: int, pixels: Pixels = images.pixels, records: Sequence[Record] = images.records
+        ) -> Appearance:
+            header = read_header(records[i].path)
+            return appearance(records[i].name, header, uncovered(pixels[i], header.size, resize))
 
         results = in_parallel(look, range(len(images)), threads)
         seen = progress(images.records, "auditing the split", len(images)) if progress else images.records

@@ -30,7 +30,7 @@ def remember_run(partial: Path, run_id: str | None) -> None:
 def remembered_run(partial: Path) -> str | None:
     """Read the MLflow run's id, if there was one."""
     try:
-        found = json.loads((partial / "checkpoint" / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
+        run_id = json.loads((partial / "checkpoint" / "run.json").read_text(encoding="utf-8"))["mlflow_run_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return run_id if isinstance(run_id, str) else None

@@ -110,12 +110,12 @@ def _runs_in(folder: Path) -> list[Path]:
     """Return the folder itself if it is a run, else the finished runs in it."""
     if is_finished(folder):
         return [folder]
-    found = finished_runs(folder)
-    if not found:
+    runs = finished_runs(folder)
+    if not runs:
         if (folder / "recipe.yaml").exists():
             refuse_unfinished(folder)
         raise RunError(f"{folder}: neither a finished run nor a folder of finished runs")
-    return found
+    return runs
 
 
 def _from_folder(folder: Path) -> Row:
@@ -130,8 +130,8 @@ def _from_folder(folder: Path) -> Row:
 
 
 def _from_logged(run: LoggedRun) -> Row:
-    said = run.tags.get("verdict", run.status.lower())
-    return Row(run.name, run.params, run.metrics, run.curve(CURVE), said)
+    outcome = run.tags.get("verdict", run.status.lower())
+    return Row(run.name, run.params, run.metrics, run.curve(CURVE), outcome)
 
 
 def _keys(rows: Iterable[Row]) -> list[str]:

@@ -66,16 +66,16 @@ def evaluate(
     layout, records = _own_test(recipe) if root is None else _labelled(root)
     images = _load(source, records, recipe, run.decoder, terminal)
     outputs = predict(run.detector, images.pixels, run.compute)
-    found = assess(images.records, outputs, run.point, run.decoder)
+    assessment = assess(images.records, outputs, run.point, run.decoder)
     data = _describe(source, layout, images)
-    summary = EvaluationSummary.model_validate({**_summary(recipe, run, found), "data": data})
-    table = prediction_table(found.records, outputs.scores, run.score, run.point)
+    summary = EvaluationSummary.model_validate({**_summary(recipe, run, assessment), "data": data})
+    table = prediction_table(assessment.records, outputs.scores, run.score, run.point)
     partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
     try:
         write_text(partial / "recipe.yaml", recipe.to_yaml())
         write_json(partial / "summary.json", summary.plain())
         table.to_csv(partial / "predictions.csv", index=False)
-        shown = ReportData(recipe.to_yaml(), found, run.point.threshold, np.empty(0))
+        shown = ReportData(recipe.to_yaml(), assessment, run.point.threshold, np.empty(0))
         write_report(partial / "report.html", summary.plain(), shown)
         finished = finish_folder(partial)
     except BaseException:
@@ -93,10 +93,10 @@ def _tracked_run(folder: Path) -> str:
     Raises:
         RunError: it has none.
     """
-    found = open_summary(folder).mlflow_run_id
-    if found is None:
+    run_id = open_summary(folder).mlflow_run_id
+    if run_id is None:
         raise RunError(f"{folder} is no run in MLflow; anomaly-ft sync {folder} makes it one")
-    return found
+    return run_id
 
 
 def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Path, measured: str) -> None:
@@ -147,11 +147,11 @@ def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder
     return load_cached(records, decoder, kind, disk=disk, threads=threads, progress=seen)
 
 
-def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any]:
-    normal = np.array([not record.anomalous for record in found.records])
+def _summary(recipe: Recipe, run: LoadedRun, assessment: Assessment) -> dict[str, Any]:
+    normal = np.array([not record.anomalous for record in assessment.records])
     encoder, rate = run.detector.encoder, run.point.target_fpr
     weights = run.detector.level_weights.numpy()
-    distances = found.outputs.distances[normal]
+    distances = assessment.outputs.distances[normal]
     points = chi_square(
         encoder.levels, encoder.widths, rate, distances, weights=weights, total=run.detector.level_mean
     )
@@ -162,7 +162,7 @@ def _summary(recipe: Recipe, run: LoadedRun, found: Assessment) -> dict[str, Any
         "seed": recipe.seed,
         "encoder": recipe.encoder.name,
         "score": run.score,
-        **found.summary(),
+        **assessment.summary(),
         "thresholds": threshold_numbers(run.point),
         "chi_square": [asdict(point) for point in points],
         "versions": {"anomaly_ft": __version__} | {name: version(name) for name in LIBRARIES},

@@ -33,9 +33,15 @@ def run_job(job: Job, output: Path, tags: Mapping[str, str]) -> Outcome:
     """Train one run, its folder in `output`, its MLflow run under these tags. Raises nothing but
     interrupts."""
     try:
-        own = {"sweep.category": job.category, "sweep.setting": job.setting, "seed": str(job.recipe.seed)}
+        tags_of_run = {
+            "sweep.category": job.category,
+            "sweep.setting": job.setting,
+            "seed": str(job.recipe.seed),
+        }
         setup = prepare(job.recipe, Terminal())
-        return Outcome(job, train(setup, output, unfinished=_begun(setup, output), tags={**tags, **own}))
+        return Outcome(
+            job, train(setup, output, unfinished=_begun(setup, output), tags={**tags, **tags_of_run})
+        )
     except AnomalyFtError as error:
         return Outcome(job, None, str(error), traceback.format_exc())
     except Exception as error:  # a bug, or the machine, in one run of many

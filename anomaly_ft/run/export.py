@@ -138,14 +138,14 @@ def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
 
 
 def _decoded(run: LoadedRun, paths: Iterator[Path]) -> Iterator[Pixels]:
-    found = 0
+    count = 0
     for path in paths:
         try:
             yield run.decoder(path)
-            found += 1
+            count += 1
         except Exception:  # decoders raise nearly anything on damaged files
             continue
-    if not found:
+    if not count:
         raise DataError("not one image to compare the export on could be read; name others with --images")
 
 

@@ -85,17 +85,19 @@ def finish(
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
     setup.terminal.say(str(kept.point))
     tested = predict_test(setup, kept.detector)
-    found = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)) if tested else None
+    assessment = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)) if tested else None
     save(setup, partial, kept, kind)
-    if found:
-        table = prediction_table(found.records, found.outputs.scores, found.outputs.decides, kept.point)
+    if assessment:
+        table = prediction_table(
+            assessment.records, assessment.outputs.scores, assessment.outputs.decides, kept.point
+        )
         table.to_csv(partial / "predictions.csv", index=False)
     varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
     others = {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
-    numbers = {**others, kind: found.numbers() if found else None}
+    numbers = {**others, kind: assessment.numbers() if assessment else None}
     sealed = {
         "folder_name": finished_name(partial),
-        **_compare(setup.data.test.records, frozen, found),
+        **_compare(setup.data.test.records, frozen, assessment),
         "test_by_statistics": {name: numbers[name] for name in method.kinds},
         "thresholds": threshold_numbers(kept.point),
         "chi_square": [asdict(level) for level in kept.parametric],
@@ -105,7 +107,7 @@ def finish(
     }
     material = ReportData(
         recipe=setup.recipe.to_yaml(),
-        assessment=found,
+        assessment=assessment,
         threshold=kept.point.threshold,
         held_out=kept.calibration.score,
         frozen=frozen.score if frozen else None,
@@ -207,20 +209,22 @@ def decoder_of(setup: Setup) -> Decoder:
 def save(setup: Setup, partial: Path, kept: Calibrated, kind: str) -> None:
     """Write encoder and detector into the run folder."""
     data = setup.recipe.data
-    how = {"resize": data.resize, "range": data.range}
-    kept.detector.save(partial, about={"statistics": kind, "preprocessing": how})
+    preprocessing = {"resize": data.resize, "range": data.range}
+    kept.detector.save(partial, about={"statistics": kind, "preprocessing": preprocessing})
 
 
-def _compare(records: Sequence[Record], frozen: Predictions | None, found: Assessment | None) -> dict[str, Any]:
+def _compare(
+    records: Sequence[Record], frozen: Predictions | None, assessment: Assessment | None
+) -> dict[str, Any]:
     """Test numbers of the final and of the pretrained encoder's detector, and of the change between them."""
-    if frozen is None or found is None:
+    if frozen is None or assessment is None:
         return {"frozen_test": None, "test": None}
     before = measure(records, frozen.scores, frozen.decides)
     return {
-        "frozen_test": before | localise(records, frozen.maps, found.decoder).numbers,
+        "frozen_test": before | localise(records, frozen.maps, assessment.decoder).numbers,
         "frozen_test_intervals": intervals(records, frozen.score),
-        "gain_intervals": gain_intervals(records, frozen.score, found.scores),
-        **found.summary(),
+        "gain_intervals": gain_intervals(records, frozen.score, assessment.scores),
+        **assessment.summary(),
     }
 
 

@@ -63,8 +63,8 @@ def open_summary(folder: Path) -> RunSummary:
     except ValidationError as cause:
         mistakes = [_mistake(error) for error in cause.errors(include_url=False, include_context=False)]
         more = f"; and {len(mistakes) - SHOWN} more" if len(mistakes) > SHOWN else ""
-        said = "; ".join(mistakes[:SHOWN]) + more
-        raise RunError(f"{folder} is not a finished run: no usable summary.json ({said:.300})") from cause
+        text = "; ".join(mistakes[:SHOWN]) + more
+        raise RunError(f"{folder} is not a finished run: no usable summary.json ({text:.300})") from cause
     except OSError as cause:
         raise RunError(f"{folder} is not a finished run: no usable summary.json ({cause})") from cause
 
@@ -80,8 +80,8 @@ def open_history(folder: Path) -> list[Epoch]:
         lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
         return [(int(line["epoch"]), _points(line)) for line in map(json.loads, lines)]
     except Exception as cause:  # it may hold anything
-        said = f"{type(cause).__name__}: {cause}"
-        raise RunError(f"{folder} is not a finished run: no usable history.jsonl ({said:.200})") from cause
+        reason = f"{type(cause).__name__}: {cause}"
+        raise RunError(f"{folder} is not a finished run: no usable history.jsonl ({reason:.200})") from cause
 
 
 def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
@@ -122,8 +122,8 @@ def _why_unfinished(folder: Path) -> str:
 def _mistake(error: Any) -> str:
     """Format one mistake in a summary: where, and what was expected there."""
     place = ".".join(map(str, error["loc"]))
-    said = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
-    return f"{place}: {said}" if place else said
+    expected = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
+    return f"{place}: {expected}" if place else expected
 
 
 def _points(line: dict[str, Any]) -> dict[str, float | None]:

@@ -57,8 +57,8 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
                 f"no images below {path}; known endings: {', '.join(sorted(SUFFIXES))}",
             )
         elif WILDCARDS & set(argument) and not path.exists():
-            found = glob.glob(argument, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute ones
-            matches = (Path(match) for match in sorted(found))
+            names = glob.glob(argument, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute ones
+            matches = (Path(match) for match in sorted(names))
             yield from _some((p for p in matches if p.is_file()), f"nothing matches {argument}")
         else:
             yield path
@@ -98,8 +98,8 @@ class Tally:
     errors: int = 0
 
     def __str__(self) -> str:
-        said = f"{self.images} images, {self.anomalous} anomalous"
-        return said + (f", {self.errors} could not be read or scored" if self.errors else "")
+        text = f"{self.images} images, {self.anomalous} anomalous"
+        return text + (f", {self.errors} could not be read or scored" if self.errors else "")
 
     def refuse_if_nothing_was_scored(self) -> None:
         """Raise a DataError when not a single image got a decision."""

@@ -24,14 +24,14 @@ def unfinished(output: Path, name: str) -> Path:
         RunError: there is none.
     """
     pattern = re.compile(rf"\.{re.escape(name)}-(\d+)\.partial")
-    found = {int(match[1]): p for p in _entries(output) if (match := pattern.fullmatch(p.name))}
-    begun = {number: path for number, path in found.items() if (path / "recipe.yaml").is_file()}
+    folders = {int(match[1]): p for p in _entries(output) if (match := pattern.fullmatch(p.name))}
+    begun = {number: path for number, path in folders.items() if (path / "recipe.yaml").is_file()}
     if begun:
         return begun[max(begun)]
     ended = [p.name for p in finished_runs(output) if re.fullmatch(rf"{re.escape(name)}-\d+", p.name)]
-    said = f"; finished is {', '.join(sorted(ended)[-SHOWN:])}" if ended else ""
+    hint = f"; finished is {', '.join(sorted(ended)[-SHOWN:])}" if ended else ""
     raise RunError(
-        f"--resume: there is no unfinished run of the name {name!r} in {output}{said}; "
+        f"--resume: there is no unfinished run of the name {name!r} in {output}{hint}; "
         "a new run is started without --resume"
     )
 

@@ -69,8 +69,8 @@ def valid_name(name: str) -> str:
 
 def _header(report: Report) -> Iterator[str]:
     kinds = "; ".join(
-        f"{split}: " + ", ".join(f"{count} {kind}" for kind, count in found.items())
-        for split, found in report.counts.items()
+        f"{split}: " + ", ".join(f"{count} {kind}" for kind, count in kinds_of_split.items())
+        for split, kinds_of_split in report.counts.items()
     )
     yield f"Made by anomaly-ft init from {report.root}"
     yield f"  layout  {report.layout}: {report.why}"
@@ -119,19 +119,19 @@ def _expert(report: Report) -> Iterator[str]:
         yield "expert:"
         yield "  data:"
         yield f"    # With so few normal images more of them are held back: {held_out} set the threshold, so it"
-        yield f"    # can promise no fewer than {1 / (held_out + 1):.1%} false alarms."
+        yield f"    # can guarantee no fewer than {1 / (held_out + 1):.1%} false alarms."
         yield f"    val_share: {FEW_SHARE}"
         yield f"    calibration_share: {FEW_SHARE}"
 
 
-def _range(found: Limits | None) -> Iterator[str]:
+def _range(limits: Limits | None) -> Iterator[str]:
     """Choose black and white of images with more than 8 bits, from the limits of their values."""
-    if found is None:
+    if limits is None:
         return
-    low, high = found.low, found.high
+    low, high = limits.low, limits.high
     if high == low:
         high = low + 1
-    if found.floating:
+    if limits.floating:
         yield f"# Floating-point images with values from {low:g} to {high:g}: which are black and white?"
         yield f"range: [{low:g}, {high:g}]"
         return

@@ -60,9 +60,9 @@ def summarise(
 def git_commit() -> str:
     """Read the commit of the working directory, where there is one."""
     try:
-        found = subprocess.run(
+        answer = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return "none"
-    return found.stdout.strip()
+    return answer.stdout.strip()

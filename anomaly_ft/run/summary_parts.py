@@ -69,7 +69,7 @@ class Baseline(Part):
     severities: dict[str, Number]
     """Of each augmentation, calibrated or as the recipe says."""
     informative: tuple[str, ...]
-    """Augmentations that leave room to show forgetting, so that they have a say."""
+    """Augmentations that leave room to show forgetting, so that they count for the stop decision."""
 
 
 class Thresholds(Part):

@@ -68,14 +68,14 @@ def _result_table(summary: RunSummary) -> str:
 
 def _threshold(summary: RunSummary) -> str:
     point, test = summary.thresholds, summary.test or {}
-    said = (
+    text = (
         f"Threshold {point.threshold:.4g}: at most {point.guaranteed_fpr:.2%} of normal images are to be "
         f"rejected, from {point.images} held-out ones."
     )
     false, true = test.get("false_positive_rate"), test.get("true_positive_rate")
     if false is not None and true is not None:
-        said += f" On the test split: {false:.2%} of normal, {true:.2%} of anomalous images."
-    return "  ".join([said, varied_sentence(summary)]).strip()
+        text += f" On the test split: {false:.2%} of normal, {true:.2%} of anomalous images."
+    return "  ".join([text, varied_sentence(summary)]).strip()
 
 
 def varied_sentence(summary: RunSummary) -> str:

@@ -62,7 +62,7 @@ def run_sweep(
         _write_state(state, sweep.name, tracker.run_id)
         tracker.tags({"group": sweep.name})
         tags = {"group": sweep.name} | ({"mlflow.parentRunId": tracker.run_id} if tracker.run_id else {})
-        before = [Outcome(job, found) for job in jobs if (found := known[job.recipe.name])]
+        before = [Outcome(job, earlier) for job in jobs if (earlier := known[job.recipe.name])]
         doing = (
             on_ray(left, folder.resolve(), tags, address=address, resources=sweep.resources)
             if engine == "ray"
@@ -100,10 +100,10 @@ def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
         if not re.fullmatch(re.escape(recipe.name) + r"-\d{3,}", candidate.name):
             continue
         try:
-            found, summary = open_recipe(candidate).flat(), open_summary(candidate)
+            settings_of_run, summary = open_recipe(candidate).flat(), open_summary(candidate)
         except (RecipeError, RunError):
             continue  # not a run that this version can vouch for
-        if wanted.items() <= {key: found.get(key) for key in wanted}.items():
+        if wanted.items() <= {key: settings_of_run.get(key) for key in wanted}.items():
             return FinishedRun(candidate, summary)
     return None
 
@@ -189,10 +189,10 @@ def _tracked(job: Job, output: Path) -> Job:
 def _parent_of(state: Path) -> str | None:
     """Read the MLflow run of this sweep where it was begun before."""
     try:
-        found: str | None = json.loads(state.read_text(encoding="utf-8"))["mlflow_run_id"]
+        run_id: str | None = json.loads(state.read_text(encoding="utf-8"))["mlflow_run_id"]
     except (OSError, ValueError, KeyError):
         return None
-    return found
+    return run_id
 
 
 def _write_state(state: Path, name: str, run_id: str | None) -> None:
@@ -206,10 +206,10 @@ def _write_state(state: Path, name: str, run_id: str | None) -> None:
 def _announced(doing: Iterator[Outcome], total: int, done: int, terminal: Terminal) -> Iterator[Outcome]:
     for count, outcome in enumerate(doing, done + 1):
         row = row_of(outcome)
-        said = f"failed: {row['error']}"
+        outcome_text = f"failed: {row['error']}"
         if not row["error"]:
-            said = f"frozen {spread([row['frozen']])}, fine-tuned {spread([row['fine_tuned']])}"
-        terminal.say(f"[{count} of {total}] {outcome.job.recipe.name}: {said}")
+            outcome_text = f"frozen {spread([row['frozen']])}, fine-tuned {spread([row['fine_tuned']])}"
+        terminal.say(f"[{count} of {total}] {outcome.job.recipe.name}: {outcome_text}")
         yield outcome
 
 

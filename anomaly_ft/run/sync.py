@@ -35,7 +35,7 @@ def sync(folder: Path, store: str | None = None) -> str:
     run_id, uri = summary.mlflow_run_id, choose_store(store or recipe.tracking.uri, folder.parent)
     if not store:
         refuse_new_database(recipe.tracking.uri)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NotSent)
         run = TrackedRun(recipe.tracking.experiment, folder.resolve().name, run_id, experiment_tags())
         with make_tracker(run, enabled=True, uri=uri, output=folder.parent) as tracker:
@@ -44,8 +44,8 @@ def sync(folder: Path, store: str | None = None) -> str:
                 tracker.metrics(metrics, epoch)
             log_end(summary, tracker, folder)
             tracker.model(folder, recipe.runtime.computing(), recipe.tracking.register)
-    failures = [one for one in said if issubclass(one.category, NotSent)]
-    for other in (one for one in said if one not in failures):  # what libraries warn of goes where it would
+    failures = [one for one in caught if issubclass(one.category, NotSent)]
+    for other in (one for one in caught if one not in failures):  # what libraries warn of goes where it would
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     if not tracker.complete:
         trouble = (
@@ -67,5 +67,5 @@ def _read(folder: Path) -> tuple[Recipe, RunSummary, list[Epoch], pd.DataFrame]:
     try:
         return recipe, summary, history, pd.read_csv(folder / "split.csv", keep_default_na=False)
     except Exception as cause:  # it may hold anything
-        said = f"{type(cause).__name__}: {cause}"
-        raise RunError(f"{folder} is not a finished run: no usable split.csv ({said:.200})") from cause
+        reason = f"{type(cause).__name__}: {cause}"
+        raise RunError(f"{folder} is not a finished run: no usable split.csv ({reason:.200})") from cause

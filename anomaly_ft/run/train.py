@@ -19,7 +19,6 @@ from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
-from anomaly_ft.run import summary as bookkeeping
 from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, measure_baseline
@@ -28,6 +27,7 @@ from anomaly_ft.run.log import log_end, log_start
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summarise import git_commit, summarise
+from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
@@ -159,10 +159,10 @@ def _fine_tune(
     checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
     gallery, tracker = shown
     checkpoints.restore(state)
-    lines = [json_line(bookkeeping.history_line(record)) for record in state.records]
+    lines = [json_line(history_line(record)) for record in state.records]
     write_text(partial / "history.jsonl", "".join(lines))
     for record in state.records:
-        tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+        tracker.metrics(epoch_metrics(record), record.epoch)
     if state.records:
         setup.terminal.say(f"going on with {finished_name(partial)} after epoch {len(state.records) - 1}")
     with finishing_the_step(setup.terminal.say) as asked:
@@ -176,8 +176,8 @@ def _fine_tune(
 
         for record in epochs(setup, state, monitor, keep):
             setup.terminal.epoch(record, setup.recipe.gaussian.score)
-            append_json_line(partial / "history.jsonl", bookkeeping.history_line(record))
-            tracker.metrics(bookkeeping.epoch_metrics(record), record.epoch)
+            append_json_line(partial / "history.jsonl", history_line(record))
+            tracker.metrics(epoch_metrics(record), record.epoch)
             for name, picture in gallery.pictures():
                 tracker.image(picture, name, record.epoch)
             if record.verdict.best_epoch == record.epoch and record.epoch:

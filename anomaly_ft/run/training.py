@@ -42,9 +42,9 @@ def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
     return LoopState(module, optimizer, scheduler, average=recipe.schedule.average)
 
 
-def make_monitor(setup: Setup, method: Method, induced: Detector) -> ValidationMonitor:
+def make_monitor(setup: Setup, method: Method, pretrained: Detector) -> ValidationMonitor:
     """Make the validation monitor of a run, with pseudo-anomalies for the pretrained encoder's detector."""
-    sets = pseudo_sets(setup, lambda pixels: method.score(induced, pixels))
+    sets = pseudo_sets(setup, lambda pixels: method.score(pretrained, pixels))
     return ValidationMonitor(method, sets, setup.recipe.gaussian.statistics, setup.early)
 
 
@@ -67,10 +67,10 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         return fixed(val, section.augmentations, severity=section.severity)
     sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
     for name, pseudo in sets.items():
-        said = "" if pseudo.informative else ", too far from the target to have a say"
+        note = "" if pseudo.informative else ", too far from the target to be used"
         setup.terminal.say(
             f"watching {name} at severity {pseudo.severity:.3f}: "
-            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{said}"
+            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{note}"
         )
     return sets
 
@@ -140,10 +140,10 @@ def epochs(
         for step in setup.terminal.track(steps, f"epoch {epoch}", len(steps)):
             number, place = divmod(step, a_pass)  # of the pass over all images, from 0
             chunk = order(number + 1)[place * size : (place + 1) * size]
-            own = chunk[rank::ranks] if len(chunk) >= ranks else chunk
-            images = train[own]
+            shard = chunk[rank::ranks] if len(chunk) >= ranks else chunk
+            images = train[shard]
             if setup.augments:
-                images = setup.vary_for_training(images, [names[i] for i in own], own.tolist(), number + 1)
+                images = setup.vary_for_training(images, [names[i] for i in shard], shard.tolist(), number + 1)
             yield setup.compute.batch(images)
 
     def validate() -> Validation:
@@ -164,9 +164,9 @@ def mix(
     if not schedule.interpolate or not best or ends[0] is None or ends[1] is None:
         return {}
     rule = rule_of(schedule, schedule.max_steps)
-    kept, found = interpolate(
+    kept, validations = interpolate(
         setup.encoder, pretrained, schedule.interpolate, monitor.validate, rule, (ends[0], ends[1])
     )
     setup.terminal.say(f"{kept:.0%} of the fine-tuned weights are mixed with the pretrained ones")
-    aurocs = {share: validation.auroc for share, validation in found.items()}
+    aurocs = {share: validation.auroc for share, validation in validations.items()}
     return {share: auroc for share, auroc in aurocs.items() if share != kept} | {kept: aurocs[kept]}

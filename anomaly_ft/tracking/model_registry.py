@@ -98,10 +98,12 @@ def register_detector(uri: str, run_id: str, name: str) -> int:
         client.create_registered_model(name)
     except mlflow.MlflowException as cause:
         if cause.error_code != "RESOURCE_ALREADY_EXISTS":
-            said = f"the MLflow store {uri}: cannot register {name!r}: {cause}"
-            raise RunError(without_password(said)) from cause
+            trouble = f"the MLflow store {uri}: cannot register {name!r}: {cause}"
+            raise RunError(without_password(trouble)) from cause
     source = logged.artifact_location
-    known = [found for found in client.search_model_versions(f"name = '{name}'") if found.source == source]
+    known = [
+        version for version in client.search_model_versions(f"name = '{name}'") if version.source == source
+    ]
     if not known:
         known = [client.create_model_version(name, source, run_id=run_id, model_id=logged.model_id)]
     return int(known[0].version)
@@ -121,7 +123,7 @@ def promote_detector(uri: str, run_id: str, *, name: str, alias: str) -> int:
 def _logged(client: MlflowClient, run_id: str) -> LoggedModel | None:
     """Find the detector that a run logged, if it did."""
     outputs = client.get_run(run_id).outputs
-    models = [client.get_logged_model(found.model_id) for found in (outputs.model_outputs if outputs else ())]
+    models = [client.get_logged_model(output.model_id) for output in (outputs.model_outputs if outputs else ())]
     return next((model for model in models if model.name == NAME), None)
 
 

@@ -41,9 +41,9 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
     quieten_mlflow()
     try:
         client = MlflowClient(existing(uri))
-        found = client.get_run(run_id)
+        parent = client.get_run(run_id)
         below = client.search_runs(
-            [found.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found.info.run_id}'"
+            [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
         )
     except MlflowException as cause:
         raise RunError(
@@ -75,7 +75,7 @@ def read_logged(uri: str, run_id: str) -> list[LoggedRun]:
             run.data.tags,
             curve_of(run),
         )
-        for run in (sorted(children, key=lambda child: child.info.start_time) or [found])
+        for run in (sorted(children, key=lambda child: child.info.start_time) or [parent])
     ]
 
 
@@ -92,8 +92,8 @@ def first_page(uri: str) -> str:
     try:
         experiments = MlflowClient(existing(uri)).search_experiments(order_by=["last_update_time DESC"])
     except Exception as cause:  # whatever the database or the network raises
-        said = f"the MLflow store {uri} cannot be asked: {type(cause).__name__}: {cause}"
-        raise RunError(without_password(said)) from cause
+        trouble = f"the MLflow store {uri} cannot be asked: {type(cause).__name__}: {cause}"
+        raise RunError(without_password(trouble)) from cause
     ours = [experiment for experiment in experiments if VIEW_TAG in experiment.tags]
     if not ours:
         return "/"

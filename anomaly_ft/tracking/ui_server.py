@@ -48,8 +48,8 @@ def serve(store: str, *, host: str, port: int) -> Iterator[str]:
             yield address
         except _EndedError as cause:
             log.seek(0)
-            said = log.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-            trouble = "\n  ".join([f"mlflow ui on {store} {cause}", *said])
+            last_lines = log.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+            trouble = "\n  ".join([f"mlflow ui on {store} {cause}", *last_lines])
             raise RunError(without_password(trouble)) from None
         finally:
             _stop(process)

@@ -108,9 +108,9 @@ def finite(path: Path, *columns: str) -> pd.DataFrame:
     return rows
 
 
-def test_promise_sets_a_threshold_on_each_set_and_seed(run: Run, sets: Path, tmp_path: Path) -> None:
+def test_guarantee_sets_a_threshold_on_each_set_and_seed(run: Run, sets: Path, tmp_path: Path) -> None:
     code, said, errors = run(
-        "promise",
+        "guarantee",
         "--output",
         tmp_path,
         "--data",
@@ -123,7 +123,7 @@ def test_promise_sets_a_threshold_on_each_set_and_seed(run: Run, sets: Path, tmp
     )
     assert code == 0, errors
     assert "mtd is left out: no folder mtd below --data or $ANOMALY_FT_DATA" in errors
-    rows = finite(tmp_path / "promise.csv")
+    rows = finite(tmp_path / "guarantee.csv")
     assert [*zip(rows["set"], rows["seed"], strict=True)] == [
         ("screw", 0), ("kolektor", 0), ("screw", 1), ("kolektor", 1)
     ]  # fmt: skip
@@ -132,20 +132,20 @@ def test_promise_sets_a_threshold_on_each_set_and_seed(run: Run, sets: Path, tmp
 
 
 def test_a_set_that_does_not_exist_is_a_mistake(run: Run, tmp_path: Path) -> None:
-    code, _, errors = run("promise", "--output", tmp_path, "--sets", "scrwe")
+    code, _, errors = run("guarantee", "--output", tmp_path, "--sets", "scrwe")
     assert code == 2
     assert "no set 'scrwe'; expected some of mtd, screw, bottle, macaroni1, kolektor, ballscrew" in errors
 
 
 def test_no_set_at_all_is_an_error(run: Run, tmp_path: Path) -> None:
-    code, _, errors = run("promise", "--output", tmp_path, "--data", tmp_path, "--sets", "mtd,bottle")
+    code, _, errors = run("guarantee", "--output", tmp_path, "--data", tmp_path, "--sets", "mtd,bottle")
     assert code == 1
     assert "none of the sets mtd,bottle is there" in errors
 
 
 def test_a_setting_that_does_not_exist_is_named(run: Run, sets: Path, tmp_path: Path) -> None:
     code, _, errors = run(
-        "promise", "--output", tmp_path, "--data", sets, "--sets", "screw", "-s", "expert.optimizer.lrr=1"
+        "guarantee", "--output", tmp_path, "--data", sets, "--sets", "screw", "-s", "expert.optimizer.lrr=1"
     )
     assert code == 1
     assert "lrr" in errors

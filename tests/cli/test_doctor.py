@@ -24,7 +24,7 @@ def test_the_version_comes_with_those_of_every_library_required() -> None:
     assert names == set(found) - {"anomaly-ft", "python"}
 
 
-def examine(*arguments: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+def diagnosed(*arguments: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
     """The exit code, and state and text of the findings by topic."""
     result = CliRunner().invoke(main, ["doctor", "--json", *arguments])
     found: dict[str, list[tuple[str, str]]] = {}
@@ -34,7 +34,7 @@ def examine(*arguments: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
 
 
 def test_a_sound_machine_has_nothing_bad(tmp_path: Path) -> None:
-    code, found = examine("--output", str(tmp_path))
+    code, found = diagnosed("--output", str(tmp_path))
     assert code == 0
     assert {"system", "packages", "cpu", "cuda", "mps", "weights", "hub cache", "output folder"} <= found.keys()
     ((state, says),) = found["MLflow store"]
@@ -53,10 +53,10 @@ def test_a_store_is_asked(store: str, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     MlflowClient(store).search_experiments()
-    code, found = examine("--store", store)
+    code, found = diagnosed("--store", store)
     assert (code, found["MLflow store"]) == (0, [("ok", f"{store} answers")])
     (tmp_path / "mlflow.db").write_text("no database, and long enough to be seen as one that is damaged" * 20)
-    code, found = examine("--store", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    code, found = diagnosed("--store", f"sqlite:///{tmp_path / 'mlflow.db'}")
     ((state, says),) = found["MLflow store"]
     assert (code, state) == (2, "bad")
     assert "train would go on without it" in says
@@ -69,12 +69,12 @@ def test_a_missing_package_a_full_disk_and_a_folder_that_cannot_be_written_are_b
         anomaly_ft.cli.diagnose, "_version", lambda name: "missing" if name == "timm" else "1.0"
     )
     monkeypatch.setattr(anomaly_ft.cli.diagnose, "ROOM", 2**80)
-    code, found = examine("--output", str(tmp_path))
+    code, found = diagnosed("--output", str(tmp_path))
     assert code == 2
     assert ("bad", "missing: timm; pip install timm") in found["packages"]
     assert found["output folder"][0][0] == "bad"
     monkeypatch.setattr(anomaly_ft.cli.diagnose.os, "access", lambda *_: False)
-    assert "is not writable" in examine("--output", str(tmp_path / "new"))[1]["output folder"][0][1]
+    assert "is not writable" in diagnosed("--output", str(tmp_path / "new"))[1]["output folder"][0][1]
 
 
 def test_weights_that_are_not_installed_are_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,6 @@ def test_weights_that_are_not_installed_are_a_note(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     (tmp_path / "hub" / "models--timm--resnet50").mkdir(parents=True)
-    _, found = examine("--output", str(tmp_path))
+    _, found = diagnosed("--output", str(tmp_path))
     assert found["weights"][0][0] == "note"
     assert "models--timm--resnet50" in found["hub cache"][0][1]

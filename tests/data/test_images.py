@@ -322,7 +322,7 @@ def half_red(width, height):
     return image
 
 
-def test_squash_keeps_all_of_the_picture_in_another_shape():
+def test_stretch_keeps_all_of_the_picture_in_another_shape():
     pixels = np.asarray(resize_image(half_red(80, 40), 8, "stretch"))
     assert pixels[4, 1].tolist() == [255, 0, 0]
     assert pixels[4, 6].tolist() == [0, 0, 255]

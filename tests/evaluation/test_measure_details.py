@@ -80,7 +80,7 @@ def test_a_gain_compares_the_same_images() -> None:
     assert high - low < 0.5 * (apart[1] - apart[0])
 
 
-def test_the_promise_stands_beside_what_was_observed() -> None:
+def test_the_guarantee_stands_beside_what_was_observed() -> None:
     records, scores = split()
     said = describe_point(POINT, records, scores["fused"])
     assert said["threshold"] == 1.0

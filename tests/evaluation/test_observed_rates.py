@@ -7,24 +7,24 @@ from anomaly_ft.evaluation.working_points import chi_square, conformal, observed
 from anomaly_ft.model.threshold import WorkingPoint
 
 
-@pytest.mark.parametrize(("images", "wanted"), [(19, 0.05), (199, 0.01), (31, 0.01), (50, 0.3)])
-def test_the_promise_holds_on_average_over_calibration_sets(images: int, wanted: float) -> None:
+@pytest.mark.parametrize(("images", "target"), [(19, 0.05), (199, 0.01), (31, 0.01), (50, 0.3)])
+def test_the_guarantee_holds_on_average_over_calibration_sets(images: int, target: float) -> None:
     rng = np.random.default_rng(images)
     rates, point = [], None
     for _ in range(3000):
         drawn = rng.uniform(size=images)
-        point = conformal(drawn, wanted)
+        point = conformal(drawn, target)
         rates.append(1 - point.threshold)  # of a uniform score: the true rate of this very threshold
     assert isinstance(point, WorkingPoint)
     assert np.mean(rates) == pytest.approx(point.guaranteed_fpr, rel=0.06)
     assert np.mean(np.array(rates) <= point.likely_at_most(0.95)) == pytest.approx(0.95, abs=0.015)
 
 
-def test_too_few_images_give_the_smallest_promise_there_is_and_say_so() -> None:
+def test_too_few_images_give_the_smallest_guarantee_there_is_and_say_so() -> None:
     point = conformal(np.arange(31.0), 0.01)
     assert point.threshold == 30
     assert point.guaranteed_fpr == pytest.approx(1 / 32)
-    assert "the least that 31 held-out normals can promise; wanted 1.00%" in str(point)
+    assert "the least that 31 held-out normals can guarantee; the target is 1.00%" in str(point)
     assert "least" not in str(conformal(np.arange(200.0), 0.01))
 
 

@@ -77,7 +77,7 @@ def test_a_table_that_cannot_be_written_is_an_error(dark_test: Path, tmp_path: P
     assert "cannot be written" in done.stderr
 
 
-@pytest.mark.parametrize("resize", ["squash", "letterbox", "shortest-crop"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "center-crop"])
 def test_a_run_comes_to_the_verdict_of_the_files(dark_test: Path, resize: str) -> None:
     data = load_dataset(str(dark_test), image_size=48, options=Options(resize=resize), shares=SHARES)  # type: ignore[arg-type]
     audit = audit_dataset(data, resize)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_a_file_that_has_gone_since_is_left_out(dark_test: Path, tmp_path: Path)
     gone = dark_test / "test" / "hole" / "07.png"
     gone.rename(tmp_path / "07.png")
     try:
-        audit = audit_dataset(data, "squash", progress=lambda items, *_: items)
+        audit = audit_dataset(data, "stretch", progress=lambda items, *_: items)
     finally:
         (tmp_path / "07.png").rename(gone)
     assert audit is not None
@@ -102,7 +102,7 @@ def test_a_file_that_has_gone_since_is_left_out(dark_test: Path, tmp_path: Path)
 
 def test_a_run_without_test_images_has_no_audit(dark_test: Path) -> None:
     data = load_dataset(str(dark_test / "train" / "good"), image_size=32, shares=SHARES)
-    assert audit_dataset(data, "squash") is None
+    assert audit_dataset(data, "stretch") is None
     assert with_audit(inspect(str(dark_test / "train" / "good"), shares=SHARES)).audit is None
 
 
@@ -114,7 +114,7 @@ def test_letterbox_bars_are_taken_off_and_nothing_else(size: tuple[int, int]) ->
     inner = uncovered(boxed, size, "letterbox")
     assert inner.min() == 255
     assert inner.sum() == boxed.sum()
-    assert uncovered(boxed, size, "squash") is boxed
+    assert uncovered(boxed, size, "stretch") is boxed
 
 
 def test_the_summary_and_the_report_of_a_run_hold_the_audit(small_run: Path) -> None:

@@ -113,7 +113,7 @@ def changed(place: str, value: Any) -> dict[str, Any]:
     [
         ("thresholds.threshold", math.inf),
         ("thresholds.threshold", True),
-        ("thresholds.promised", 0.1),
+        ("thresholds.other", 0.1),
         ("vicinal_auroc", [0.8, math.nan]),
         ("vicinal_auroc", []),
         ("best_epoch", 2),

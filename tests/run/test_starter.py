@@ -55,14 +55,14 @@ def test_what_is_commented_out_has_the_default_of_the_schema(mvtec_folder: Path)
     assert uncommented.count("\n") > 20
 
 
-def test_few_images_are_held_back_in_larger_shares_and_the_promise_is_said(tmp_path: Path) -> None:
+def test_few_images_are_held_back_in_larger_shares_and_the_guarantee_is_named(tmp_path: Path) -> None:
     folder = save(
         tmp_path / "Line 3: few", np.random.default_rng(0).integers(0, 255, (20, 40, 40, 3), np.uint8)
     )
     recipe, text = init(folder)
     assert recipe.name == "Line-3-few"
     assert (recipe.data.val_share, recipe.data.calibration_share) == (0.25, 0.25)
-    assert "promise no fewer than 16.7% false alarms" in text
+    assert "guarantee no fewer than 16.7% false alarms" in text
     assert "no labelled test images" in text
     assert "split   10 train, 5 val, 5 calibration" in text
 

@@ -119,7 +119,7 @@ def test_json_is_the_summary_and_the_last_line_of_stdout(finished: tuple[Path, c
     assert "tiny-001" in result.stderr
 
 
-def test_the_summary_holds_what_the_design_promises(finished: tuple[Path, click.testing.Result]) -> None:
+def test_the_summary_holds_what_the_design_asks_for(finished: tuple[Path, click.testing.Result]) -> None:
     summary = json.loads((finished[0] / "summary.json").read_text())
     assert summary.keys() >= {
         "name", "seed", "encoder", "data", "baseline", "best_epoch", "stop_reason", "epochs", "test",
@@ -204,7 +204,7 @@ def test_mlflow_knows_the_run_from_epoch_zero_on(
     assert len(names) == 6
 
 
-def test_every_metric_of_a_run_stands_in_the_vocabulary(
+def test_every_metric_of_a_run_stands_in_the_table_of_names(
     finished: tuple[Path, click.testing.Result], store: str
 ) -> None:
     run_id = json.loads((finished[0] / "summary.json").read_text())["mlflow_run_id"]

@@ -38,9 +38,9 @@ def path(mvtec_folder: Path, tmp_path: Path) -> Path:
 def watched(setup: Setup) -> tuple[ValidationMonitor, GaussianDetector]:
     """The monitor of a run, and the detector of the pretrained encoder."""
     method = METHODS["gaussian"](setup)
-    induced = method.fit()
-    assert isinstance(induced, GaussianDetector)
-    return make_monitor(setup, method, induced), induced
+    pretrained = method.fit()
+    assert isinstance(pretrained, GaussianDetector)
+    return make_monitor(setup, method, pretrained), pretrained
 
 
 def state_of(setup: Setup, monitor: ValidationMonitor) -> LoopState:
@@ -97,9 +97,9 @@ def test_a_schedule_shorter_than_an_epoch_has_one(path: Path) -> None:
 @pytest.mark.parametrize("kind", ["pretrained", "refit"])
 def test_before_training_both_kinds_of_statistics_are_the_same(kind: str, path: Path) -> None:
     setup = setup_of(path)
-    monitor, induced = watched(setup)
+    monitor, pretrained = watched(setup)
     features = pooled_features(setup.encoder, setup.data.test.pixels, setup.compute)
-    expected = level_distances(induced, features, setup.compute)
+    expected = level_distances(pretrained, features, setup.compute)
     detector = monitor.method.refit(kind).detector
     assert level_distances(detector, features, setup.compute) == pytest.approx(expected, rel=1e-3)
 
@@ -118,12 +118,12 @@ def test_the_statistics_of_the_pretrained_encoder_are_fitted_before_anything_els
 
 def test_the_pretrained_statistics_stay_while_the_encoder_trains(path: Path) -> None:
     setup = setup_of(path)
-    monitor, induced = watched(setup)
-    before = {name: value.clone() for name, value in induced.state_dict().items() if "encoder" not in name}
+    monitor, pretrained = watched(setup)
+    before = {name: value.clone() for name, value in pretrained.state_dict().items() if "encoder" not in name}
     list(epochs(setup, state_of(setup, monitor), monitor))
-    after = induced.state_dict()
+    after = pretrained.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert induced.encoder is setup.encoder, "of which it is a view"
+    assert pretrained.encoder is setup.encoder, "of which it is a view"
 
 
 def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:

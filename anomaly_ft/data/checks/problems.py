@@ -154,9 +154,11 @@ def _lookalikes(records: Sequence[Record], scan: Scan, same: Sequence[tuple[Reco
         return
     pairs = near_duplicates(np.stack([scan.thumbnails[record.name] for record in seen]))
     exact = {frozenset((a.name, b.name)) for group in same for a in group for b in group}
-    found = [(seen[i], seen[j]) for i, j in pairs if frozenset((seen[i].name, seen[j].name)) not in exact]
+    pairs_of_records = [
+        (seen[i], seen[j]) for i, j in pairs if frozenset((seen[i].name, seen[j].name)) not in exact
+    ]
     for across in (True, False):
-        chosen = [f"{a.name} ~ {b.name}" for a, b in found if (a.split != b.split) is across]
+        chosen = [f"{a.name} ~ {b.name}" for a, b in pairs_of_records if (a.split != b.split) is across]
         where = "across train and test" if across else "on one side of the split"
         if chosen:
             yield Trouble("lookalikes", f"{len(chosen)} pairs {where} look the same", tuple(chosen))

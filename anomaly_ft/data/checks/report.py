@@ -65,11 +65,11 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Give everything but the records, for programs."""
         others = ("records", "readable", "appearances", "troubles", "limits", "audit")
-        found = {key: value for key, value in vars(self).items() if key not in others}
+        fields = {key: value for key, value in vars(self).items() if key not in others}
         limits = asdict(self.limits) if self.limits else None
         audit = self.audit.to_json() if self.audit else None
         troubles = [asdict(trouble) for trouble in self.troubles]
-        return {**found, "limits": limits, "troubles": troubles, "audit": audit}
+        return {**fields, "limits": limits, "troubles": troubles, "audit": audit}
 
     def lines(self) -> Iterator[str]:
         """Print everything for people."""
@@ -136,14 +136,14 @@ def _scan(records: Sequence[Record], threads: int, progress: Progress) -> Scan:
     unreadable: dict[str, str] = {}
 
     def readable(work: Callable[[Record], R], looked_at: Sequence[Record], doing: str) -> dict[str, R]:
-        found: dict[str, R] = {}
+        results_by_name: dict[str, R] = {}
         results = in_parallel(work, looked_at, threads)
         for record, result in zip(progress(looked_at, doing, len(looked_at)), results, strict=True):
             if isinstance(result, str):
                 unreadable[record.name] = result
             else:
-                found[record.name] = result
-        return found
+                results_by_name[record.name] = result
+        return results_by_name
 
     def look(record: Record) -> tuple[NDArray[np.uint8], Limits | None, Appearance]:
         view = view_image(record.path, at_least=DECODED)
@@ -176,13 +176,13 @@ def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _sizes(found: dict[str, int]) -> str:
+def _sizes(counted: dict[str, int]) -> str:
     """List all sizes, or the range of widths and heights where there are many."""
-    if len(found) <= FEW_SIZES:
-        return _listed(found, " of ")
-    wide, high = zip(*([int(side) for side in size.split("x")] for size in found), strict=True)
-    return f"{len(found)} different, {min(wide)} to {max(wide)} wide, {min(high)} to {max(high)} high"
+    if len(counted) <= FEW_SIZES:
+        return _listed(counted, " of ")
+    wide, high = zip(*([int(side) for side in size.split("x")] for size in counted), strict=True)
+    return f"{len(counted)} different, {min(wide)} to {max(wide)} wide, {min(high)} to {max(high)} high"
 
 
-def _listed(found: dict[str, int], between: str = " ") -> str:
-    return ", ".join(f"{count}{between}{name}" for name, count in found.items())
+def _listed(counted: dict[str, int], between: str = " ") -> str:
+    return ", ".join(f"{count}{between}{name}" for name, count in counted.items())

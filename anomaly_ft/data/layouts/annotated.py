@@ -27,10 +27,10 @@ LABELS = dict.fromkeys(
 
 def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
-    found = _find(tree)
-    if not found:
+    annotated = _find(tree)
+    if not annotated:
         return ""
-    tool, kinds = found
+    tool, kinds = annotated
     marked = sum(kind != NORMAL for kind, _ in kinds.values())
     return f"there are annotations of {tool}: on {marked} images something is marked"
 
@@ -62,8 +62,8 @@ def _find(tree: Tree) -> tuple[str, dict[str, tuple[str, str]]] | None:
     annotated."""
     if "annotated" not in tree.memo:
         tree.memo["annotated"] = _read_notes(tree)
-    found: tuple[str, dict[str, tuple[str, str]]] | None = tree.memo["annotated"]
-    return found
+    annotated: tuple[str, dict[str, tuple[str, str]]] | None = tree.memo["annotated"]
+    return annotated
 
 
 def _read_notes(tree: Tree) -> tuple[str, dict[str, tuple[str, str]]] | None:
@@ -160,6 +160,6 @@ def _coco(table: dict[str, Any], note: str, tree: Tree) -> Iterator[tuple[str, s
         file = files.get(row.get("image_id"), "").replace("\\", "/")
         tried = [(base / folder / file).as_posix() for folder in ("", *sorted(IMAGE_FOLDERS))] + [file]
         same = by_file.get(PurePosixPath(file).name, [])
-        found = next((name for name in tried if name in known), same[0] if len(same) == 1 else "")
-        if found and not means_normal(kind):
-            yield found, kind
+        name_of_image = next((name for name in tried if name in known), same[0] if len(same) == 1 else "")
+        if name_of_image and not means_normal(kind):
+            yield name_of_image, kind

@@ -23,7 +23,7 @@ from anomaly_ft.errors import DataError, did_you_mean
 
 
 class Reader(NamedTuple):
-    """One layout. `recognise` says what speaks for it, or nothing."""
+    """One layout. `recognise` says why it fits, or nothing."""
 
     sketch: str
     recognise: Callable[[Tree], str]
@@ -91,10 +91,10 @@ def read_root(root: str, *, layout: str = "auto", manifest_path: str = "", group
     name, why = detect(tree) if layout == "auto" else (layout, "data.layout says so")
     if folder.is_file() and name == "manifest":
         return _listed(folder, folder.parent, why, group_by)
-    found = READERS[name].read(tree)
-    records = tuple(record for record in found if not (record.split == "train" and record.anomalous))
+    all_records = READERS[name].read(tree)
+    records = tuple(record for record in all_records if not (record.split == "train" and record.anomalous))
     sketch = f"outside of layout {name} ({READERS[name].sketch})"
-    unused = find_unused(tree, found, "not listed in the manifest" if name == "manifest" else sketch)
+    unused = find_unused(tree, all_records, "not listed in the manifest" if name == "manifest" else sketch)
     return _checked(Reading(name, why, folder, records, unused, _notes(name, records)))
 
 
@@ -112,15 +112,15 @@ def detect(tree: Tree) -> tuple[str, str]:
     Raises:
         DataError: none or several fit.
     """
-    found = {n: why for n, r in READERS.items() if n not in FALLBACKS and (why := r.recognise(tree))}
-    if not found and not sets_below(tree):
-        found = dict([(n, why) for n in FALLBACKS if (why := READERS[n].recognise(tree))][:1])
-    if len(found) == 1:
-        return next(iter(found.items()))
+    fitting = {n: why for n, r in READERS.items() if n not in FALLBACKS and (why := r.recognise(tree))}
+    if not fitting and not sets_below(tree):
+        fitting = dict([(n, why) for n in FALLBACKS if (why := READERS[n].recognise(tree))][:1])
+    if len(fitting) == 1:
+        return next(iter(fitting.items()))
     folder = tree.root
-    if found:
-        said = "; ".join(f"{name}: {why}" for name, why in found.items())
-        several = f"{folder} could be several layouts ({said}); say which with data.layout"
+    if fitting:
+        reasons = "; ".join(f"{name}: {why}" for name, why in fitting.items())
+        several = f"{folder} could be several layouts ({reasons}); say which with data.layout"
         raise DataError(f"data.root: {several}\n{known_layouts()}")
     raise DataError(f"data.root: {_unknown(tree)}\n{known_layouts()}")
 

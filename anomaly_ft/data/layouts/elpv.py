@@ -41,7 +41,7 @@ def elpv_folder() -> Path:
     Raises:
         DataError: it is not installed.
     """
-    found = importlib.util.find_spec("elpv_dataset")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
         raise DataError('data.root: the package elpv-dataset is not installed; pip install "anomaly-ft[demo]"')
-    return Path(found.origin).parent / "data"
+    return Path(spec.origin).parent / "data"

@@ -92,12 +92,12 @@ def means_normal(name: str) -> bool:
     >>> [means_normal(name) for name in ("Good", "ok_front", "defect-free", "not_ok", "NOK", "line 1")]
     [True, True, True, False, False, False]
     """
-    found = words(name)
-    if {"defect", "free"} <= set(found) or (
-        set(found) & NO and set(found) & {"defect", "defects", "defective"}
+    parts = words(name)
+    if {"defect", "free"} <= set(parts) or (
+        set(parts) & NO and set(parts) & {"defect", "defects", "defective"}
     ):
         return True
-    return bool(set(found) & NORMAL_WORDS) and not set(found) & (NO | DEFECT_WORDS)
+    return bool(set(parts) & NORMAL_WORDS) and not set(parts) & (NO | DEFECT_WORDS)
 
 
 def means_defect(name: str) -> bool:
@@ -106,8 +106,8 @@ def means_defect(name: str) -> bool:
     >>> [means_defect(name) for name in ("NG", "cast_def_0", "not ok", "defect_free", "line 1")]
     [True, True, True, False, False]
     """
-    found = set(words(name))
-    return not means_normal(name) and bool(found & DEFECT_WORDS or (found & NO and found & NORMAL_WORDS))
+    parts = set(words(name))
+    return not means_normal(name) and bool(parts & DEFECT_WORDS or (parts & NO and parts & NORMAL_WORDS))
 
 
 def without_tail(stem: str) -> str:

@@ -23,11 +23,11 @@ GIVEN: dict[str, Split] = {"train": "train", "test": "test"}
 
 def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
-    found = _masks(tree)
-    paired = bool(found) and sum(stem_of(name) in found for name in tree.names)
-    if not found or 2 * paired < len(tree.names) - len(found):
+    masks = _masks(tree)
+    paired = bool(masks) and sum(stem_of(name) in masks for name in tree.names)
+    if not masks or 2 * paired < len(tree.names) - len(masks):
         return ""
-    return f"there are {len(found)} masks such as {next(iter(found.values()))}"
+    return f"there are {len(masks)} masks such as {next(iter(masks.values()))}"
 
 
 def read(tree: Tree) -> list[Record]:
@@ -59,13 +59,13 @@ def read(tree: Tree) -> list[Record]:
 
 def _masks(tree: Tree) -> dict[str, str]:
     """Find the mask of each image, by the image's name without ending; not those in a folder of their own."""
-    own = MASK_FOLDERS | LABEL_FOLDERS
-    found = {}
+    mask_folders = MASK_FOLDERS | LABEL_FOLDERS
+    masks = {}
     for name in tree.names:
         match = TAIL.fullmatch(stem_of(name)) if "_label" in name or "_GT" in name else None
-        if match and not own & set(name.lower().split("/")[:-1]):
-            found[match[1] + (match[3] or "")] = name
-    return found
+        if match and not mask_folders & set(name.lower().split("/")[:-1]):
+            masks[match[1] + (match[3] or "")] = name
+    return masks
 
 
 def _any_defect(tree: Tree, mask: str) -> bool:

@@ -35,18 +35,18 @@ def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
     if tree.root.is_file():
         return f"{tree.root.name} is a file"
-    found = [name for name in NAMES if (tree.root / name).is_file()]
-    return f"there is {' and '.join(found)}" if found else ""
+    present = [name for name in NAMES if (tree.root / name).is_file()]
+    return f"there is {' and '.join(present)}" if present else ""
 
 
 def read(tree: Tree) -> list[Record]:
     """Read the images that a manifest, or the manifest in a folder, lists."""
     if tree.root.is_file():
         return read_manifest(tree.root, tree.root.parent)
-    found = [tree.root / name for name in NAMES if (tree.root / name).is_file()]
-    if len(found) != 1:
-        raise DataError(f"data.root: expected one of {' and '.join(NAMES)} in {tree.root}, found {len(found)}")
-    return read_manifest(found[0], tree.root)
+    tables = [tree.root / name for name in NAMES if (tree.root / name).is_file()]
+    if len(tables) != 1:
+        raise DataError(f"data.root: expected one of {' and '.join(NAMES)} in {tree.root}, found {len(tables)}")
+    return read_manifest(tables[0], tree.root)
 
 
 def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Record]:
@@ -98,12 +98,12 @@ def _links_out(table: pd.DataFrame, base: Path) -> frozenset[str]:
     """Find paths of a manifest that came with its images and that lead out of their folder over a link."""
     root = os.path.realpath(base) + os.sep
     named = {path for key in ("image_path", "mask_path") if key in table for path in table[key]}
-    found = set()
+    outside = set()
     for path in map(_clean, named):
         with contextlib.suppress(OSError, ValueError):
             if path and not os.path.realpath(base / path).startswith(root):
-                found.add(path)
-    return frozenset(found)
+                outside.add(path)
+    return frozenset(outside)
 
 
 def _exists(path: Path, *, folder_too: bool) -> bool:
@@ -130,17 +130,17 @@ class Names:
         """Spell the path as the disk does; unchanged where that is the same, or nothing is there."""
         if path.isascii() or _exists(self.base / path, folder_too=True):
             return path
-        found = ""
+        spelled_path = ""
         for part in PurePosixPath(path).parts:
-            if found not in self.folders:
+            if spelled_path not in self.folders:
                 with contextlib.suppress(OSError, ValueError):
-                    inside = [entry.name for entry in (self.base / found).iterdir()]
-                    self.folders[found] = {unicodedata.normalize("NFC", name): name for name in inside}
-            spelled = self.folders.get(found, {}).get(unicodedata.normalize("NFC", part))
+                    inside = [entry.name for entry in (self.base / spelled_path).iterdir()]
+                    self.folders[spelled_path] = {unicodedata.normalize("NFC", name): name for name in inside}
+            spelled = self.folders.get(spelled_path, {}).get(unicodedata.normalize("NFC", part))
             if spelled is None:
                 return path
-            found = f"{found}/{spelled}".lstrip("/")
-        return found
+            spelled_path = f"{spelled_path}/{spelled}".lstrip("/")
+        return spelled_path
 
 
 def _tidy(row: dict[Any, Any], names: Names) -> dict[Any, Any]:

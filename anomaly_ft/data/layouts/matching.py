@@ -33,10 +33,10 @@ def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
     by_folder: dict[str, list[str]] = {}
     for mask in masks:
         by_folder.setdefault(_key(mask).rpartition("/")[0], []).append(mask)
-    own = {image: _key(image, tail=True) for image in images}
-    stems = Counter(key.rpartition("/")[2] for key in own.values())
-    found = {}
-    for image, key in own.items():
+    image_keys = {image: _key(image, tail=True) for image in images}
+    stems = Counter(key.rpartition("/")[2] for key in image_keys.values())
+    matched = {}
+    for image, key in image_keys.items():
         head, _, rest = key.partition("/")
         stem = key.rpartition("/")[2]
         keys = [key, *([rest] if head in SPLITS else []), *([stem] if stems[stem] == 1 else [])]
@@ -44,8 +44,8 @@ def match_masks(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
         single = next((by_key[k] for k in keys if k in by_key), "")
         if single or several:
             together = several[0].rpartition("/")[0] if len(several) > 1 else several[0] if several else ""
-            found[image] = single or together
-    return found
+            matched[image] = single or together
+    return matched
 
 
 def _key(name: str, *, tail: bool = False) -> str:

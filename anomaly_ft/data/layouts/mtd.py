@@ -10,8 +10,8 @@ NORMALS = "mt_free"
 
 def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
-    found = [folder for folder in _folders(tree) if folder.split("/")[0].lower() == NORMALS]
-    return f"there is {found[0]}" if found else ""
+    normal_folders = [folder for folder in _folders(tree) if folder.split("/")[0].lower() == NORMALS]
+    return f"there is {normal_folders[0]}" if normal_folders else ""
 
 
 def read(tree: Tree) -> list[Record]:

@@ -15,18 +15,18 @@ SKETCH = "train/good, test/<type>, ground_truth/<type>/<name>_mask.png (good may
 
 def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
-    found = [
+    folders = [
         f"{split}/{kind}" for split in _splits(tree, TRAIN) for kind in tree.inside(split) if means_normal(kind)
     ]
-    return f"there is {found[0]}" if found else ""
+    return f"there is {folders[0]}" if folders else ""
 
 
 def read(tree: Tree) -> list[Record]:
     """Read good images of the folders for training and validation as train; all others are test images."""
     usable = set(tree.images)
-    found = _images(tree, TRAIN | VALIDATION, usable)
-    train = [Record(tree.root, name, "train") for name, kind in found if kind == NORMAL]
-    tested = [(name, kind) for name, kind in found if kind != NORMAL] + _images(tree, TEST, usable)
+    photographs = _images(tree, TRAIN | VALIDATION, usable)
+    train = [Record(tree.root, name, "train") for name, kind in photographs if kind == NORMAL]
+    tested = [(name, kind) for name, kind in photographs if kind != NORMAL] + _images(tree, TEST, usable)
     masks = match_masks([n for n, kind in tested if kind != NORMAL], tree.masks)
     return train + [Record(tree.root, n, "test", kind, masks.get(n, "")) for n, kind in tested]
 
@@ -37,10 +37,10 @@ def _splits(tree: Tree, names: frozenset[str]) -> list[str]:
 
 def _images(tree: Tree, splits: frozenset[str], usable: set[str]) -> list[tuple[str, str]]:
     """List names and kinds of the photographs in these folders."""
-    found = []
+    photographs = []
     for split in _splits(tree, splits):
         for folder in tree.inside(split):
             if folder.lower() not in MASK_FOLDERS:
                 kind = NORMAL if means_normal(folder) else folder
-                found += [(name, kind) for name in tree.below(f"{split}/{folder}") if name in usable]
-    return found
+                photographs += [(name, kind) for name in tree.below(f"{split}/{folder}") if name in usable]
+    return photographs

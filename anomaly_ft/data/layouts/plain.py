@@ -31,9 +31,9 @@ def suspicious(tree: Tree) -> list[str]:
     spoken = {folder for folder in folders if folder.lower() in SUSPICIOUS or means_defect(folder)}
     defects = named_for_defects(tree.names)
     masks = [name for name in tree.masks if not set(name.split("/")[:-1]) & spoken]
-    said = [f"{len(defects)} files named like {defects[0]}"] if len(defects) >= SEVERAL else []
-    said += [f"{len(masks)} masks such as {masks[0]}"] if masks else []
-    return sorted(spoken) + said
+    signs = [f"{len(defects)} files named like {defects[0]}"] if len(defects) >= SEVERAL else []
+    signs += [f"{len(masks)} masks such as {masks[0]}"] if masks else []
+    return sorted(spoken) + signs
 
 
 def named_for_defects(names: Iterable[str]) -> list[str]:

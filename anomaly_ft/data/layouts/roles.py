@@ -54,15 +54,15 @@ def _beside(tree: Tree) -> set[str]:
     """Find masks in the folders of their images, known by their names."""
     stems = [stem_of(name).lower() for name in tree.names]
     times = Counter(stems)
-    found = _pairs(tree, [(n, stem) for n, stem in zip(tree.names, stems, strict=True) if times[stem] == 2])
+    paired = _pairs(tree, [(n, stem) for n, stem in zip(tree.names, stems, strict=True) if times[stem] == 2])
     for name, path in zip(tree.names, stems, strict=True):
         folder, _, stem = path.rpartition("/")
         image = without_tail(stem)
         if image == stem:
             continue
         if f"{folder}/{image}".lstrip("/") in times or folder.rpartition("/")[2] in LABEL_FOLDERS:
-            found.add(name)
-    return found
+            paired.add(name)
+    return paired
 
 
 def _holds(folder: str, tree: Tree, *, masks: bool) -> bool:
@@ -83,8 +83,8 @@ def _pairs(tree: Tree, twice: list[tuple[str, str]]) -> set[str]:
     """Find PNGs that are the mask of a photograph beside them: names that are there twice but for the
     ending."""
     photographs = {stem for name, stem in twice if PHOTOGRAPHS.search(name)}
-    found = [name for name, stem in twice if name.lower().endswith(".png") and stem in photographs]
-    return set(found) if all(_looks_like_mask(tree.root / n) for n in _spread(found, LOOKED_AT)) else set()
+    masks = [name for name, stem in twice if name.lower().endswith(".png") and stem in photographs]
+    return set(masks) if all(_looks_like_mask(tree.root / n) for n in _spread(masks, LOOKED_AT)) else set()
 
 
 def _spread(names: list[str], count: int) -> Iterable[str]:

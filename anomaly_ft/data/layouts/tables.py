@@ -33,8 +33,8 @@ def read_table(path: Path) -> pd.DataFrame:
     except UnicodeDecodeError as cause:
         raise DataError(f"{path}: the text is not UTF-8 ({cause}); save it as CSV in UTF-8") from cause
     except Exception as cause:  # pandas and pyarrow raise nearly anything on damaged files
-        said = short(f"{type(cause).__name__}: {cause}")
-        raise DataError(f"{path}: cannot be read as a CSV or Parquet table: {said}") from cause
+        reason = short(f"{type(cause).__name__}: {cause}")
+        raise DataError(f"{path}: cannot be read as a CSV or Parquet table: {reason}") from cause
     if len(table) > MAX_ROWS:
         raise DataError(f"{path}: more than {MAX_ROWS:,} rows, the most that a manifest may have")
     small = {column: column.strip().lower() for column in map(str, table.columns)}

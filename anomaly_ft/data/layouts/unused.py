@@ -42,13 +42,13 @@ def find_unused(tree: Tree, records: Iterable[Record], otherwise: str) -> tuple[
         records: of the images, also of those that are left out on purpose: defective ones in `train`.
         otherwise: the reason where nothing in the name gives one.
     """
-    found: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     used, folders, normal = set(), set(), []
     for record in records:
         used.add(record.name)
         if record.split == "train" and record.anomalous:
-            found.setdefault(DEFECTS, []).append(record.name)
-            found.setdefault(LEFT_OUT, []).append(record.mask_name)
+            reasons.setdefault(DEFECTS, []).append(record.name)
+            reasons.setdefault(LEFT_OUT, []).append(record.mask_name)
         if record.mask_name:
             used.add(record.mask_name)
             folders.add(record.mask_name)
@@ -63,9 +63,9 @@ def find_unused(tree: Tree, records: Iterable[Record], otherwise: str) -> tuple[
             hidden = SECRET if UNLABELLED.match(name) else otherwise
             is_mask = name in masks or without_tail(stem_of(name)) != stem_of(name)
             why = mask if is_mask else DEPTHS if name in depths else hidden
-            found.setdefault(why, []).append(name)
-    found |= tree.passed
-    return tuple(Unused(why, tuple(names)) for why, names in found.items())
+            reasons.setdefault(why, []).append(name)
+    reasons |= tree.passed
+    return tuple(Unused(why, tuple(names)) for why, names in reasons.items())
 
 
 def notes_on(records: Sequence[Record]) -> tuple[str, ...]:

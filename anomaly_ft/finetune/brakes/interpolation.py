@@ -39,11 +39,11 @@ def interpolate(
     def put_mixture(share: float) -> None:
         put_weights(module, {name: value.lerp(tuned[name], share) for name, value in pretrained.items()})
 
-    found = {0.0: ends[0]}
+    validations = {0.0: ends[0]}
     for share in sorted(shares):
         put_mixture(share)
-        found[share] = validate()
-    found[1.0] = ends[1]
-    kept = list(found)[early_stop(list(found.values()), rule).best_epoch]
+        validations[share] = validate()
+    validations[1.0] = ends[1]
+    kept = list(validations)[early_stop(list(validations.values()), rule).best_epoch]
     put_mixture(kept)
-    return kept, found
+    return kept, validations

@@ -40,9 +40,9 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Load the mean into the module inside the block, and restore the module's own weights afterwards."""
-        own = trained_weights(self.module)
+        weights = trained_weights(self.module)
         put_weights(self.module, self.mean)
         try:
             yield
         finally:
-            put_weights(self.module, own)
+            put_weights(self.module, weights)

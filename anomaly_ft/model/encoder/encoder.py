@@ -119,7 +119,7 @@ class Encoder(nn.Module):
     def train_only(self, blocks: Sequence[str] | Literal["all"]) -> int:
         """Let only the parameters below the named modules train; returns how many numbers that is.
 
-        Where these are later modules, what comes before them is the frozen early part that `halfway`
+        Where these are later modules, what comes before them is the frozen early part that `early_activations`
         computes.
 
         Raises:

@@ -39,8 +39,8 @@ def find_pairs(model: nn.Module, run: Callable[[], Any]) -> list[Pair]:
             handle.remove()
     times = Counter(module for module, _, _ in calls)
     made = {id(output): module for module, _, output in calls if type(module) in CONVOLUTIONS}
-    found = [(made.get(id(given)), norm) for norm, given, _ in calls if isinstance(norm, nn.BatchNorm2d)]
-    return [(names[conv], names[norm]) for conv, norm in found if conv and times[conv] == times[norm] == 1]
+    pairs = [(made.get(id(given)), norm) for norm, given, _ in calls if isinstance(norm, nn.BatchNorm2d)]
+    return [(names[conv], names[norm]) for conv, norm in pairs if conv and times[conv] == times[norm] == 1]
 
 
 def foldable(model: nn.Module, levels: Sequence[str], run: Callable[[], Sequence[Tensor]]) -> list[Pair]:

@@ -46,8 +46,8 @@ def refuse_unnamed(model: nn.Module, levels: Sequence[str]) -> list[str]:
     wrong = [level for level in levels if level not in modules]
     if wrong:
         named = ", ".join(filter(None, wrong)) or "nothing"
-        said = f"expert.encoder.levels: timm's levels of {type(model).__name__} are no modules ({named})"
-        raise EncoderError(f"{said}; {way_out(model)}")
+        trouble = f"expert.encoder.levels: timm's levels of {type(model).__name__} are no modules ({named})"
+        raise EncoderError(f"{trouble}; {way_out(model)}")
     return list(levels)
 
 
@@ -83,11 +83,11 @@ def refuse_scrambled(model: nn.Module, levels: Sequence[str], maps: Sequence[Ten
         EncoderError: a map whose positions or channels are not where timm has them.
     """
     theirs = _read_by_timm(model, images)
-    for level, own in zip(levels, maps, strict=True):
+    for level, ours in zip(levels, maps, strict=True):
         their = theirs.get(level)
         if their is None:
             continue
-        if own.shape != their.shape or (own - their).abs().max() > TOLERANCE * their.abs().max():
+        if ours.shape != their.shape or (ours - their).abs().max() > TOLERANCE * their.abs().max():
             raise EncoderError(
                 f"expert.encoder.levels: {level} of {type(model).__name__} is not laid out "
                 "as the map that timm reads "

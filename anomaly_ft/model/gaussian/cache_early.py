@@ -76,8 +76,8 @@ def run_early(
             rows = slice(start, start + compute.batch_size)
             done = _run(encoder, pixels[rows], compute, settings)
             kept.activation[rows] = done.activation
-            for level, found in zip(kept.levels, done.levels, strict=True):
-                level[rows] = found
+            for level, level_rows in zip(kept.levels, done.levels, strict=True):
+                level[rows] = level_rows
     return kept
 
 
@@ -109,5 +109,5 @@ def _empty(one: Tensor, count: int) -> Tensor:
     """Allocate `count` rows like this one, each row as it lies in memory."""
     shape = (count, *one.shape[1:])
     channels_last = one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last)
-    how = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=one.dtype, memory_format=how)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=one.dtype, memory_format=memory_format)

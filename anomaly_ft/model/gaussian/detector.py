@@ -169,12 +169,12 @@ class GaussianDetector(nn.Module):
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Compute all scores `(n,)` from feature maps, as `Encoder` gives them."""
-        how = self.settings
+        settings = self.settings
         pooled = (self.level_distances(pool(levels)) * self.level_weights).sum(1)
         coarse = self.squared_dense_distances(levels).sqrt()
-        dense = smooth(coarse.view(-1, how.grid, how.grid), how.smoothing).flatten(1).amax(1)
+        dense = smooth(coarse.view(-1, settings.grid, settings.grid), settings.smoothing).flatten(1).amax(1)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
-        fused = parts[:, 0] + how.dense_weight * parts[:, 1]
+        fused = parts[:, 0] + settings.dense_weight * parts[:, 1]
         return {"pooled": pooled, "dense": dense, "fused": fused}
 
     def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
@@ -188,10 +188,10 @@ class GaussianDetector(nn.Module):
 
     def dense_map(self, levels: Sequence[Tensor]) -> Tensor:
         """Compute the distance at each position of the map's grid, smoothed: `(n, map_grid, map_grid)`."""
-        how = self.settings
-        features = on_grid([levels[i] for i in self.map_levels], how.map_grid, self.map_kept)
+        settings = self.settings
+        features = on_grid([levels[i] for i in self.map_levels], settings.map_grid, self.map_kept)
         fine = squared_distance(features, self.map_mean, self.map_whitening).sqrt()
-        return smooth(fine.view(-1, how.map_grid, how.map_grid), how.map_smoothing)
+        return smooth(fine.view(-1, settings.map_grid, settings.map_grid), settings.map_smoothing)
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
         """Compute the Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n,

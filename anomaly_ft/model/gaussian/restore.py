@@ -33,9 +33,9 @@ def restore_detector(
     except (RunError, EncoderError):
         raise
     except Exception as cause:  # the files may hold anything
-        said = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
+        reason = f"{type(cause).__name__}: {cause}".splitlines()[0][:300]
         raise RunError(
-            f"{folder}: detector.json and detector.safetensors do not fit together: {said}"
+            f"{folder}: detector.json and detector.safetensors do not fit together: {reason}"
         ) from cause
 
 

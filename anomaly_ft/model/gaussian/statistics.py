@@ -105,8 +105,8 @@ class Moments:
         """
         count = add(torch.tensor(float(self.count), dtype=torch.float64, device=self.shift.device))
         shift = add(self.shift * self.count) / count
-        own = self.about(shift)
-        sums = (add(t) for t in (own.first, own.second, own.third, own.fourth))
+        local = self.about(shift)
+        sums = (add(t) for t in (local.first, local.second, local.third, local.fourth))
         return Moments(int(count), shift, *sums)
 
     def __add__(self, other: "Moments") -> "Moments":

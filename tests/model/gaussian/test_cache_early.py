@@ -112,7 +112,7 @@ def test_a_module_that_runs_twice_ends_the_chain() -> None:
 
 
 @pytest.mark.parametrize("grid", [4, 5])
-def test_scores_from_halfway_are_the_scores_of_the_images(
+def test_scores_from_early_activations_are_the_scores_of_the_images(
     encoder: Encoder, compute: Compute, make_textures: Textures, grid: int
 ) -> None:
     pixels, held_out, settings = make_textures(12, 64, 1), make_textures(4, 64, 2), detector_settings(grid=grid)
@@ -125,7 +125,7 @@ def test_scores_from_halfway_are_the_scores_of_the_images(
         np.testing.assert_allclose(scores, expected[name], rtol=1e-5, atol=1e-5)
 
 
-def test_training_from_halfway_has_the_gradients_of_training_from_images(
+def test_training_from_early_activations_has_the_gradients_of_training_from_images(
     encoder: Encoder, compute: Compute, make_textures: Textures
 ) -> None:
     pixels, settings = make_textures(12, 64, 1), detector_settings(grid=4)
@@ -156,7 +156,7 @@ def test_what_is_kept_is_no_more_than_there_is_room_for(
     assert kept.nbytes < whole / 3
 
 
-def test_what_is_taken_out_of_halfway_may_be_changed(encoder: Encoder) -> None:
+def test_what_is_taken_out_of_early_activations_may_be_changed(encoder: Encoder) -> None:
     encoder.requires_grad_(False)
     kept = encoder.early_activations(images_of(encoder, 4).contiguous(memory_format=torch.channels_last))
     before = kept.activation.clone()
@@ -175,7 +175,7 @@ def test_nothing_is_kept_of_an_encoder_that_trains_from_the_start(
     assert run_early(encoder, make_textures(3, 64, 1), compute, detector_settings(grid=4), ROOM) is None
 
 
-def test_fabric_hands_halfway_on_untouched(compute: Compute) -> None:
+def test_fabric_hands_early_activations_on_untouched(compute: Compute) -> None:
     seen = []
 
     class Listener(nn.Module):
@@ -217,13 +217,13 @@ def test_activations_computed_again_give_the_same_gradients_with_less_memory(nam
     assert not encoder._seen, "nothing of the backward pass is held on to"
 
 
-def test_activations_are_computed_again_from_halfway_too(encoder: Encoder) -> None:
+def test_activations_are_computed_again_from_early_activations_too(encoder: Encoder) -> None:
     images = images_of(encoder)
     with torch.no_grad():
-        halfway = encoder.early_activations(images)
-    expected, much = gradients_of(encoder, halfway)
+        early = encoder.early_activations(images)
+    expected, much = gradients_of(encoder, early)
     encoder.checkpoint_gradients()
-    found, little = gradients_of(encoder, halfway)
+    found, little = gradients_of(encoder, early)
     for key, gradient in expected.items():
         torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6)
     assert little < much
