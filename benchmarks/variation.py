@@ -10,8 +10,9 @@ seed 0 the frozen encoder is measured with other variations too, so that the def
 
 Writes `variation.csv` (a row for each detector and strength) and, for each set and seed, the scores of
 calibration and test images, so that another threshold can be judged without training again; beside it
-`watched.csv`, vicinal and test AUROC at each validation. What the table has is not run again. Prints means over
-seeds, losses against the frozen encoder marked by a star, and the sets whose choice of k is left to others.
+`watched.csv`, vicinal and test AUROC at each validation. What the table has is not run again. Prints the tables
+of `variation_tables.py`: means over seeds with losses marked, what the other sets would choose, and other ways
+to set the threshold.
 """
 
 import logging
@@ -24,8 +25,10 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+from choices import scores_name
 from numpy.typing import NDArray
-from sets import DEMOS, FOLDERS, grid, grid_options
+from sets import DEMOS, FOLDERS, RECIPE, grid, grid_options
+from variation_tables import left_out, spearman, summarise, thresholds
 
 from anomaly_ft.data.variation import Variation
 from anomaly_ft.evaluation.working_points import conformal_varied
@@ -34,6 +37,7 @@ from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import score_images
+from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.variation import LIGHT, stronger
 from anomaly_ft.run.console import Terminal
@@ -146,18 +150,10 @@ def run(recipe: Recipe, terminal: Terminal, scores_to: Path) -> tuple[Rows, Rows
     return rows, watched
 
 
-def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Means over seeds: a row for each set and detector, numbers at each strength beside each other."""
-    wide = rows.pivot_table(
-        index=["set", "encoder", "statistics"],
-        columns="strength",
-        values=[f"auroc.{score}", "rejected", "found"],
-    )
-    wide.columns = [f"{name.removeprefix('auroc.')} {strength:g}" for name, strength in wide.columns]
-    frozen = wide.xs("frozen", level="encoder").xs("clean", level="statistics")[f"{score} 0"]
-    wide["gain"] = wide[f"{score} 0"] - frozen.reindex(wide.index.get_level_values("set")).to_numpy()
-    wide["loss"] = np.where(wide["gain"] < 0, "*", "")
-    return wide
+def files_of(rows: pd.DataFrame, output: Path, label: str) -> list[Path]:
+    """Where the scores of each set and seed of the table lie."""
+    pairs = rows[["set", "seed"]].drop_duplicates().itertuples(index=False, name=None)
+    return [output / scores_name(name, seed, label) for name, seed in pairs]
 
 
 @click.command()
@@ -166,23 +162,35 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     """Run the grid and print the table."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
-    terminal, tables = Terminal(), {name: output / f"{name}.csv" for name in ("variation", "watched")}
-    there = {name: pd.read_csv(path) if path.exists() else pd.DataFrame() for name, path in tables.items()}
+    terminal, files = Terminal(), {name: output / f"{name}.csv" for name in ("variation", "watched")}
+    there = {name: pd.read_csv(path) if path.exists() else pd.DataFrame() for name, path in files.items()}
     whole = there["variation"]
     done = set(whole[RUN].itertuples(index=False, name=None)) if len(whole) else set()
     label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
     for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
         if (name, seed, label) in done:
             continue
-        scores_to = output / f"{name}-{seed}-{label.replace('/', '_')}.npz"
+        scores_to = output / scores_name(name, seed, label)
         new = run(recipe, terminal, scores_to)
-        for (kind, path), rows in zip(reversed(tables.items()), reversed(new), strict=True):
+        for (kind, path), rows in zip(reversed(files.items()), reversed(new), strict=True):
             table = pd.DataFrame(rows).assign(set=name, seed=seed, settings=label)
             there[kind] = pd.concat([there[kind], table]) if len(there[kind]) else table
             there[kind].to_csv(path, index=False)
-        print(summarise(there["variation"].query("set == @name"), recipe.gaussian.score).to_string())
-    rows = there["variation"]
-    print(summarise(rows[rows["settings"] == label], "fused").to_string(float_format="{:.4f}".format))
+        terminal.say(summarise(there["variation"].query("set == @name"), recipe.gaussian.score).to_string())
+    rows, usual = there["variation"], read_recipe(RECIPE, settings, check_root=False)
+    rows, score = rows[rows["settings"] == label], usual.gaussian.score
+    tables = {
+        "means over seeds": summarise(rows, score),
+        "variation of the statistics, chosen on the other sets": left_out(rows, score),
+        "vicinal against test AUROC, rank correlation": spearman(there["watched"]),
+        "ways to set the threshold": thresholds(
+            files_of(rows, output, label), score, usual.evaluation.false_positive_rate
+        ),
+    }
+    for title, table in tables.items():
+        if len(table):
+            print(f"\n{title}")
+            print(table.to_string(float_format="{:.4f}".format))
 
 
 if __name__ == "__main__":

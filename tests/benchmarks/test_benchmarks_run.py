@@ -175,6 +175,28 @@ def test_forgetting_goes_on_where_it_was(run: Run, sets: Path, tmp_path: Path) -
         assert title in said
 
 
+def test_variation_measures_six_detectors_and_goes_on_where_it_was(
+    run: Run, sets: Path, tmp_path: Path
+) -> None:
+    options = ["--output", tmp_path, "--data", sets, "--sets", "kolektor,screw", "--seeds", "1", *settings()]
+    code, printed, said = run("variation", *options)
+    assert code == 0, said
+    rows = finite(tmp_path / "variation.csv", "strength", "auroc.fused", "rejected", "found")
+    detectors = rows.groupby(["set", "encoder"])["statistics"].nunique()
+    assert detectors.to_dict() == {
+        (name, encoder): 6 if encoder == "frozen" else 2
+        for name in ("kolektor", "screw")
+        for encoder in ("frozen", "fine-tuned clean", "fine-tuned varied")
+    }
+    assert sorted(rows["strength"].unique()) == [0, 1, 2]
+    assert len(finite(tmp_path / "watched.csv", "step", "vicinal", "test 0", "test 1")) == 8
+    assert "chosen on the other sets" in printed
+    assert "twice the promise of few images" in printed
+    before = (tmp_path / "variation.csv").read_text()
+    assert run("variation", *options)[:2] == (0, printed)
+    assert (tmp_path / "variation.csv").read_text() == before
+
+
 def test_scores_chooses_on_the_other_set(run: Run, sets: Path, tmp_path: Path) -> None:
     code, said, errors = run(
         "scores", "--output", tmp_path, "--data", sets, "--sets", "screw,kolektor", "--seeds", 1,
@@ -360,7 +382,7 @@ def test_shortcuts_are_audited_in_made_sets(run: Run, option: str, count: int) -
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()
-    helpers = {"sets", "choices", "beside_anomalib"}
+    helpers = {"sets", "choices", "beside_anomalib", "variation_tables"}
     for path in BENCHMARKS.glob("*.py"):
         assert path.stem in helpers or f'"{path.stem}"' in source, path.stem
 
