@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py --anomalib venv-anomalib/bin/python --output results
     python benchmarks/peers.py --anomalib venv-anomalib/bin/python --output results --sets bottle --models padim
+    python benchmarks/peers.py --anomalib venv-anomalib/bin/python --output results --varied --coreset 0.01
 
 How anomalib's environment is made stands in `beside_anomalib.py`; without it only ours is measured, and the
 exit code is 3. Each model is fitted and run as its own users do: ours like `anomaly-ft train` before its first
@@ -12,6 +13,9 @@ Ours is measured with the default recipe and with the levels that PaDiM is used 
 Maps are counted at the masks' own size, by the same counter for all. To check that counter, anomalib's
 AUPRO measures the same maps once more at 224 pixels: `aupro 224` is ours, `anomalib aupro 224` theirs.
 Seconds are of processor time for fitting and testing, decoding included, imports not.
+
+With `--varied` all are measured on the test images as they are and once more with light, focus, noise,
+compression and place varied as the recipe calls benign, each image alike for all; nobody trains on those.
 
 Sets and where they lie: see `sets.py`. PatchCore keeps a share of all features,
 `--coreset`; a tenth is customary and takes more than an hour on MTD with two cores.
@@ -29,11 +33,14 @@ import click
 import numpy as np
 import pandas as pd
 from beside_anomalib import ABSENT, LAYERS, SIZE, Found, call, installed, numbers, run_model
+from PIL import Image
 from sets import MISSING, grid, grid_options
 
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Decoder, resize_mask
+from anomaly_ft.data.loaded import load_images
 from anomaly_ft.data.masks import read_mask
+from anomaly_ft.data.variation import Variation
 from anomaly_ft.metrics import PixelCounts
 from anomaly_ft.model.inference import predict
 from anomaly_ft.model.maps import upsample
@@ -42,6 +49,7 @@ from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.train import METHODS
 
+TEST = 500  # number of the test images' varied copy, as in variation.py
 FEW = 200  # images up to which anomalib's AUPRO, which sorts all pixels at once, is asked
 
 
@@ -49,6 +57,7 @@ FEW = 200  # images up to which anomalib's AUPRO, which sorts all pixels at once
 @grid_options(sets="bottle,screw,mtd", seeds=1, seeds_of="of the split")
 @click.option("--anomalib", default="", help="python of the environment that has anomalib")
 @click.option("--models", default="padim,patchcore", show_default=True)
+@click.option("--varied", is_flag=True, help="Once more on test images that are varied, each alike for all.")
 @click.option("--coreset", default=0.1, show_default=True, help="Share of features that PatchCore keeps.")
 def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **peer: Any) -> None:
     """Measure ours, and anomalib's models where they are."""
@@ -58,12 +67,36 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name, seed, recipe in grid(sets, seeds, settings, data=data, say=Terminal().say):
-        for row in compare(recipe, theirs, peer):
-            rows.append({"set": name, "seed": seed, **row})
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-            pd.DataFrame(rows).to_csv(output / "peers.csv", index=False)
+        for images, cell in variants(recipe, output / f"varied-{name}-{seed}", varied=peer["varied"]):
+            for row in compare(cell, theirs, peer):
+                rows.append({"set": name, "seed": seed, "test": images, **row})
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+                pd.DataFrame(rows).to_csv(output / "peers.csv", index=False)
     print(pd.DataFrame(rows).to_string(index=False, float_format="%.4f"))
     sys.exit(0 if theirs else MISSING)
+
+
+def variants(recipe: Recipe, folder: Path, *, varied: bool) -> Iterator[tuple[str, Recipe]]:
+    """The recipe for the test images as they are, and for a copy of the set in `folder` that varies them."""
+    yield "as they are", recipe
+    root = Path(recipe.data.root)
+    if varied and root.is_dir():
+        write_varied(recipe, root, folder)
+        yield "varied", recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(folder)})})
+
+
+def write_varied(recipe: Recipe, root: Path, folder: Path) -> None:
+    """Copy a set whose test images are resized and varied; all else are links to the set's own folders."""
+    records = [record for record in read_records(str(root)).records if record.split == "test"]
+    images = load_images(records, recipe.data.image_size)
+    made = Variation(recipe.variation.strengths(), recipe.seed).copy(images, TEST)
+    for record, pixels in zip(made.records, made.pixels, strict=True):
+        path = (folder / record.name).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    for name in ("train", "ground_truth"):
+        if (root / name).is_dir() and not (folder / name).exists():
+            (folder / name).symlink_to((root / name).resolve())
 
 
 def compare(recipe: Recipe, theirs: bool, peer: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -237,6 +237,18 @@ def test_peers_measures_what_anomalib_leaves(run: Run, sets: Path, anomalib: Pat
     assert rows["anomalib aupro 224"].tolist() == [0.5] * 3
 
 
+def test_peers_are_measured_on_varied_test_images_too(run: Run, sets: Path, tmp_path: Path) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--varied"]
+    code, _, errors = run("peers", *asked, *settings())
+    assert code == MISSING, errors
+    rows = finite(tmp_path / "peers.csv", "image_auroc")
+    assert rows["test"].tolist() == ["as they are"] * 2 + ["varied"] * 2
+    copy, original = tmp_path / "varied-screw-0", sets / "mvtec_screw"
+    files = {path.relative_to(copy).with_suffix("") for path in (copy / "test").rglob("*.png")}
+    assert files == {path.relative_to(original).with_suffix("") for path in (original / "test").rglob("*.png")}
+    assert (copy / "train").resolve() == (original / "train").resolve()
+
+
 def test_interop_without_anomalib_says_so_and_ends(run: Run, sets: Path, tmp_path: Path) -> None:
     code, said, errors = run("interop", "--output", tmp_path, "--data", sets, "--sets", "screw")
     assert (code, said) == (MISSING, "")
