@@ -67,12 +67,21 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         return fixed(val, section.augmentations, severity=section.severity)
     sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
     for name, pseudo in sets.items():
-        note = "" if pseudo.informative else ", too far from the target to be used"
+        note = _usefulness(pseudo, section.target_auroc, section.tolerance)
         setup.terminal.say(
             f"watching {name} at severity {pseudo.severity:.3f}: "
             f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{note}"
         )
     return sets
+
+
+def _usefulness(pseudo: PseudoSet, target: float, tolerance: float) -> str:
+    """Say whether pseudo-anomalies are too easy or too hard to show forgetting; nothing where they are not."""
+    if abs(pseudo.baseline_auroc - target) <= tolerance:
+        return ""
+    if pseudo.informative:
+        return ", the nearest to the target and yet far from it: it alone decides, and may not show forgetting"
+    return ", too far from the target to be used"
 
 
 def steps_of_a_pass(setup: Setup) -> int:

@@ -57,6 +57,7 @@ def test_pseudo_anomalies_equal_to_normal_images_raise_no_alarm(path: Path) -> N
         "schedule.max_epochs=6",
         "schedule.max_steps=60",
         "expert.schedule.patience=2",
+        "variation.preset=none",
     )
     setup = setup_of(path, *settings)
     monitor, _ = watched(setup)
@@ -218,7 +219,7 @@ def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypat
     gone_on.load_state_dict(begun.state_dict())
     monkeypatch.setattr("anomaly_ft.run.training.steps_of_an_epoch", lambda *_: 1)  # a calibration that differs
     after = next(epochs(setup, gone_on, monitor))
-    assert after.images >= 4 * (begun.epoch_steps - 1) > 4
+    assert after.images >= 14 * (begun.epoch_steps // 4) > 4  # four steps are a pass over 14 images
 
 
 def test_before_training_nothing_is_fitted_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,3 +238,46 @@ def test_warm_up_is_over_before_half_of_training_is(path: Path) -> None:
     state.optimizer.step()
     state.scheduler.step()
     assert state.optimizer.param_groups[0]["lr"] == setup.recipe.optimizer.lr
+
+
+def test_when_no_augmentation_is_near_the_target_the_run_says_that_the_nearest_decides_alone(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched(
+        setup_of(path, "validation.augmentations=[cutmix,mixup]", "expert.validation.target_auroc=0.99",
+                 "expert.validation.tolerance=0.001")
+    )  # fmt: skip
+    said = capsys.readouterr().err
+    assert said.count("the nearest to the target and yet far from it: it alone decides") == 1
+    assert said.count("too far from the target to be used") == 1
+
+
+def test_training_images_vary_anew_in_each_pass_and_a_third_of_them_stays_clean(path: Path) -> None:
+    setup = setup_of(path)
+    images = setup.data.normals("train")
+    names, count = [record.name for record in images.records], len(images)
+    pixels = images.pixels[:]
+    seen = [setup.vary_for_training(pixels, names, range(count), number) for number in range(1, 20)]
+    assert not any((seen[0] == other).all() for other in seen[1:])
+    clean = [(one == pixels).all((1, 2, 3)).mean() for one in seen]
+    assert sum(clean) / len(clean) == pytest.approx(1 / 3, abs=0.1)
+    assert (setup.vary_for_training(pixels[3:5], names[3:5], [3, 4], 7) == seen[6][3:5]).all()
+
+
+def test_without_variation_a_run_sees_its_images_as_they_are(path: Path) -> None:
+    setup = setup_of(path, "variation.preset=none")
+    assert not setup.augments
+    for part in ("train", "val", "calibration"):
+        assert (setup.inputs(part)[:] == setup.data.normals(part).pixels[:]).all()
+
+
+def test_statistics_validation_and_threshold_see_images_and_their_varied_copies(path: Path) -> None:
+    setup = setup_of(path, "expert.variation.copies=3")
+    for part, copies in (("train", 3), ("val", 1), ("calibration", 4)):
+        count = len(setup.data.normals(part))
+        inputs = setup.inputs(part)
+        assert len(inputs) == (1 + copies) * count
+        assert (inputs[:count] == setup.data.normals(part).pixels[:]).all()
+    monitor, _ = watched(setup)
+    validation = monitor.validate()
+    assert len(validation.influence) == len(setup.data.split.val)
