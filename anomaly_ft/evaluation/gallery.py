@@ -1,4 +1,4 @@
-"""The same few images after every validation, with what the detector sees: how learning and forgetting look.
+"""Draw the same few images with their maps after every validation, so that learning and forgetting show.
 
 They are looked at by people and choose nothing.
 """

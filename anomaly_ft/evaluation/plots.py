@@ -22,7 +22,7 @@ class Validation(Protocol):
 
     @property
     def auroc(self) -> float:
-        """Of the watched scores, mean over augmentations."""
+        """Mean over the informative augmentations."""
 
     @property
     def by_augmentation(self) -> Mapping[str, float]:

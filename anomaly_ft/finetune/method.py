@@ -1,4 +1,4 @@
-"""What a kind of model brings to fine-tuning: how it is fitted, trained, measured and watched.
+"""The protocol of a kind of model in fine-tuning: how it is fitted, trained, scored and validated.
 
 `loop`, `watch` and `early_stopping` know no more of a model than this protocol. Each kind is a file in
 `methods`; `run.train` names it in one dict literal.

@@ -1,4 +1,4 @@
-"""Fine-tuning as the recipe asks for it: the parts of `finetune`, put together for a prepared run."""
+"""Put the parts of `finetune` together as the recipe asks."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a person reads of a run in MLflow before opening anything: notes, and the columns shown first."""
+"""The view of an experiment in MLflow: notes, columns and charts shown before anything is opened."""
 
 import json
 from typing import Any

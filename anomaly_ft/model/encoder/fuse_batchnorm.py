@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function with one operation less for each.
+"""Fuse batch norms into the convolutions before them: the same function with one operation less for each.
 
 In evaluation mode a batch norm is a factor and a summand for each channel, which may as well stand in the
 convolution's weights (Jacob et al., arXiv 1712.05877, section 3.2). Weights are folded for as long as a
