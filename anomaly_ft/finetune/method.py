@@ -25,7 +25,7 @@ class Fit:
 
     Attributes:
         detector: its scores are in units of the held-out normal images.
-        held_out: watched scores of the held-out normal images, `(n, parts)`, as `Method.score` gives them.
+        held_out: validated scores of the held-out normal images, `(n, parts)`, as `Method.score` gives them.
         train_features: pooled features of the first training images; empty unless they were asked for.
         held_out_features: the same of the first held-out ones.
     """

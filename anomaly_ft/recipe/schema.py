@@ -104,7 +104,7 @@ class GaussianSection(Section):
     """How Gaussian statistics are fitted, and which score decides."""
 
     score: Literal["pooled", "dense", "fused"] = "fused"
-    """The score that decides; it is watched, of the fused one both parts. All three are reported."""
+    """The score that decides; it is validated, of the fused one both parts. All three are reported."""
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"

@@ -52,7 +52,7 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
 
     Args:
         setup: the run.
-        score: the watched scores of images by the pretrained encoder's detector.
+        score: the validated scores of images by the pretrained encoder's detector.
     """
     section = setup.recipe.validation
     val = HeldOut(setup.data.normals("val"), score, setup.recipe.seed, keep=setup.data.cache == "memory")

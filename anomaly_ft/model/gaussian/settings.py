@@ -15,7 +15,7 @@ LABELS = Labels(
         "pooled": "distance of averaged features from those of normal images",
         "dense": "the highest distance at any position of the map",
         "fused": "distance of averaged features and highest distance on the map, each in standard deviations "
-        "of held-out normal images, added, the second counted expert.gaussian.dense_weight times (see the recipe)",
+        "of held-out normal images, added, the second counted expert.gaussian.dense_weight times",
     },
     maps={
         "dense": "where it differs from normal images",
