@@ -1,4 +1,4 @@
-"""What can go wrong, and how it is worded: what, where, got, expected, what to do.
+"""Errors and their wording: what, where, got, expected, what to do.
 
 Everything a user can cause derives from `AnomalyFtError`; the command line prints its text
 without a traceback and exits with 2. Anything else is a bug and exits with 1.
@@ -51,7 +51,7 @@ class RunError(AnomalyFtError):
 
 
 class ParityError(AnomalyFtError):
-    """An export that does not say what the detector says."""
+    """An export whose outputs differ from the detector's."""
 
 
 class OfflineError(AnomalyFtError):

@@ -1,4 +1,4 @@
-"""Numbers about scores: pure, arrays in, numbers out. Higher scores mean more anomalous throughout.
+"""Metrics of scores: arrays in, numbers out. Higher scores mean more anomalous throughout.
 
 Images and pixels share one core: a `Curve` counts what stands at or above each threshold, and every
 measure reads it. Leading axes of a curve are resamples, so that a bootstrap is one call. Pixels are

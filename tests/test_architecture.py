@@ -63,6 +63,7 @@ HEAVY = {
 }
 
 
+TEMPLATES = sorted(PACKAGE.rglob("*.j2"))
 SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*.py")])
 
 
@@ -259,6 +260,12 @@ def test_scores_are_named_where_they_are_made_alone(module: Path) -> None:
         n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and NAME_SCORES.fullmatch(n.attr)
     ]
     assert [*named, *names, *attributes] == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_templates_name_no_score_and_no_map(template: Path) -> None:
+    """What a detector's scores and maps are, its `labels` say."""
+    assert re.findall(r"\b(pooled|dense|fused|contribution)\b", template.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""How well two groups of images are told apart, with an interval that is honest for small groups too."""
+"""Measure how well two groups of images are told apart, with an interval that holds for small groups too."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Could a light meter have done it? What numbers on a split are worth, from files and thumbnails alone.
+"""Audit a split for shortcuts: could a light meter have told its images apart, from files and thumbnails?
 
 Two questions. *Good test against good training images*: both are good, so whatever tells them apart is how
 they were taken, and the test is from another world. *Defective against good test images*: what a light

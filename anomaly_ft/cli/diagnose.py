@@ -1,4 +1,4 @@
-"""What this machine offers and what is missing, for people and for bug reports. Nothing is downloaded."""
+"""Diagnose what a machine offers and lacks, for people and for bug reports. Nothing is downloaded."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What several commands need."""
+"""Options, exit codes and output that several commands share."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""Where images come from: layouts, decoding, splits, vicinal augmentations."""
+"""Datasets: layouts, decoding, splits, vicinal augmentations."""

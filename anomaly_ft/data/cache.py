@@ -1,4 +1,4 @@
-"""Decoding once instead of every epoch: pixels in memory, in a file on disk, or nowhere.
+"""Cache decoded pixels, in memory or in a file on disk, so that they are not decoded every epoch.
 
 A file is named after the content of the images and everything that decides how they are decoded, so a
 changed image or setting means another file. It is written aside and renamed; a checksum for each

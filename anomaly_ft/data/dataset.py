@@ -1,4 +1,4 @@
-"""A data root, read, decoded and split: what a run works on."""
+"""Load a data root: read, decoded and split."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress

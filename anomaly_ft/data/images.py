@@ -1,4 +1,4 @@
-"""Image files, and images that Pillow has opened, to 8-bit RGB: one way for all.
+"""Decode image files, and images that Pillow has opened, to 8-bit RGB in one way.
 
 Left out on purpose: colour management (ICC profiles are ignored) and all pages and frames but the first.
 """

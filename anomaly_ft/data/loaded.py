@@ -1,4 +1,4 @@
-"""Many files at a time, decoded to one size; see `images` for a single one."""
+"""Decode many files at a time to one size; see `images` for a single one."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Mask files to booleans `(height, width)`: what of an image is defective.
+"""Read mask files as booleans `(height, width)`: which pixels are defective.
 
 What is background differs from tool to tool: the colour black, what is see-through, the first colour of a
 palette. A mask may also be a folder of masks that count together, or LabelMe's outlines.

@@ -1,4 +1,4 @@
-"""What an image is to the rest: an array of uint8, how it is resized, and the file names it has."""
+"""Types of an image: an array of uint8, how it is resized, and the endings of its files."""
 
 from importlib.util import find_spec
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""What every layout reader yields: one frozen record for each image."""
+"""Records that every layout reader yields: one frozen value for each image."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""How a finished run is used elsewhere."""
+"""Export and serve a finished run."""

@@ -1,4 +1,4 @@
-"""Images as people hand them over: paths, arrays, base64. One way from each to what the detector takes."""
+"""Convert images as people pass them (paths, arrays, base64) to what the detector takes."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""Does an export say what the detector says? Measured on real images before it is called done.
+"""Compare an export with its detector on real images before it is called done.
 
 The reference is what `predict` says: the run as it is loaded there, along the same path. Distances are compared
 relative to what matters: a score to itself or to the threshold, whichever is larger (the fused score of a

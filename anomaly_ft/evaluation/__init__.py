@@ -1,1 +1,1 @@
-"""What a detector is worth: working points, test numbers, figures."""
+"""Evaluation of a detector: working points, test numbers, figures."""

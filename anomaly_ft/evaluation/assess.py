@@ -1,5 +1,4 @@
-"""One detector on one labelled split: everything that is measured, as one object for the summary and
-the report."""
+"""Assess one detector on one labelled split: all numbers as one object for the summary and the report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from anomaly_ft.model.threshold import WorkingPoint
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a detector said about labelled images, and how well its maps fit the masks."""
+    """Predictions of labelled images, and how well their maps fit the masks."""
 
     records: tuple[Record, ...]
     outputs: Predictions

@@ -1,4 +1,4 @@
-"""The same few images after every validation, with what the detector sees: how learning and forgetting look.
+"""Draw the same few images with their maps after every validation, so that learning and forgetting show.
 
 They are looked at by people and choose nothing.
 """
@@ -72,13 +72,13 @@ def choose(records: Sequence[Record], count: int) -> list[int]:
 
 
 def gallery_of(
-    test: Images, watched: Images, pseudo: Mapping[str, Pixels], compute: Compute, *, count: int
+    test: Images, held_out: Images, pseudo: Mapping[str, Pixels], compute: Compute, *, count: int
 ) -> Gallery:
     """Test images, or where there are none held-out normal images and their pseudo-anomalies.
 
     Args:
         test: labelled images, maybe none.
-        watched: held-out normal images.
+        held_out: held-out normal images.
         pseudo: pseudo-anomalies by augmentation.
         count: how many to show.
     """
@@ -87,9 +87,9 @@ def gallery_of(
         pixels = [test.pixels[test.records.index(record)] for record in shown]
         names, normal = _names(shown), [not record.anomalous for record in shown]
     else:
-        alone = watched.records[: max(1, count // 3)][:count]
+        alone = held_out.records[: max(1, count // 3)][:count]
         wrong = list(pseudo)[: count - len(alone)]
-        pixels = [watched.pixels[i] for i in range(len(alone))] + [pseudo[name][0] for name in wrong]
+        pixels = [held_out.pixels[i] for i in range(len(alone))] + [pseudo[name][0] for name in wrong]
         names = [*_names(alone), *(f"pseudo {name}" for name in wrong)]
         normal = [True] * len(alone) + [False] * len(wrong)
     stacked = np.stack(pixels) if pixels else np.empty((0, 1, 1, 3), np.uint8)

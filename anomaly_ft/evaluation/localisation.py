@@ -1,4 +1,4 @@
-"""Does the detector look where the defect is? Maps against masks, at the masks' own size.
+"""Measure whether the detector looks where the defect is: maps against masks, at the masks' own size.
 
 Images are taken one at a time, so memory does not grow with their number. An anomalous image without
 a mask, or with one that is damaged or marks nothing, does not say where its defect is: it is left out

@@ -1,4 +1,4 @@
-"""Maps over their images, as files for people and for programs."""
+"""Write maps over their images, as files for people and for programs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a detector is worth on a test split: numbers for each score, rows for each image."""
+"""Measure a detector on a test split: numbers for each score, rows for each image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

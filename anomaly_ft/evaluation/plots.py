@@ -22,7 +22,7 @@ class Validation(Protocol):
 
     @property
     def auroc(self) -> float:
-        """Of the watched scores, mean over augmentations."""
+        """Mean over the informative augmentations."""
 
     @property
     def by_augmentation(self) -> Mapping[str, float]:
@@ -50,8 +50,8 @@ def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) 
     for name in validations[0].by_augmentation:
         values = [validation.by_augmentation[name] for validation in validations]
         axes.plot(epochs, values, linewidth=1, alpha=0.7, marker=".", label=name)
-    watched = [validation.auroc for validation in validations]
-    axes.plot(epochs, watched, color="black", linewidth=2.2, marker="o", label="watched (mean)")
+    means = [validation.auroc for validation in validations]
+    axes.plot(epochs, means, color="black", linewidth=2.2, marker="o", label="mean (decides)")
     best = verdict.best_epoch
     axes.axvline(best, color="tab:green", linestyle="--", label=f"best epoch: {best}")
     axes.set_xlim(-0.3, len(validations) - 0.7)

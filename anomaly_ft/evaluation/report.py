@@ -37,6 +37,7 @@ from anomaly_ft.evaluation.plots import (
 from anomaly_ft.evaluation.what_if import what_if_figure
 from anomaly_ft.metrics import Floats, curve
 from anomaly_ft.model.maps import upsample
+from anomaly_ft.model.outputs import Labels
 
 SIDE = 224  # pixels of a picture's longer side
 SHOWN = 6  # pictures in each gallery
@@ -53,6 +54,7 @@ class ReportData:
         assessment: the detector on labelled images, where there are any.
         threshold: the score above which an image is called anomalous.
         held_out: scores of the normal images that set it, `(n,)`; empty where they are not at hand.
+        labels: explain the detector's scores and maps.
         frozen: scores of the pretrained encoder's detector on the same labelled images.
         validations: of each epoch, the pretrained encoder's first; empty where nothing was trained here.
         verdict: why training ended.
@@ -63,6 +65,7 @@ class ReportData:
     assessment: Assessment | None
     threshold: float
     held_out: Floats
+    labels: Labels
     frozen: Floats | None = None
     validations: Sequence[Validation] = ()
     verdict: StopDecision | None = None
@@ -88,6 +91,8 @@ def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> No
     page = environment.get_template("report.html.j2").render(
         s=summary,
         labels=_labels(summary["test"] or {}),
+        explained=data.labels,
+        maps=list(data.assessment.outputs.maps) if data.assessment else [],
         recipe=data.recipe,
         figures=_figures(data),
         examples=_examples(summary.get("shortcuts"), data.assessment),

@@ -1,1 +1,1 @@
-"""How the encoder learns, and how forgetting is noticed."""
+"""Fine-tuning of the encoder, and validation that sees forgetting."""

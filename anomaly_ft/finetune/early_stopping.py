@@ -1,4 +1,4 @@
-"""The verdict: go on, or stop, and which epoch was best. A pure function of the numbers seen so far.
+"""Early stopping: go on, or stop, and which epoch is best. A pure function of the validations so far.
 
 Two validations are compared on the same held-out images, so the difference of their AUROCs has a
 standard error of its own, far below that of either (`paired_standard_error`). Margins are counted in

@@ -1,4 +1,4 @@
-"""What a kind of model brings to fine-tuning: how it is fitted, trained, measured and watched.
+"""The protocol of a kind of model in fine-tuning: how it is fitted, trained, scored and validated.
 
 `loop`, `watch` and `early_stopping` know no more of a model than this protocol. Each kind is a file in
 `methods`; `run.train` names it in one dict literal.
@@ -25,7 +25,7 @@ class Fit:
 
     Attributes:
         detector: its scores are in units of the held-out normal images.
-        held_out: watched scores of the held-out normal images, `(n, parts)`, as `Method.score` gives them.
+        held_out: validated scores of the held-out normal images, `(n, parts)`, as `Method.score` gives them.
         train_features: pooled features of the first training images; empty unless they were asked for.
         held_out_features: the same of the first held-out ones.
     """

@@ -1,4 +1,4 @@
-"""What fine-tuning minimises: the distance of normal images to the induced Gaussian.
+"""The fine-tuning loss: the distance of normal images to the induced Gaussian.
 
 Rippel et al., "Transfer Learning Gaussian Anomaly Detection by Fine-tuning Representations" (2021):
 mean and covariance stay as the pretrained encoder induced them, the features move.

@@ -1,4 +1,4 @@
-"""What fine-tuning records: validations, decisions, epochs. Plain data."""
+"""Records of fine-tuning: validations, stop decisions, epochs. Plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

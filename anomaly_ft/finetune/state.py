@@ -1,4 +1,4 @@
-"""Everything that changes while training goes on, in one place, so that it can be stored and come back."""
+"""The training state: everything that changes while training goes on, so that it can be stored and restored."""
 
 import random
 from collections.abc import Mapping

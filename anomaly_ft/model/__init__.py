@@ -1,1 +1,1 @@
-"""What is measured: encoder, weights, induced Gaussian, detector."""
+"""Encoder, weights, Gaussian statistics, detector."""

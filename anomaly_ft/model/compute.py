@@ -1,4 +1,4 @@
-"""Where and how precisely the encoder runs: device, precision, memory format, batches.
+"""Run the encoder: device, precision, memory format, batches.
 
 Lightning Fabric does the placing, and the autocasting of training. Every other pass is float32: statistics,
 thresholds and scores have to be those that an export gives, which computes in float32.

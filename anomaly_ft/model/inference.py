@@ -1,4 +1,4 @@
-"""All that a detector says about images, each seen once by the encoder; batches in, arrays out."""
+"""Predict images with a detector, each seen once by the encoder; batches in, arrays out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

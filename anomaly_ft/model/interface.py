@@ -1,4 +1,4 @@
-"""What the rest of the toolkit may ask of a detector, whatever its kind.
+"""The protocol of a detector, whatever its kind.
 
 A kind of detector is a folder beside `gaussian`; `loading` names it in one dict literal.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.outputs import Detection, Outputs
+from anomaly_ft.model.outputs import Detection, Labels, Outputs
 from anomaly_ft.model.threshold import Thresholds
 
 
@@ -29,6 +29,10 @@ class Detector(Protocol):
     @property
     def decides(self) -> str:
         """Name of the score that is compared with the threshold."""
+
+    @property
+    def labels(self) -> Labels:
+        """Explanations of all scores and maps, for those who read a report."""
 
     def __call__(self, images: Tensor) -> Detection:
         """Map RGB images `(n, 3, h, w)` in 0..255 to scores `(n,)` and maps `(n, h, w)`."""

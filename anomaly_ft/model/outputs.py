@@ -1,4 +1,4 @@
-"""What a detector says about images: named scores and maps, one of each in charge."""
+"""Outputs of a detector: named scores and maps, and which of them decides."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,8 +20,16 @@ class Detection(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Explain each score and each map to people, by name: half a sentence each."""
+
+    scores: Mapping[str, str]
+    maps: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Outputs(Generic[A]):
-    """What a detector says about n images; higher = more anomalous.
+    """Scores and maps of n images; higher = more anomalous.
 
     Attributes:
         scores: `(n,)` by name.

@@ -1,4 +1,4 @@
-"""Decision thresholds and what they guarantee."""
+"""Decision thresholds and the false positive rates that they guarantee."""
 
 import math
 from dataclasses import dataclass

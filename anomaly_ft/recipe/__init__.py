@@ -1,1 +1,1 @@
-"""What a run is asked to do: every setting, read and checked."""
+"""The recipe: every setting of a run, read and checked."""

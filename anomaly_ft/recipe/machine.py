@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 
 
 class Runtime(Section):
-    """Where and how fast it computes."""
+    """Device, precision, memory and threads."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the encoder runs."""

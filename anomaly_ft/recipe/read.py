@@ -1,4 +1,4 @@
-"""A YAML file and command-line overrides to a validated `Recipe`, or all mistakes in it at once.
+"""Read a YAML file and command-line overrides as a validated `Recipe`, or report all mistakes at once.
 
 OmegaConf reads values (`1e-4` is a number, a key given twice an error) and applies overrides. Ours stay
 the limit on a file's size and the refusal of aliases, since OmegaConf looks at neither before it has read

@@ -21,7 +21,7 @@ Augmentation = Literal[
 
 
 class Data(Section):
-    """What images there are, and how they are read."""
+    """The images, and how they are read."""
 
     root: str = Field(min_length=1)
     """Folder of images, a manifest (.csv, .parquet), or `demo:elpv-mono` / `demo:elpv-poly`."""
@@ -87,7 +87,7 @@ class Data(Section):
 
 
 class Encoder(Section):
-    """Which pretrained encoder, and what of it trains."""
+    """The pretrained encoder, and which of its blocks train."""
 
     name: str = Field(default="tf_efficientnet_lite0", min_length=1)
     """A timm model name."""
@@ -100,10 +100,10 @@ class Encoder(Section):
 
 
 class GaussianSection(Section):
-    """How Gaussians are fitted, and which score decides."""
+    """How Gaussian statistics are fitted, and which score decides."""
 
     score: Literal["pooled", "dense", "fused"] = "fused"
-    """The score that decides; it is watched, of the fused one both parts. All three are reported."""
+    """The score that decides; it is validated, of the fused one both parts. All three are reported."""
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
@@ -133,7 +133,7 @@ class GaussianSection(Section):
 
 
 class Objective(Section):
-    """What fine-tuning minimises."""
+    """The fine-tuning loss."""
 
     distance: Literal["mahalanobis", "squared_mahalanobis"] = "mahalanobis"
     """What is averaged over normal images and minimised."""
@@ -146,7 +146,7 @@ class Objective(Section):
 
 
 class Validation(Section):
-    """How forgetting is looked for."""
+    """Pseudo-anomalies by which validation sees forgetting."""
 
     augmentations: tuple[Augmentation, ...] = Field(
         default=("cutmix", "cutpaste", "scar", "cutout"), min_length=1
@@ -163,7 +163,7 @@ class Validation(Section):
 
 
 class Optimizer(Section):
-    """How weights are changed."""
+    """The optimiser."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser, as torch has it."""
@@ -178,7 +178,7 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """How long training lasts, and when it stops."""
+    """The length of training, and the stopping rule."""
 
     max_epochs: int = Field(default=6, ge=0)
     """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
@@ -208,7 +208,7 @@ class Evaluation(Section):
 
 
 class Recipe(Section):
-    """Everything that a run is asked to do."""
+    """All settings of a run."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Of the run and its folder."""

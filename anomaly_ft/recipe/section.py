@@ -1,4 +1,4 @@
-"""What a section of a recipe is, and which settings stand in which: a beginner's, and those under `expert`.
+"""Sections of a recipe, and which settings stand in which: a beginner's, and those under `expert`.
 
 Code finds each setting in the section of its topic (`recipe.gaussian.grid`). In a file and on the command
 line only what a beginner is asked for stands there; all else stands in sections of the same names under

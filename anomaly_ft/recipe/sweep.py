@@ -1,4 +1,4 @@
-"""A sweep file to the runs it stands for: categories x settings x seeds, each a whole recipe.
+"""Expand a sweep file to its runs: categories x settings x seeds, each a whole recipe.
 
 recipe: mvtec.yaml              # beside this file; what all runs start from
 categories:                     # data.root of each

@@ -1,4 +1,4 @@
-"""Studies of `analysis` on files and on runs: what they need is gathered here, and their rows handed on."""
+"""Run the studies of `analysis` on files and on runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What an unfinished run is known by: its recipe, its split, its MLflow run."""
+"""Write what identifies an unfinished run: its recipe, its split, its MLflow run."""
 
 import json
 from pathlib import Path

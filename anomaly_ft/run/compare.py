@@ -1,4 +1,4 @@
-"""Several runs side by side: the settings in which they differ, and what came of each.
+"""Compare runs side by side: the settings in which they differ, and what came of each.
 
 A run is read from its folder or from MLflow; both give the same row.
 """
@@ -32,7 +32,7 @@ LONGEST = 40  # characters of a setting in a table for people
 
 @dataclass(frozen=True)
 class Row:
-    """One run: settings by dotted key, metrics by the names of `metric_names`, the watched curve."""
+    """One run: settings by dotted key, metrics by the names of `metric_names`, the validation curve."""
 
     name: str
     settings: Mapping[str, str]

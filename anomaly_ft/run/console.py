@@ -1,4 +1,4 @@
-"""What a person sees while a run works: progress bars, a line for each epoch, the final table.
+"""Terminal output of a run: progress bars, a line for each epoch, the final table.
 
 Everything goes to stderr; stdout is for results that a program reads.
 """

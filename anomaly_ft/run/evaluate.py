@@ -1,4 +1,4 @@
-"""A finished run measured again, on any labelled images. The run folder is read and never written to."""
+"""Evaluate a finished run on any labelled images. The run folder is read and never written to."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ def evaluate(
         write_text(partial / "recipe.yaml", recipe.to_yaml())
         write_json(partial / "summary.json", summary.plain())
         table.to_csv(partial / "predictions.csv", index=False)
-        shown = ReportData(recipe.to_yaml(), assessment, run.point.threshold, np.empty(0))
+        shown = ReportData(recipe.to_yaml(), assessment, run.point.threshold, np.empty(0), run.detector.labels)
         write_report(partial / "report.html", summary.plain(), shown)
         finished = finish_folder(partial)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are computed: one after another in this process, or on Ray.
+"""Executors of the runs of a sweep: one after another in this process, or on Ray.
 
 Whatever happens to one run, the others go on; what happened is its outcome.
 """

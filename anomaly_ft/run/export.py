@@ -1,4 +1,4 @@
-"""A finished run taken away: written in a format others load, compared with the detector, or not there."""
+"""Export a finished run: written in a format others load, compared with the detector, or deleted."""
 
 import shutil
 from collections.abc import Iterator, Sequence

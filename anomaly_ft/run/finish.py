@@ -1,4 +1,4 @@
-"""The end of a run: thresholds from calibration images, numbers of the test split, files of the run folder."""
+"""Finish a run: thresholds from calibration images, numbers of the test split, files of the run folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -53,7 +53,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A detector with thresholds, and what it says about the calibration images that set them."""
+    """A detector with thresholds, and its predictions of the calibration images that set them."""
 
     detector: Detector
     point: WorkingPoint
@@ -110,6 +110,7 @@ def finish(
         assessment=assessment,
         threshold=kept.point.threshold,
         held_out=kept.calibration.score,
+        labels=kept.detector.labels,
         frozen=frozen.score if frozen else None,
         validations=[record.validation for record in records if record.validation],
         verdict=records[-1].verdict,

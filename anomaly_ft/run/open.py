@@ -1,4 +1,4 @@
-"""The one door to finished runs: which folders are one, and what a run holds.
+"""Open finished runs, the one place that knows which folders are one and what a run holds.
 
 A run is written aside and renamed when it is complete, so a finished run is a folder whose name does not begin
 with a dot and that has all of `FILES`. The detector alone, without its run, is opened by `model.loading`.

@@ -1,4 +1,4 @@
-"""Scores for images as they come: paths in, rows out, in the order of the paths, a batch at a time.
+"""Predict images as they come: paths in, rows out, in the order of the paths, a batch at a time.
 
 Decoding runs ahead of the encoder by a few batches; memory does not grow with the number of images.
 An image that cannot be read, or whose score is not finite, becomes a row that says why. No file that may be an

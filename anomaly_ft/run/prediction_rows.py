@@ -1,4 +1,4 @@
-"""One image's prediction and the row that says it, in CSV or JSON lines."""
+"""Format one image's prediction as a row, in CSV or JSON lines."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Unfinished runs: which one is meant, and whether it can go on with the recipe and the data there are now."""
+"""Resume unfinished runs: find the one meant, and check that recipe and data have not changed."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What `summary.json` holds: of a finished run, and of an evaluation of one.
+"""The schema of `summary.json`, of a finished run and of an evaluation of one.
 
 The models say what each key means, and docs/files.md is made from them. Unknown keys, numbers that are not
 finite and texts in place of numbers are refused. Metrics stand under their names, see

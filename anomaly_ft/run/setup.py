@@ -1,4 +1,4 @@
-"""From a recipe to the objects a run works with; nothing is written here."""
+"""Set up from a recipe the objects a run works with; nothing is written here."""
 
 import time
 from collections.abc import Iterator, Sequence

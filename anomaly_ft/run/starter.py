@@ -1,4 +1,4 @@
-"""A commented recipe for a folder of images that was looked at.
+"""Write a commented recipe for a folder of images from its data report.
 
 What the folder asks for is set and says why; what people change next stands below it, commented out,
 with its default and the words of the schema.

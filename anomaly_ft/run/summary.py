@@ -1,4 +1,4 @@
-"""What a run writes down: metrics of an epoch, the lines of the history, the summary, what MLflow is told."""
+"""Metrics of a run as they are logged: by epoch, in the history, and of the final encoder."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a summary says in words: the sentence, the sparkline, the note of a run in MLflow."""
+"""Put a summary into words: the sentence, the sparkline, the note of a run in MLflow."""
 
 from collections.abc import Sequence
 from pathlib import Path

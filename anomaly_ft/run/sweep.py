@@ -1,4 +1,4 @@
-"""Many runs as one: those already finished are left alone, the others are run, all are set side by side."""
+"""Run a sweep: skip runs already finished, train the others, tabulate all side by side."""
 
 import json
 import re

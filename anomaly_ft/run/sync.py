@@ -1,4 +1,4 @@
-"""A finished run into MLflow, where the store was not there while it trained: only what is missing is sent."""
+"""Send a finished run to MLflow where the store was down while it trained: only what is missing is sent."""
 
 import shutil
 import warnings

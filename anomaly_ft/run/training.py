@@ -1,4 +1,4 @@
-"""Fine-tuning as the recipe asks for it: the parts of `finetune`, put together for a prepared run."""
+"""Put the parts of `finetune` together as the recipe asks."""
 
 import math
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
 
     Args:
         setup: the run.
-        score: the watched scores of images by the pretrained encoder's detector.
+        score: the validated scores of images by the pretrained encoder's detector.
     """
     section = setup.recipe.validation
     val = HeldOut(

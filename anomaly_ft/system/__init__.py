@@ -1,1 +1,1 @@
-"""Files, signals, and the network: what the machine does to a run."""
+"""Files, signals and the network."""

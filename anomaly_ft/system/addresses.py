@@ -1,4 +1,4 @@
-"""Addresses of servers and databases, shown and stored without the user and the password that open them."""
+"""Strip user and password from addresses of servers and databases before they are shown or stored."""
 
 import re
 

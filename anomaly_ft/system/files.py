@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, flushed to the disk, then renamed."""
+"""Write files that are whole or absent: written aside, flushed to the disk, then renamed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where data may go: nowhere but to the hub and the MLflow store that were named, and with `--offline` nowhere.
+"""Restrict the network: data goes only to the named hub and MLflow store, and with `--offline` nowhere.
 
 Other programs on this machine can be reached with `--offline` too.
 """

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: at once where nothing is lost by it, after the present step where there is."""
+"""Handle SIGTERM and Ctrl-C: at once where nothing is lost by it, else after the present step."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""What a person reads of a run in MLflow before opening anything: notes, and the columns shown first."""
+"""The view of an experiment in MLflow: notes, columns and charts shown before anything is opened."""
 
 import json
 from typing import Any
@@ -42,8 +42,8 @@ LINE: dict[str, Any] = BAR | {
 EXPERIMENT_NOTE = """Encoders fine-tuned by anomaly_ft on images of good parts.
 
 - **verdict**: whether the encoder forgot, and which epoch was kept; 0 is the pretrained encoder.
-- **val/vicinal_auroc**, the watched curve: held-out normal images against pseudo-anomalies. Rising: the encoder
-  learns these parts. Falling: it forgets. Step 0 is the pretrained encoder.
+- **val/vicinal_auroc**, the validation curve: held-out normal images against pseudo-anomalies. Rising: the
+  encoder learns these parts. Falling: it forgets. Step 0 is the pretrained encoder.
 - **gain/image_auroc**: fine-tuned less frozen on real test images; they chose nothing.
 - **maps/…**: the same test images at every epoch, with what the detector sees.
 """

@@ -1,4 +1,4 @@
-"""What a run tells a tracker, and the tracker that tells nobody."""
+"""The protocol of a tracker, and the one that logs nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Tracker(Protocol):
-    """What `run` tells a tracker. `run_id` and `uri` are None where nothing is tracked; `complete`: whether
+    """Logs a run. `run_id` and `uri` are None where nothing is tracked; `complete`: whether
     everything arrived, known at the end."""
 
     run_id: str | None

@@ -1,4 +1,4 @@
-"""A finished run as a model in MLflow: logged, registered, given an alias.
+"""Log a finished run as a model in MLflow, register it, give it an alias.
 
 The model is code (`served.py` and this package, copied beside it), safetensors and JSON; MLflow pickles
 nothing. The store is always named by the caller, never taken from a run folder.

@@ -1,4 +1,4 @@
-"""What is to be sent somewhere that may be down: in order, tried again after a while, at little cost."""
+"""A retry queue for sending to a server that may be down: in order, tried again after a while, cheaply."""
 
 import time
 import warnings
@@ -12,11 +12,11 @@ PAUSE = 30.0  # seconds before a receiver that failed is tried again
 
 
 class NotSent(UserWarning):
-    """A receiver that did not take what it was sent; training goes on."""
+    """A server that did not take what it was sent; training goes on."""
 
 
 class RetryQueue:
-    """Actions that have not succeeded yet. A failure is said once and never raised."""
+    """Actions that have not succeeded yet. A failure is reported once and never raised."""
 
     def __init__(self, receiver: str) -> None:
         self._receiver = receiver

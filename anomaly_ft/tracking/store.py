@@ -1,4 +1,4 @@
-"""Which MLflow store is meant, and what it holds."""
+"""Choose the MLflow store, and read what it holds."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What MLflow holds of one run."""
+    """One run as MLflow holds it."""
 
     run_id: str
     name: str

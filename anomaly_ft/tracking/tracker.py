@@ -1,4 +1,4 @@
-"""Where a run is logged: MLflow, or nowhere.
+"""Log a run to MLflow, or nowhere.
 
 A tracker is a context manager: an exception marks the run FAILED, an interrupt KILLED. Trouble with
 the tracking server is reported once and never ends training: what did not arrive is tried again later, and the
@@ -230,7 +230,7 @@ class MlflowTracker:
 
 @dataclass(frozen=True)
 class _Logged:
-    """What a run has already: names of parameters, (metric, step), and whether data is linked."""
+    """What is logged already: names of parameters, (metric, step), and whether data is linked."""
 
     params: frozenset[str] = frozenset()
     points: Set[tuple[str, int]] = frozenset()

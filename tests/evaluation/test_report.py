@@ -28,8 +28,11 @@ from anomaly_ft.evaluation.report import (
     write_report,
 )
 from anomaly_ft.evaluation.working_points import conformal
-from anomaly_ft.model.outputs import Outputs, Predictions
+from anomaly_ft.model.outputs import Labels, Outputs, Predictions
 
+LABELS = Labels(
+    scores={"fused": "a <u>sum</u>"}, maps={"dense": "where it is odd", "contribution": "what adds up to it"}
+)
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -148,7 +151,9 @@ def test_what_files_are_called_cannot_change_the_page(
 ) -> None:
     found = assess(*labelled, conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
     write_report(
-        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), ReportData("a: <b>", found, 1.5, np.empty(0))
+        tmp_path / "r.html",
+        summary_of(found.summary(), (3, 3)),
+        ReportData("a: <b>", found, 1.5, np.empty(0), LABELS),
     )
     page = read(tmp_path / "r.html")
     assert page.tags.isdisjoint({"script", "i"})
@@ -158,6 +163,27 @@ def test_what_files_are_called_cannot_change_the_page(
     assert "Missed anomalies (1, lowest scores first)" in page.text
 
 
+def test_scores_and_maps_are_explained_in_the_detectors_own_words(
+    labelled: tuple[list[Record], Predictions], tmp_path: Path
+) -> None:
+    found = assess(*labelled, conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
+    data = ReportData("", found, 1.5, np.empty(0), LABELS)
+    write_report(tmp_path / "r.html", summary_of(found.summary(), (3, 3)), data)
+    page = read(tmp_path / "r.html")
+    assert "fused: a <u>sum</u>; higher = more anomalous" in page.text
+    assert (
+        "the image, then where it is odd (dense map), then what adds up to it (contribution map)" in page.text
+    )
+    assert 'alt="contribution map of' in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_the_page_says_how_many_images_each_part_had(small_run: Path) -> None:
+    data = json.loads((small_run / "summary.json").read_text())["data"]
+    text = read(small_run / "report.html").text
+    for part in ("train", "val", "calibration"):
+        assert f"{data[part]} {part}" in text
+
+
 def test_images_that_are_gone_leave_the_numbers(
     labelled: tuple[list[Record], Predictions], tmp_path: Path
 ) -> None:
@@ -165,7 +191,9 @@ def test_images_that_are_gone_leave_the_numbers(
     for record in labelled[0]:
         record.path.unlink()
     write_report(
-        tmp_path / "r.html", summary_of(found.summary(), (3, 3)), ReportData("", found, 1.5, np.empty(0))
+        tmp_path / "r.html",
+        summary_of(found.summary(), (3, 3)),
+        ReportData("", found, 1.5, np.empty(0), LABELS),
     )
     page = read(tmp_path / "r.html")
     assert "Each kind of image" in page.text
@@ -174,7 +202,7 @@ def test_images_that_are_gone_leave_the_numbers(
 
 
 def test_without_a_test_split_the_page_says_what_is_missing(tmp_path: Path) -> None:
-    data = ReportData("", None, 1.5, np.linspace(0, 1.5, 19))
+    data = ReportData("", None, 1.5, np.linspace(0, 1.5, 19), LABELS)
     write_report(tmp_path / "r.html", summary_of({}, (0, 0)), data)
     page = read(tmp_path / "r.html")
     assert "There were no labelled test images" in page.text
@@ -190,7 +218,7 @@ def test_one_kind_of_image_makes_a_page_too(
     write_report(
         tmp_path / "r.html",
         summary_of(found.summary(), (6, 0) if kinds == "good" else (0, 6)),
-        ReportData("", found, 1.5, np.empty(0)),
+        ReportData("", found, 1.5, np.empty(0), LABELS),
     )
     assert kinds in read(tmp_path / "r.html").text
 

@@ -1,1 +1,1 @@
-"""What is wrong with a dataset, found before anything is trained."""
+"""Checks that find what is wrong with a dataset before anything is trained."""

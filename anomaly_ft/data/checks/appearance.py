@@ -1,4 +1,4 @@
-"""How an image looks to a light meter: what its header and a thumbnail tell without looking at any part.
+"""Describe an image as a light meter would: by its header and a thumbnail, without looking at any part.
 
 Nothing here knows labels. Thumbnails have their longer side at 128 pixels, whatever the file has, so that
 sharpness and noise can be compared between images of different sizes.

@@ -1,4 +1,4 @@
-"""What a shortcut audit found, as plain values that data report, recipe, report and terminal show alike.
+"""Results of a shortcut audit, as plain values that data report, recipe, report and terminal show alike.
 
 It is worked out in `analysis.shortcuts`; here it is only put into words.
 """

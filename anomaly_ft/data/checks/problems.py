@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a data set, each found in what a scan has read."""
+"""Find everything that can be wrong with a dataset in what a scan has read."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

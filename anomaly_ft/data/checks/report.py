@@ -1,4 +1,4 @@
-"""What a data root holds, how it will be split, and everything that is wrong with it.
+"""Report what a data root holds, how it will be split, and everything that is wrong with it.
 
 Headers are read first, so that sizes and unreadable files are known within seconds; then every image
 is decoded once, for a truncated file looks sound from its header. Nothing is written.

@@ -1,4 +1,4 @@
-"""A contact sheet: a few images of every kind on one page, masks outlined. A person would rather look."""
+"""Draw a contact sheet: a few images of every kind on one page, masks outlined."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which layout a root has, and the records below it.
+"""Detect the layout of a root, and read the records below it.
 
 To add a layout write one file beside this one with `SKETCH`, `recognise` and `read`, and name it in
 `READERS`. Image files that the chosen reader does not use are named with the reason, see `unused`.

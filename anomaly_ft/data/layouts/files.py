@@ -1,4 +1,4 @@
-"""Words in names: what says that images are good, defective, masks, or for training and for testing."""
+"""Words in names that mark images as good, defective, masks, or for training and for testing."""
 
 import posixpath
 import re

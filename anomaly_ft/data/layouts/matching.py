@@ -1,4 +1,4 @@
-"""Which mask is whose, by names alone."""
+"""Match masks with images by their names."""
 
 from collections import Counter
 from collections.abc import Sequence

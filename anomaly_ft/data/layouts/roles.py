@@ -1,4 +1,4 @@
-"""What each image file is: a photograph, a mask, or depth beside photographs.
+"""Decide what each image file is: a photograph, a mask, or depth beside photographs.
 
 Names alone decide, but for a PNG beside a JPEG of the same name: a few of those are looked at.
 """

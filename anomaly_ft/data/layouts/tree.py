@@ -1,4 +1,4 @@
-"""All image files below a folder, listed once: what readers look at instead of the disk.
+"""List all image files below a folder once, so that readers need not go to the disk.
 
 A link to a folder is followed unless it leads back into what is listed anyway. Nothing is left out
 silently: what is passed over is kept with the reason.

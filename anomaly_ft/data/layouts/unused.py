@@ -1,4 +1,4 @@
-"""Every image file below a root is used or named here, with the reason."""
+"""Name every image file below a root that is not used, with the reason."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ DEFECTS = "defective images in a folder for training, left out as in the publish
 
 @dataclass(frozen=True)
 class Unused:
-    """Image files that serve nothing, and why."""
+    """Image files that are not used, and why."""
 
     why: str
     names: tuple[str, ...]

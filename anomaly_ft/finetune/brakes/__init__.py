@@ -1,1 +1,1 @@
-"""Brakes: what may hold an encoder to what it knew. None is on by default; each is judged by measurement."""
+"""Brakes that hold an encoder to its pretrained weights. None is on by default."""

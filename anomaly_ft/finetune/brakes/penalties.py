@@ -1,4 +1,4 @@
-"""What holds the encoder to what it knew: terms added to the objective, each zero at the pretrained weights.
+"""Penalties: terms added to the objective, each zero at the pretrained weights.
 
 Each function makes one term from the encoder as it is when called, which is before training. A term
 gets the pooled features of a batch and its images, and gives a scalar.

@@ -1,1 +1,1 @@
-"""How each kind of model is fitted, trained and watched."""
+"""One file for each kind of model: how it is fitted, trained and validated."""

@@ -33,7 +33,7 @@ PENALTIES: Mapping[str, Callable[[GaussianDetector], Term]] = {
 
 @dataclass
 class GaussianMethod:
-    """Fits, trains and watches an encoder by Gaussians of its features.
+    """Fits, trains and validates an encoder by Gaussians of its features.
 
     Attributes:
         encoder: trains; every detector made here is a view of it.
@@ -135,7 +135,8 @@ class GaussianMethod:
         return (min(train, DRIFT_IMAGES) if kind == PRETRAINED else train) + len(self.inputs("val"))
 
     def _watched(self, scores: Mapping[str, Floats]) -> Floats:
-        """The score that decides, of the fused one both parts: one may forget while the sum hides it."""
+        """Select the scores to validate: the one that decides, of the fused one both parts, since one may
+        forget while the sum hides it."""
         score = self.settings.score
         names = ("pooled", "dense") if score == "fused" else (score,)
         return np.stack([scores[name] for name in names], axis=1)

@@ -1,4 +1,4 @@
-"""Images on their way through an encoder."""
+"""Cached early activations: images on their way through an encoder."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class EarlyActivations:
-    """What the frozen early part of an encoder made of n images; the encoder takes it in their place.
+    """Activations of n images behind the frozen early part of an encoder, which takes them as its input.
 
     `activation` `(n, ...)` is what the first module that trains is given; `levels` are the maps
     `(n, d_l, h, w)` of the levels before it. No dataclass: Fabric would take one apart.

@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         for level in self.levels:
             model.get_submodule(level).register_forward_hook(partial(self._keep, level))  # survives a copy
         self.train(False)
-        self._pairs: list[Pair] = []  # what `folded` folds
+        self._pairs: list[Pair] = []  # what `folded` fuses
         self._chain: list[str] = []  # modules that run one after another, up to the last
         self.tail: list[str] = []  # of these the ones behind a frozen early part, if there is one
         self.early: tuple[str, ...] = ()  # levels in that part
@@ -174,7 +174,7 @@ class Encoder(nn.Module):
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Let torch.compile translate each module of the chain when it is first run."""
-        self._pairs = []  # it folds by itself
+        self._pairs = []  # it fuses by itself
         for name in self._chain:
             self.model.get_submodule(name).compile(backend=backend)
 

@@ -1,7 +1,7 @@
-"""Batch norms folded into the convolutions before them: the same function with one operation less for each.
+"""Fuse batch norms into the convolutions before them: the same function with one operation less for each.
 
 In evaluation mode a batch norm is a factor and a summand for each channel, which may as well stand in the
-convolution's weights (Jacob et al., arXiv 1712.05877, section 3.2). Weights are folded for as long as a
+convolution's weights (Jacob et al., arXiv 1712.05877, section 3.2). Weights are fused for as long as a
 context lasts, and differentiably: training goes through them too, and the parameters stay what they are.
 """
 
@@ -61,7 +61,7 @@ def folded(model: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
         for pair in pairs:
             conv, norm = (model.get_submodule(name) for name in pair)
             if "forward" in vars(norm):
-                continue  # folded already, by a context around this one
+                continue  # fused already, by a context around this one
             weight, bias = _fold(conv, norm)
             before.append((conv, {name: conv._parameters[name] for name in ("weight", "bias")}, norm))
             _put(conv, {"weight": weight, "bias": bias})

@@ -1,4 +1,4 @@
-"""What a level of a timm model gives, as a map: its stride, its names, and whether it is the map timm means."""
+"""Read a level of a timm model as a map: its stride, its names, and whether it is the map timm means."""
 
 import math
 from collections.abc import Sequence

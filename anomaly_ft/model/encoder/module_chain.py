@@ -1,4 +1,4 @@
-"""Which modules of a model run one after another, found by watching it run.
+"""Find which modules of a model run one after another by tracing a forward pass.
 
 Nothing is assumed about an architecture: a module is in the chain when its only input is, as the very
 same tensor, what the module before gave. So the end of a model can be run without its beginning.

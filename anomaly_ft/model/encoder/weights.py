@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: the hub, an installed package, a file, or a timm folder.
+"""Load pretrained weights from the hub, an installed package, a file, or a timm folder.
 
 Nothing is unpickled beyond tensors: safetensors, or `torch.load(weights_only=True)`.
 """

@@ -1,4 +1,4 @@
-"""Frozen early blocks are run once for each image; training and validation start from what they gave.
+"""Cache early activations: frozen blocks run once for each image; training and validation start behind them.
 
 Of the levels before the boundary no more is kept than scores need: the average of a map, and the map on
 the dense grid where it belongs to the dense levels. What explains a pooled score, the contribution map,
@@ -22,7 +22,7 @@ from anomaly_ft.model.maps import resize_to_grid
 
 @dataclass
 class EarlyCache:
-    """Gives in place of images what the frozen early blocks made of them, computed once while there is room.
+    """Early activations in place of images, computed once while there is room.
 
     Attributes:
         encoder: with an early part that is frozen, see `Encoder.train_only`.

@@ -28,17 +28,17 @@ from torch import Tensor, nn
 
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian import levels as choice
-from anomaly_ft.model.gaussian.settings import LEVEL_MEAN, SCORES, DetectorSettings
+from anomaly_ft.model.gaussian.settings import LABELS, LEVEL_MEAN, SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
-from anomaly_ft.model.outputs import Detection, Outputs
+from anomaly_ft.model.outputs import Detection, Labels, Outputs
 from anomaly_ft.model.storage import write_detector
 from anomaly_ft.model.threshold import Thresholds
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was estimated from normal images. A value: nobody changes it, another one takes its place.
+    """Estimates from normal images: a frozen value, replaced and never changed.
 
     Attributes:
         levels: a Gaussian for the pooled features of each level.
@@ -130,6 +130,11 @@ class GaussianDetector(nn.Module):
     def score_names(self) -> tuple[str, ...]:
         """Names of the scores, in the order of reports."""
         return SCORES
+
+    @property
+    def labels(self) -> Labels:
+        """Explanations of all scores and maps, for those who read a report."""
+        return LABELS
 
     @property
     def level_mean(self) -> str:

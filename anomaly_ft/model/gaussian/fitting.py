@@ -1,4 +1,4 @@
-"""From images of normal parts to a detector: all Gaussians in one pass, then the scores' scale."""
+"""Fit a detector to normal images: all Gaussians in one pass, then the scores' scale."""
 
 from collections.abc import Iterator
 from itertools import islice

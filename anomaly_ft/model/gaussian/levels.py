@@ -1,4 +1,4 @@
-"""Which levels, and which of their channels, make the dense score and the dense map."""
+"""Choose the levels, and of them the channels, that make the dense score and the dense map."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -10,7 +10,7 @@ from anomaly_ft.errors import EncoderError
 
 
 class Levels(Protocol):
-    """What is asked of an encoder here: its levels by name, their widths, and their strides in pixels."""
+    """An encoder as this module sees it: its levels by name, their widths, and their strides in pixels."""
 
     @property
     def levels(self) -> tuple[str, ...]:

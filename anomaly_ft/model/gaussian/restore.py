@@ -1,4 +1,4 @@
-"""Restore a Gaussian detector from disk; nothing in its files is believed unseen."""
+"""Restore a Gaussian detector from disk; everything in its files is checked."""
 
 import math
 from collections.abc import Mapping

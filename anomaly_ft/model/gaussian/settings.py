@@ -1,14 +1,27 @@
-"""How a Gaussian detector is fitted, and which score decides."""
+"""Settings of a Gaussian detector."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from anomaly_ft.model.gaussian.statistics import Shrinkage
+from anomaly_ft.model.outputs import Labels
 
 ScoreName = Literal["pooled", "dense", "fused"]
 SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
 LEVEL_MEAN = "pooled"  # what the weighted mean of the levels' distances is called
+LABELS = Labels(
+    scores={
+        "pooled": "distance of averaged features from those of normal images",
+        "dense": "the highest distance at any position of the map",
+        "fused": "distance of averaged features and highest distance on the map, each in standard deviations "
+        "of held-out normal images, added, the second counted expert.gaussian.dense_weight times",
+    },
+    maps={
+        "dense": "where it differs from normal images",
+        "contribution": "what makes up its pooled score",
+    },
+)
 # how the dense map is made: no setting, since no set gained by another
 MAP_LEVELS: Literal["auto"] = "auto"
 MAP_GRID = 14

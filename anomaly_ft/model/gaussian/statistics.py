@@ -1,4 +1,4 @@
-"""The induced Gaussian: fitted in one streaming pass, merged across workers, measured against.
+"""Gaussian statistics: fitted in one streaming pass, merged across workers, and distances to them.
 
 Pure tensors in, pure tensors out: no files, no encoder. Leading axes of a feature tensor after the
 first are *groups* that each get a Gaussian of their own (none for pooled features, one for each
