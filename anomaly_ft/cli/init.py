@@ -17,7 +17,9 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
     """Look at FOLDER and write a commented RECIPE for it; unset: FOLDER's name with .yaml, here.
 
     Every image is read once, as `anomaly-ft data` does. What your images ask for is set: bit depth,
-    elongated images, few images. What you may want to change next is in the file, with explanations.
+    elongated images, few images, and what may differ between good parts. What you may want to change next is in
+    the file, with explanations. Beside it a sheet of varied images is drawn, bottle-variation.png for
+    bottle.yaml: are all of these good parts?
 
     \b
     Examples:
@@ -25,6 +27,7 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
       anomaly-ft init path/to/bottle recipes/bottle.yaml
     """
     from anomaly_ft.recipe.read import read_recipe
+    from anomaly_ft.run.advice import among_images, write_sheet
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.starter import starter_recipe, valid_name, with_recipe
 
@@ -32,10 +35,17 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
     path = Path(folder).expanduser().resolve()
     name = valid_name(folder if demo else path.stem if path.is_file() else path.name)
     target = recipe or Path(f"{name}.yaml")
-    if target.exists() and not force:
-        raise DataError(f"{target} exists; name another file, or replace it with --force")
+    sheet = target.with_name(f"{target.stem}-variation.png")
+    for file in (target, sheet):
+        if file.exists() and not force:
+            raise DataError(f"{file} exists; name another file, or replace it with --force")
     report = with_recipe(look_at(folder, layout, terminal))
-    text = starter_recipe(report, folder if demo else str(path), name, layout=layout)
+    drawn = not among_images(report, sheet)
+    text = starter_recipe(
+        report, folder if demo else str(path), name, layout=layout, sheet=sheet.name if drawn else ""
+    )
+    if drawn:
+        write_sheet(report, sheet)
     try:
         target.write_text(text.replace("THIS_FILE", str(target)), encoding="utf-8")
     except OSError as cause:
@@ -43,5 +53,11 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
     read_recipe(target)
     for line in report.lines():
         terminal.say(line)
+    if drawn:
+        terminal.say(f"\ndrew {sheet}: are all of these good parts? If not, lower a strength in {target}")
+    else:
+        terminal.say(
+            f"\nno sheet was drawn among your images; elsewhere: anomaly-ft data {folder} --sheet FILE"
+        )
     terminal.say(f"\nwrote {target}; next:\n  anomaly-ft train {target} --dry-run\n  anomaly-ft train {target}")
     click.echo(target)

@@ -32,10 +32,12 @@ def echo_json(path: Path) -> None:
 
 
 def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") -> "Report":
-    """Report what a folder holds, split by a recipe's defaults, and what numbers on it are worth."""
+    """Report what a folder holds, split by a recipe's defaults, what numbers on it are worth, and what may
+    differ between its parts."""
     from anomaly_ft.data.checks.report import inspect
     from anomaly_ft.data.splits import Shares
     from anomaly_ft.recipe.schema import Data
+    from anomaly_ft.run.advice import with_advice
     from anomaly_ft.run.analyse import with_audit
 
     defaults = Data(root=".")  # of the recipe's defaults; whether there is a folder, `inspect` says better
@@ -47,7 +49,7 @@ def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") ->
         threads=os.cpu_count() or 1,
         progress=terminal.track,
     )
-    return with_audit(report)
+    return with_advice(with_audit(report))
 
 
 def quieten_libraries() -> None:

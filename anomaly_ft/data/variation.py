@@ -36,12 +36,14 @@ def _around(strength: float) -> tuple[float, float]:
     return 1 - strength, 1 + strength
 
 
-def _jitter(**ranges: tuple[float, float]) -> Any:
+def jitter(**ranges: tuple[float, float]) -> Any:
+    """A transform of light and colour; what is not given stays."""
     same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
     return albumentations.ColorJitter(**same | ranges, p=1)
 
 
-def _affine(**moves: Any) -> Any:
+def affine(**moves: Any) -> Any:
+    """A transform that moves, turns or scales; mirrored at the border."""
     return albumentations.Affine(**moves, border_mode=BORDER_MIRROR, p=1)
 
 
@@ -50,11 +52,11 @@ def _affine(**moves: Any) -> Any:
 # a lens, read from a sensor, compressed. The units stand where a recipe sets the strengths.
 CHANGES: Mapping[str, Callable[[float, bool], Any]] = {
     "flips": lambda s, grey: albumentations.D4(p=s),
-    "rotation": lambda s, grey: _affine(rotate=(-s, s)),
-    "scale": lambda s, grey: _affine(scale=_around(s)),
-    "shift": lambda s, grey: _affine(translate_px={axis: (-round(s), round(s)) for axis in "xy"}),
-    "brightness": lambda s, grey: _jitter(brightness=_around(s)),
-    "contrast": lambda s, grey: _jitter(contrast=_around(s)),
+    "rotation": lambda s, grey: affine(rotate=(-s, s)),
+    "scale": lambda s, grey: affine(scale=_around(s)),
+    "shift": lambda s, grey: affine(translate_px={axis: (-round(s), round(s)) for axis in "xy"}),
+    "brightness": lambda s, grey: jitter(brightness=_around(s)),
+    "contrast": lambda s, grey: jitter(contrast=_around(s)),
     "gamma": lambda s, grey: albumentations.RandomGamma(gamma_limit=(100 * 2**-s, 100 * 2**s), p=1),
     "uneven_light": lambda s, grey: albumentations.Illumination(
         intensity_range=(0.01, max(0.01, s)), angle_range=(0, 360), p=1

@@ -14,10 +14,10 @@ from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.splits import Shares
 from anomaly_ft.recipe.schema import Data, Recipe
+from anomaly_ft.run.advice import fitting_resize, usual_size
 
 WIDTH = 100
 BITS = (10, 12, 14, 16)  # of cameras
-ELONGATED = 1.3  # from this ratio of the sides on, stretching into a square changes what a part looks like
 FEW = 60  # normal images below which more of them are held back
 FEW_SHARE = 0.25
 LARGE = 2.0  # times the image size from which on detail is lost that may matter
@@ -34,7 +34,7 @@ def with_recipe(report: Report) -> Report:
     return mended.divided(Shares(FEW_SHARE, FEW_SHARE)) if few else mended
 
 
-def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto") -> str:
+def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto", sheet: str = "") -> str:
     """Write the text of a recipe.
 
     Args:
@@ -42,11 +42,13 @@ def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto"
         root: the folder as the recipe is to name it.
         name: of the runs; characters that are not allowed are replaced.
         layout: as the user named it.
+        sheet: file with varied images, see `write_sheet`.
     """
     lines = [f"# {line}" if line else "#" for line in _header(report)]
     lines += [f"name: {valid_name(name)}", "data:", f"  root: {json.dumps(root)}"]
     lines += [f"  layout: {layout}"] if layout != "auto" else []
     lines += [f"  {line}" for line in _data(report)]
+    lines += report.proposal.section(sheet) if report.proposal else []
     lines += _expert(report)
     lines += ["", "# What you may want to change next, with its default:"]
     section = ""
@@ -99,13 +101,13 @@ def _header(report: Report) -> Iterator[str]:
 def _data(report: Report) -> Iterator[str]:
     default = Data.model_fields
     size = default["image_size"].default
-    width, height = _usual_size(report)
+    width, height = usual_size(report)
     shorter = min(width, height)
     if shorter >= LARGE * size:
         yield f"# {size} pixels are fast. One of them covers {shorter / size:.1f} pixels of your images:"
         yield f"# defects smaller than that vanish. With {2 * size} a run takes about four times as long."
     yield f"image_size: {size}"
-    if max(width, height) / shorter >= ELONGATED:
+    if fitting_resize(report) == "letterbox":
         yield f"# Most images are {width} x {height}: put whole on black, not stretched into a square."
         yield "resize: letterbox"
     yield from _range(report.limits)
@@ -154,11 +156,6 @@ def _commented(key: str) -> Iterator[str]:
 
 def _normals(report: Report) -> int:
     return sum(record.split == "train" for record in report.readable)
-
-
-def _usual_size(report: Report) -> tuple[int, int]:
-    width, height = next(iter(report.sizes), "224x224").split("x")
-    return int(width), int(height)
 
 
 def _most(sizes: dict[str, int]) -> str:

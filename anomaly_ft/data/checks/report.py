@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from anomaly_ft.data.checks.appearance import DECODED, Appearance, Header, appearance, read_header
 from anomaly_ft.data.checks.audit import ShortcutAudit
 from anomaly_ft.data.checks.problems import Scan, Trouble, find_troubles, in_parallel
+from anomaly_ft.data.checks.proposal import Proposal
 from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import thumbnail
@@ -56,6 +57,7 @@ class Report:
     readable: tuple[Record, ...] = field(repr=False)
     appearances: tuple[Appearance, ...] = field(repr=False)  # of each readable record
     audit: ShortcutAudit | None = None
+    proposal: Proposal | None = None  # of what may differ between good parts
 
     def divided(self, shares: Shares) -> "Report":
         """Divide the normal training images in other shares; everything else stays."""
@@ -64,12 +66,13 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Give everything but the records, for programs."""
-        others = ("records", "readable", "appearances", "troubles", "limits", "audit")
+        others = ("records", "readable", "appearances", "troubles", "limits", "audit", "proposal")
         fields = {key: value for key, value in vars(self).items() if key not in others}
         limits = asdict(self.limits) if self.limits else None
         audit = self.audit.to_json() if self.audit else None
         troubles = [asdict(trouble) for trouble in self.troubles]
-        return {**fields, "limits": limits, "troubles": troubles, "audit": audit}
+        proposal = self.proposal.to_json() if self.proposal else None
+        return {**fields, "limits": limits, "troubles": troubles, "audit": audit, "variation": proposal}
 
     def lines(self) -> Iterator[str]:
         """Print everything for people."""
@@ -85,6 +88,8 @@ class Report:
             yield "          there are no test images, so a run can give no test number"
         elif self.audit:
             yield from self.audit.lines()
+        if self.proposal:
+            yield from self.proposal.lines()
         for trouble in self.troubles:
             refused = " (train refuses this)" if trouble.refused else ""
             yield f"\n{trouble.kind}: {trouble.says}{refused}"
