@@ -162,5 +162,5 @@ def _frame(height: int, width: int) -> Mask:
 
 def _blocks(values: Floats) -> Floats:
     """Means over blocks, `(BLOCKS, BLOCKS)`."""
-    pooled = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(values, np.float64))[None], BLOCKS)
-    return np.asarray(pooled[0].numpy())
+    whole = torch.from_numpy(np.ascontiguousarray(values, np.float64))
+    return np.asarray(F.adaptive_avg_pool2d(whole[None], BLOCKS)[0].numpy())

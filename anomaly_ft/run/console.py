@@ -41,10 +41,16 @@ class Terminal:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def track(
-        self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int] = lambda item: 1
+        self,
+        items: Iterable[T],
+        description: str,
+        total: int | None,
+        size: Callable[[T], int] = lambda item: 1,
+        *,
+        unit: str = "img/s",
     ) -> Iterator[T]:
         """Pass items on under a progress bar that counts `size(item)` images, with speed and, where the
-        total is known, the time left."""
+        total is known, the time left; without a `unit` no speed is shown."""
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=28),
@@ -60,7 +66,7 @@ class Terminal:
                 yield item
                 progress.advance(task, size(item))
                 speed = progress.tasks[0].speed
-                progress.update(task, rate=f"{speed:.0f} img/s" if speed else "")
+                progress.update(task, rate=f"{speed:.0f} {unit}" if speed and unit else "")
 
     def epoch(self, record: "EpochRecord", score: str) -> None:
         """Print one line for each epoch: loss, vicinal AUROC, speed, and the stop decision."""

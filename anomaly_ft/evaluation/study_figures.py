@@ -1,0 +1,82 @@
+"""Figures of the studies, drawn without a display from the rows that their tables hold."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from anomaly_ft.evaluation.plots import ANOMALOUS_COLOUR, FROZEN_COLOUR
+
+Row = Mapping[str, Any]
+COLOURS = {"all": "black", "PCA": FROZEN_COLOUR, "NPCA": ANOMALOUS_COLOUR, "random": "#9bbf6a"}
+
+
+def subspace_figure(rows: Sequence[Row], shown: Sequence[str]) -> Figure:
+    """AUROC of some subspaces over levels, an axis for each encoder; bars are standard errors.
+
+    Args:
+        rows: with encoder, level, subspace, auroc and sem; the sum is the last level.
+        shown: names of subspaces.
+    """
+    encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+    levels = list(dict.fromkeys(row["level"] for row in rows))
+    figure = Figure(figsize=(1.5 + 4.2 * len(encoders), 3.8), layout="constrained")
+    all_axes: Sequence[Axes] = figure.subplots(1, len(encoders), sharey=True, squeeze=False)[0]
+    for axes, encoder in zip(all_axes, encoders, strict=True):
+        for name in shown:
+            found = {r["level"]: r for r in rows if r["encoder"] == encoder and r["subspace"] == name}
+            places = [i for i, level in enumerate(levels) if found.get(level, {}).get("auroc") is not None]
+            there = [found[levels[i]] for i in places]
+            family = name.split()[0]
+            axes.errorbar(
+                places,
+                [row["auroc"] for row in there],
+                yerr=[row["sem"] or 0 for row in there],
+                label=name,
+                color=COLOURS.get(family, "black"),
+                linestyle="--" if family == "random" else "-",
+                marker="o",
+                markersize=3,
+                capsize=2,
+            )
+        axes.set_xticks(range(len(levels)), levels, rotation=60, fontsize=8)
+        axes.set_title(encoder, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].set_ylabel("image AUROC")
+    all_axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def direction_figure(rows: Sequence[Row]) -> Figure:
+    """What share of a level's change lies in which band of the frozen components, beside the variance there.
+
+    Args:
+        rows: with level, band, variance, moved and moved_defective.
+    """
+    levels = list(dict.fromkeys(row["level"] for row in rows))
+    bands = list(dict.fromkeys(row["band"] for row in rows))
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    kinds = {
+        "variance": "variance of normal images",
+        "moved": "change of good test images",
+        "moved_defective": "change of defective images",
+    }
+    all_axes: Sequence[Axes] = figure.subplots(1, len(kinds), sharey=True)
+    for axes, (key, title) in zip(all_axes, kinds.items(), strict=True):
+        below = np.zeros(len(levels))
+        for i, band in enumerate(bands):
+            found = {row["level"]: row[key] for row in rows if row["band"] == band}
+            heights = np.array([found.get(level, 0.0) for level in levels])
+            shade = str(0.85 - 0.8 * i / max(1, len(bands) - 1))
+            axes.bar(range(len(levels)), heights, bottom=below, color=shade, label=band)
+            below += heights
+        axes.set_xticks(range(len(levels)), levels, rotation=60, fontsize=8)
+        axes.set_title(title, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].set_ylabel("share")
+    all_axes[-1].legend(
+        fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="explained variance"
+    )
+    return figure
