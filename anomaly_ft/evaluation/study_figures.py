@@ -1,13 +1,18 @@
 """Figures of the studies, drawn without a display from the rows that their tables hold."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 
+from anomaly_ft.evaluation.pictures import TRUTH, ColourScale, Pixels, outlined, overlay
 from anomaly_ft.evaluation.plots import ANOMALOUS_COLOUR, FROZEN_COLOUR
+from anomaly_ft.model.maps import Map
 
 Row = Mapping[str, Any]
 COLOURS = {"all": "black", "PCA": FROZEN_COLOUR, "NPCA": ANOMALOUS_COLOUR, "random": "#9bbf6a"}
@@ -79,4 +84,36 @@ def direction_figure(rows: Sequence[Row]) -> Figure:
     all_axes[-1].legend(
         fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), title="explained variance"
     )
+    return figure
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An explained image `(h, w, 3)`, where its defect is, and a small map of relevance by each encoder."""
+
+    name: str
+    image: Pixels
+    mask: NDArray[np.bool_] | None
+    maps: Mapping[str, Map]
+
+
+def relevance_figure(images: Sequence[Shown]) -> Figure:
+    """A row for each image: as it is with its defect outlined, then what raises its score by each encoder, on
+    one scale a map for what it holds of relevance that raises."""
+    encoders = list(dict.fromkeys(name for each in images for name in each.maps))
+    figure = Figure(figsize=(2.3 * (1 + len(encoders)), 2.4 * len(images)), layout="constrained")
+    grid = figure.subplots(len(images), 1 + len(encoders), squeeze=False)
+    for line, each in zip(grid, images, strict=True):
+        drawn = each.image if each.mask is None else outlined(each.image, each.mask, TRUTH)
+        line[0].imshow(drawn)
+        line[0].set_title(each.name, fontsize=7)
+        for axes, name in zip(line[1:], encoders, strict=True):
+            raising = np.maximum(each.maps.get(name, np.zeros((1, 1), np.float32)), 0)
+            large = np.asarray(Image.fromarray(raising).resize(each.image.shape[1::-1]))
+            scale = ColourScale(0.0, float(np.quantile(raising, 0.99)))
+            picture = overlay(each.image, large, scale)
+            axes.imshow(picture if each.mask is None else outlined(picture, each.mask, TRUTH))
+            axes.set_title(name, fontsize=8)
+        for axes in line:
+            axes.axis("off")
     return figure

@@ -139,3 +139,82 @@ def test_images_that_moved_are_named_with_data(
     analyse("subspace", small_run, "--data", moved, "--output", tmp_path)
     again = tmp_path / "small-001-studies" / "subspace" / "subspaces.csv"
     assert again.read_text() == (subspaces / "subspaces.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def explained(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("explained")
+    shown = analyse("shortcuts", small_run, "--output", output, "--images", 3, "--steps", 4, "--json")
+    assert json.loads(shown.splitlines()[-1])["table"]
+    return output / "small-001-studies" / "shortcuts"
+
+
+def test_an_explained_run_says_of_each_encoder_and_baseline_where_its_relevance_lies(explained: Path) -> None:
+    table, images = pd.read_csv(explained / "shortcuts.csv"), pd.read_csv(explained / "images.csv")
+    assert set(table["baseline"]) == {"mean good image", "blurred image"}
+    assert (table["masks"] == 3).all()
+    assert table["area"].to_numpy() == pytest.approx((20 / 64) ** 2, rel=0.2)
+    assert table["completeness_error"].notna().all()
+    assert table["same_random"].abs().max() < 0.9, "maps of random weights are others"
+    own = images.query("anomalous and encoder == 'frozen' and baseline == 'blurred image'")
+    row = table.query("encoder == 'frozen' and baseline == 'blurred image'").iloc[0]
+    assert row["inside"] == pytest.approx(own["inside"].mean())
+    assert row["inside_over_area"] == pytest.approx(own["inside"].mean() / own["area"].mean())
+    assert (explained / "relevance.png").stat().st_size > 10_000
+
+
+def test_levels_share_the_distance_and_each_has_carriers(explained: Path) -> None:
+    levels = pd.read_csv(explained / "levels.csv")
+    for _, own in levels.groupby("encoder"):
+        assert own["share_defective"].sum() == pytest.approx(1)
+        assert (own["carriers_good"] >= 1).all()
+        assert (own["carriers_defective"] <= own["features"]).all()
+
+
+def test_an_explanation_that_was_killed_goes_on_where_it_was(
+    small_run: Path, explained: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "small-001-studies" / "shortcuts"
+    shutil.copytree(explained, place)
+    lines = (place / "steps.jsonl").read_text().splitlines(keepends=True)
+    (place / "steps.jsonl").write_text("".join(lines[:2]))
+    for table in place.glob("*.csv"):
+        table.unlink()
+    analyse("shortcuts", small_run, "--output", tmp_path, "--images", 3, "--steps", 4)
+    assert (place / "steps.jsonl").read_text().splitlines(keepends=True)[:2] == lines[:2]
+    again, before = (pd.read_csv(folder / "images.csv") for folder in (place, explained))
+    assert again["inside"].to_numpy() == pytest.approx(before["inside"].to_numpy(), rel=1e-3, nan_ok=True)
+
+
+def test_without_masks_the_frame_is_measured_and_the_user_is_told(
+    mvtec_folder: Path, small_run: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(mvtec_folder, data)
+    shutil.rmtree(data / "ground_truth")
+    run = tmp_path / "small-001"
+    shutil.copytree(small_run, run)
+    (run / "split.csv").unlink()  # it names the masks
+    options = ["--data", data, "--output", tmp_path / "out", "--images", 1, "--steps", 1]
+    done = CliRunner().invoke(main, ["analyse", "shortcuts", str(run), *map(str, options)])
+    assert done.exit_code == 0, done.output
+    assert "has no masks" in done.stderr
+    table = pd.read_csv(tmp_path / "out" / "small-001-studies" / "shortcuts" / "shortcuts.csv")
+    assert table["inside"].isna().all()
+    assert table["frame_defective"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--layout", "mvtec"], "is a run, which --layout has nothing to do with"),
+        (["--images", "0"], "expected 1 or more, got 0 and 24"),
+    ],
+)
+def test_what_does_not_fit_a_run_is_refused(small_run: Path, options: list[str], says: str) -> None:
+    assert says in refused("shortcuts", small_run, *options)
+
+
+def test_what_does_not_fit_a_folder_of_images_is_refused(mvtec_folder: Path) -> None:
+    said = refused("shortcuts", mvtec_folder, "--steps", 3)
+    assert "is a folder of images, which --steps has nothing to do with" in said
