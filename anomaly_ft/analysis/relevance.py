@@ -93,7 +93,9 @@ def integrated_gradients(score: Score, images: Tensor, baseline: Tensor, *, step
     """
     way = images - baseline
     total = torch.zeros_like(images)
-    for part in ((torch.arange(steps) + 0.5) / steps).to(images.device).split(AT_ONCE):
+    middles = ((torch.arange(steps) + 0.5) / steps).to(images.device)
+    for start in range(0, steps, AT_ONCE):
+        part = middles[start : start + AT_ONCE]
         points = (baseline + part[:, None, None, None, None] * way).detach().requires_grad_()
         (gradients,) = torch.autograd.grad(score(points.flatten(0, 1)).sum(), points)
         total += gradients.sum(0) / steps

@@ -137,3 +137,49 @@ def subspace(run: Path, root: str | None, output: Path | None, as_json: bool) ->
     terminal.say(f"tables and figures  {folder}")
     if as_json:
         click.echo(json.dumps(table))
+
+
+@analyse.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option("--shares", default="", help="Such as 0,0.05,0.1; unset: 0,0.02,0.05,0.1,0.2 where possible.")
+@click.option("--seeds", default=3, show_default=True, help="So many, from that of the recipe on.")
+@click.option("--finetune", is_flag=True, help="Fine-tune too: as it is, trimmed before, trimmed in training.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    help="Where the folder NAME-contamination and the MLflow database go.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON, last on stdout.")
+def contamination(
+    recipe: Path, overrides: tuple[str, ...], output: Path, as_json: bool, **options: Any
+) -> None:
+    """What do defective images among the training images of RECIPE cost, and what helps?
+
+    Shares of the training set are planted from the defective test images; those are missing from the test at
+    every share, so that all are measured on the same images. Beside statistics as they are: without images that
+    stand out by their distance to the others (trimmed), or by that to a robust mean and covariance (MCD).
+    Killed, it goes on with the same command.
+
+    \b
+    Examples:
+      anomaly-ft analyse contamination recipes/quickstart.yaml
+      anomaly-ft analyse contamination recipes/mvtec.yaml -s data.root=bottle --shares 0,0.05 --finetune
+    """
+    from anomaly_ft.recipe.read import read_recipe
+
+    resolved = read_recipe(recipe, overrides)
+    try:
+        shares = tuple(float(share) for share in options["shares"].split(",") if share.strip())
+    except ValueError:
+        raise DataError(f"--shares {options['shares']}: expected numbers with commas, such as 0,0.05") from None
+    from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.contamination import Extent, shown_rows, study_contamination
+
+    quieten_libraries()
+    terminal = Terminal()
+    extent = Extent(shares, options["seeds"], options["finetune"])
+    folder, table = study_contamination(resolved, terminal, extent, output)
+    terminal.table(f"{resolved.name}: defective training images", list(shown_rows(table)))
+    terminal.say(f"tables and figures  {folder}")
+    if as_json:
+        click.echo(json.dumps(table))

@@ -117,3 +117,30 @@ def relevance_figure(images: Sequence[Shown]) -> Figure:
         for axes in line:
             axes.axis("off")
     return figure
+
+
+def contamination_figure(rows: Sequence[Row]) -> Figure:
+    """Over the share of defective training images: AUROC, defects found and false alarms at the threshold, and
+    how well the planted images are found again, a line for each treatment.
+
+    Args:
+        rows: with share, treatment and the numbers.
+    """
+    kinds = {
+        "image_auroc": "image AUROC",
+        "true_positive_rate": "defects found at the threshold",
+        "false_positive_rate": "false alarms at the threshold",
+        "found_auroc": "planted images found again, AUROC",
+    }
+    treatments = list(dict.fromkeys(row["treatment"] for row in rows))
+    figure = Figure(figsize=(12.5, 3.4), layout="constrained")
+    all_axes: Sequence[Axes] = figure.subplots(1, len(kinds))
+    for axes, (key, title) in zip(all_axes, kinds.items(), strict=True):
+        for name in treatments:
+            own = [row for row in rows if row["treatment"] == name and row.get(key) is not None]
+            axes.plot([row["share"] for row in own], [row[key] for row in own], marker="o", label=name)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("share of the training set")
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].legend(fontsize=8, frameon=False)
+    return figure
