@@ -15,6 +15,7 @@ from anomaly_ft.metrics import Floats, image_ap, image_auroc
 from anomaly_ft.model.gaussian.statistics import Gaussian, fit, moments, squared_distance
 
 FOLDS = 5
+FEWEST = 2 * FOLDS  # images: each fold then holds out two
 CUTOFF = 3.5  # modified z-score of Iglewicz and Hoaglin (1993) from which on they call a value an outlier
 NORMAL_MAD = 0.6745  # median absolute deviation of a standard normal distribution
 ROUNDS = 3  # of trimming: once some are gone, others may stand out
@@ -33,8 +34,8 @@ def cross_fitted(levels: Levels, *, seed: int = 0) -> Floats:
         ValueError: fewer than ten images.
     """
     count = len(levels[0])
-    if count < 2 * FOLDS:
-        raise ValueError(f"{FOLDS} folds need at least {2 * FOLDS} images, got {count}")
+    if count < FEWEST:
+        raise ValueError(f"{FOLDS} folds need at least {FEWEST} images, got {count}")
     fold = np.random.default_rng(seed).permutation(count) % FOLDS
     distances = np.empty(count)
     for k in range(FOLDS):
@@ -63,7 +64,7 @@ def usual_by_trimming(levels: Levels, *, seed: int = 0) -> Flags:
     kept = np.ones(len(levels[0]), dtype=bool)
     for _ in range(ROUNDS):
         standing_out = modified_z(cross_fitted([features[kept] for features in levels], seed=seed)) > CUTOFF
-        if not standing_out.any() or kept.sum() - standing_out.sum() < 2 * FOLDS:
+        if not standing_out.any() or kept.sum() - standing_out.sum() < FEWEST:
             break
         kept[np.flatnonzero(kept)[standing_out]] = False
     return kept

@@ -79,7 +79,7 @@ def open_both(folder: Path, terminal: Terminal, root: str | None = None) -> Both
 
 def images_of(setup: Setup) -> Images:
     """The images that statistics were estimated from, and the test images."""
-    known, test = setup.data.normals("fit").records, setup.data.test.records
+    known, test = setup.data.normals("train").records, setup.data.test.records
     return Images(
         (*known, *test),
         np.arange(len(known) + len(test)) < len(known),
@@ -89,7 +89,7 @@ def images_of(setup: Setup) -> Images:
 
 def pixels_of(setup: Setup) -> tuple[Pixels, Pixels]:
     """Pixels of the images of `images_of`, still not fetched: the training ones, and the test ones."""
-    return setup.data.normals("fit").pixels, view(setup.data.test.pixels, list(range(len(setup.data.test))))
+    return setup.data.normals("train").pixels, view(setup.data.test.pixels, list(range(len(setup.data.test))))
 
 
 def refuse_without_test(folder: Path, setup: Setup, study: str, good: int) -> None:

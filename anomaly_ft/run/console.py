@@ -22,7 +22,7 @@ from rich.table import Table
 from anomaly_ft.evaluation.metric_names import METRICS, on_test
 from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, RunSummary
 from anomaly_ft.run.summary_parts import Numbers
-from anomaly_ft.run.summary_text import story_of, varied_sentence
+from anomaly_ft.run.summary_text import doubtful, story_of, varied_sentence
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
     from anomaly_ft.finetune.records import EpochRecord
@@ -98,6 +98,8 @@ class Terminal:
         self.say(f"report      {run.folder}/report.html")
         if summary.mlflow_run_id:
             self.say(f"compare     anomaly-ft ui --store {run.mlflow_uri}")
+        if said := doubtful(summary):
+            self.say(f"look at     {said}")
         if summary.shortcuts:
             self.say(f"worth       {summary.shortcuts.sentence}")
 

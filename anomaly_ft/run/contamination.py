@@ -145,7 +145,7 @@ def _shares(setup: Setup, extent: Extent, terminal: Terminal) -> tuple[float, ..
     Raises:
         DataError: none can be had, or not all of those asked for.
     """
-    normal, root = len(setup.data.train), setup.recipe.data.root
+    normal, root = len(setup.data.undivided), setup.recipe.data.root
     defective = sum(record.anomalous for record in setup.data.test.records)
     if len(setup.data.test) == defective or defective < 2:
         raise DataError(f"{root}: contamination needs good and at least two defective test images: some are "
@@ -172,9 +172,9 @@ def _cell(
     """Rows of one seed and share: each treatment."""
     setup = setups(seed)
     defective = sum(record.anomalous for record in setup.data.test.records)
-    deal: Plan = plan(len(setup.data.train), defective, shares, seed=seed)
+    deal: Plan = plan(len(setup.data.undivided), defective, shares, seed=seed)
     planted = plant(setup.data, deal, share)
-    levels = pooled_features(setup.encoder, planted.data.train.pixels, setup.compute)
+    levels = pooled_features(setup.encoder, planted.data.undivided.pixels, setup.compute)
     rows = []
     for name, usual_of in USUAL.items():
         usual = usual_of(levels)

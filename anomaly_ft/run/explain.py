@@ -72,7 +72,7 @@ class _Explainer:
             levels=setup.encoder.levels,
             image_size=setup.encoder.image_size,
         )
-        images = setup.data.normals("fit").pixels, setup.data.normals("watch").pixels
+        images = setup.varied("train").pixels, setup.varied("val").pixels
         fitted = {
             name: fit_detector(encoder, *images, setup.compute, settings)
             for name, encoder in {FROZEN: setup.encoder, RANDOM: setup.compute.prepare(shuffled)}.items()
@@ -82,7 +82,7 @@ class _Explainer:
     @cached_property
     def mean_image(self) -> Tensor:
         """Of the training images, `(1, 3, h, w)`."""
-        pixels = self.both.setup.data.normals("fit").pixels
+        pixels = self.both.setup.data.normals("train").pixels
         total = sum(pixels[i].astype(np.float64) for i in range(len(pixels)))
         return self._tensor(np.asarray(total / len(pixels), np.float32))
 

@@ -72,25 +72,29 @@ def differences(rows: Sequence[Mapping[str, Any]], before: str, after: str) -> l
     return table
 
 
-def shown_rows(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The table for the terminal."""
+SHOWN = {
+    "relevance inside the mask": ("inside", ".3f"),
+    "share of the image that the mask covers": ("area", ".3f"),
+    "most relevant block touches the mask": ("points", ".2f"),
+    "the same at random": ("points_chance", ".2f"),
+    "frame over its share, defective": ("frame_defective", ".2f"),
+    "frame over its share, good": ("frame_good", ".2f"),
+    "area under deletion": ("deletion", ".3f"),
+    "the same at random ": ("deletion_chance", ".3f"),
+    "completeness error": ("completeness_error", ".1%"),
+    "rank correlation with random weights": ("same_random", ".2f"),
+}
 
-    def number(value: float | None, form: str = ".3f") -> str:
+
+def shown_rows(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Turn the table for the terminal: a row for each number, a column for each encoder and baseline."""
+
+    def text(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     return [
-        {
-            "encoder": row["encoder"],
-            "baseline": row["baseline"],
-            "inside / area": f"{number(row['inside'])} / {number(row['area'])}",
-            "points (chance)": f"{number(row['points'], '.2f')} ({number(row['points_chance'], '.2f')})",
-            "frame defective, good": f"{number(row['frame_defective'], '.2f')}, "
-            f"{number(row['frame_good'], '.2f')}",
-            "deletion (chance)": f"{number(row['deletion'])} ({number(row['deletion_chance'])})",
-            "error": number(row["completeness_error"], ".1%"),
-            "same with random weights": number(row["same_random"], ".2f"),
-        }
-        for row in table
+        {"": label.strip()} | {f"{row['encoder']}: {row['baseline']}": text(row[name], form) for row in table}
+        for label, (name, form) in SHOWN.items()
     ]
 
 

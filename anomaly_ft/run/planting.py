@@ -37,19 +37,21 @@ def plant(data: Dataset, deal: Plan, share: float) -> Planted:
     good = [i for i, record in enumerate(data.test.records) if not record.anomalous]
     wanted = [defective[k] for k in deal.planted[share]]
     test = _some(data.test, sorted([*good, *(defective[k] for k in deal.tested)]))
-    count = len(data.train)
+    count = len(data.undivided)
     flags = np.arange(count + len(wanted)) >= count
     if not wanted:
         return Planted(replace(data, test=test), flags)
     added = _some(data.test, wanted)
     train = Images(
-        _joined(data.train.pixels, added.pixels), (*data.train.records, *added.records), data.train.skipped
+        _joined(data.undivided.pixels, added.pixels),
+        (*data.undivided.records, *added.records),
+        data.undivided.skipped,
     )
     parts = [tuple(getattr(data.split, part)) for part in PARTS]
     places = iter(range(count, count + len(wanted)))
     counts = dealt(len(wanted), [len(part) for part in parts])
     split = Split(*((*part, *(next(places) for _ in range(k))) for part, k in zip(parts, counts, strict=True)))
-    return Planted(replace(data, train=train, test=test, split=split), flags)
+    return Planted(replace(data, undivided=train, test=test, split=split), flags)
 
 
 def without(data: Dataset, usual: Flags) -> Dataset:

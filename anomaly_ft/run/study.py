@@ -20,7 +20,7 @@ from anomaly_ft.run.folder import locked
 from anomaly_ft.run.open import open_summary
 from anomaly_ft.system.files import append_json_line, json_line, write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
-from anomaly_ft.tracking.tracker import make_tracker
+from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 Row = dict[str, Any]
 STEPS, SETTINGS = "steps.jsonl", "study.json"
@@ -84,14 +84,9 @@ def log_with_run(study: Study, run: Path, recipe: Recipe) -> None:
     known = open_summary(run).mlflow_run_id
     if known is None:
         return
-    with make_tracker(
-        enabled=True,
-        uri=recipe.tracking.uri,
-        experiment=recipe.tracking.experiment,
-        name=run.resolve().name,
-        output=run.resolve().parent,
-        run_id=known,
-    ) as tracker:
+    tracked = TrackedRun(recipe.tracking.experiment, run.resolve().name, run_id=known)
+    output = run.resolve().parent
+    with make_tracker(tracked, enabled=True, uri=recipe.tracking.uri, output=output) as tracker:
         tracker.artifacts(study.folder.parent)
 
 
@@ -99,15 +94,14 @@ def log_alone(study: Study, recipe: Recipe, name: str, output: Path) -> None:
     """Log a study as one MLflow run of its own, where the recipe logs at all, however often it is shown."""
     remembered = study.folder / "mlflow.json"
     known = json.loads(remembered.read_text(encoding="utf-8")) if remembered.is_file() else {}
-    with make_tracker(
-        enabled=recipe.tracking.mlflow,
-        uri=recipe.tracking.uri,
-        experiment=recipe.tracking.experiment,
-        name=name,
-        output=output,
+    run = TrackedRun(
+        recipe.tracking.experiment,
+        name,
         run_id=known.get("mlflow_run_id"),
         experiment_tags=experiment_tags(),
-    ) as tracker:
+    )
+    enabled, uri = recipe.tracking.mlflow, recipe.tracking.uri
+    with make_tracker(run, enabled=enabled, uri=uri, output=output) as tracker:
         tracker.params(recipe.flat())
         tracker.tags({"dataset": Path(recipe.data.root).name, "study": name})
         tracker.artifacts(study.folder)

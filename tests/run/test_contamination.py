@@ -76,7 +76,7 @@ def test_planted_images_join_every_part_and_leave_the_test_at_every_share(setup:
     tested = {plant(setup.data, DEAL, share).data.test.records for share in (0.0, 0.1, 0.2)}
     assert len(tested) == 1
     found = plant(setup.data, DEAL, 0.2)
-    parts = [getattr(found.data.split, part) for part in ("fit", "watch", "calibrate")]
+    parts = [getattr(found.data.split, part) for part in ("train", "val", "calibration")]
     assert sorted(i for part in parts for i in part) == list(range(30))
     assert found.planted.tolist() == [False] * 24 + [True] * 6
     assert all(any(i >= 24 for i in part) for part in parts)
@@ -85,10 +85,10 @@ def test_planted_images_join_every_part_and_leave_the_test_at_every_share(setup:
 
 def test_planted_pixels_are_those_of_the_test_images_and_the_others_are_untouched(setup: Setup) -> None:
     data = plant(setup.data, DEAL, 0.2).data
-    for i, record in enumerate(data.train.records):
-        source = setup.data.test if record.anomalous else setup.data.train
-        assert (data.train.pixels[i] == source.pixels[source.records.index(record)]).all()
-    assert (data.train.pixels[[0, 29, 5]][1] == data.train.pixels[29]).all()
+    for i, record in enumerate(data.undivided.records):
+        source = setup.data.test if record.anomalous else setup.data.undivided
+        assert (data.undivided.pixels[i] == source.pixels[source.records.index(record)]).all()
+    assert (data.undivided.pixels[[0, 29, 5]][1] == data.undivided.pixels[29]).all()
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -131,12 +131,12 @@ def test_planted_images_change_the_detector(setup: Setup) -> None:
 def test_images_that_are_not_usual_serve_nothing(setup: Setup) -> None:
     usual = np.arange(24) % 4 != 0
     split = without(setup.data, usual).split
-    assert sorted((*split.fit, *split.watch, *split.calibrate)) == np.flatnonzero(usual).tolist()
+    assert sorted((*split.train, *split.val, *split.calibration)) == np.flatnonzero(usual).tolist()
 
 
 def test_trimmed_training_leaves_the_farthest_images_of_a_batch_out_of_the_loss(setup: Setup) -> None:
     detector = METHODS["gaussian"](setup).fit()
-    images = setup.compute.batch(setup.data.train.pixels[:10])
+    images = setup.compute.batch(setup.data.undivided.pixels[:10])
     each = [float(InducedDistance(detector)(images[i : i + 1]).detach()) for i in range(10)]  # type: ignore[arg-type]
     trimmed = TrimmedDistance(detector)(images)  # type: ignore[arg-type]
     assert float(trimmed.detach()) == pytest.approx(np.mean(sorted(each)[:9]), rel=1e-5)
