@@ -223,3 +223,22 @@ def test_without_defective_images_nothing_can_be_planted(recipe: Path, folder: P
     done = CliRunner().invoke(main, ["analyse", "contamination", str(recipe), *options])
     assert done.exit_code == 2
     assert "needs good and at least two defective test images" in done.stderr
+
+
+def test_the_study_is_one_run_in_mlflow_however_often_it_is_shown(
+    recipe: Path, tmp_path: Path, store: str
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    tracked = ["-s", "tracking.mlflow=true", "-s", f"tracking.uri={store}", "-s", "name=shown"]
+    options = [recipe, *tracked, "--shares", "0", "--seeds", 1, "--output", tmp_path]
+    run(*options)
+    run(*options)
+    found = json.loads((tmp_path / "shown-contamination" / "mlflow.json").read_text())["mlflow_run_id"]
+    client = MlflowClient(store)
+    logged = client.get_run(found)
+    same = client.search_runs([logged.info.experiment_id], "tags.study = 'shown-contamination'")
+    assert [one.info.run_id for one in same] == [found]
+    assert logged.info.status == "FINISHED"
+    names = {artifact.path for artifact in client.list_artifacts(found)}
+    assert {"contamination.csv", "seeds.csv", "contamination.png"} <= names

@@ -218,3 +218,22 @@ def test_what_does_not_fit_a_run_is_refused(small_run: Path, options: list[str],
 def test_what_does_not_fit_a_folder_of_images_is_refused(mvtec_folder: Path) -> None:
     said = refused("shortcuts", mvtec_folder, "--steps", 3)
     assert "is a folder of images, which --steps has nothing to do with" in said
+
+
+def test_a_study_joins_the_run_in_mlflow(
+    mvtec_folder: Path, small_run: Path, tmp_path: Path, store: str
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    recipe, options = tmp_path / "tracked.yaml", ["-s", "tracking.mlflow=true", "-s", f"tracking.uri={store}"]
+    shutil.copy(small_run / "recipe.yaml", recipe)
+    more = ["-s", "schedule.max_epochs=0", "--output", str(tmp_path)]
+    done = CliRunner().invoke(main, ["train", str(recipe), *options, *more])
+    assert done.exit_code == 0, done.output
+    analyse("subspace", tmp_path / "small-001")
+    client = MlflowClient(store)
+    known = json.loads((tmp_path / "small-001" / "summary.json").read_text())["mlflow_run_id"]
+    names = {artifact.path for artifact in client.list_artifacts(known, "subspace")}
+    assert {"subspace/subspaces.csv", "subspace/subspaces.png"} <= names
+    assert client.get_run(known).info.status == "FINISHED"
+    assert not list((tmp_path / "small-001").glob("*subspace*")), "nothing is written into the run"
