@@ -5,6 +5,7 @@ pictures are read again from the images, scaled down.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from anomaly_ft.data.images import read_image
+from anomaly_ft.data.images import Decoder, read_image
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.evaluation.assess import Assessment
 from anomaly_ft.evaluation.metric_names import on_test
@@ -59,6 +60,8 @@ class ReportData:
         validations: of each epoch, the pretrained encoder's first; empty where nothing was trained here.
         verdict: why training ended.
         what_if: rows of `evaluation.what_if`, frozen beside fine-tuned; empty where nothing was trained here.
+        root: of the training images that the summary calls suspicious; None where it names none.
+        decoder: by which these were read.
     """
 
     recipe: str
@@ -70,6 +73,8 @@ class ReportData:
     validations: Sequence[Validation] = ()
     verdict: StopDecision | None = None
     what_if: Sequence[Mapping[str, Any]] = ()
+    root: Path | None = None
+    decoder: Decoder | None = None
 
 
 def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> None:
@@ -96,6 +101,7 @@ def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> No
         recipe=data.recipe,
         figures=_figures(data),
         examples=_examples(summary.get("shortcuts"), data.assessment),
+        suspicious=_suspicious(summary.get("suspicious", ()), data),
         galleries=_galleries(data.assessment) if data.assessment else None,
     )
     path.write_text(page, encoding="utf-8")
@@ -194,6 +200,19 @@ def _examples(audit: Mapping[str, Any] | None, assessment: Assessment | None) ->
         except Exception:  # the file was there a moment ago; decoders raise nearly anything
             continue
         shown.append({**example, "picture": picture_uri(image)})
+    return shown
+
+
+def _suspicious(listed: Sequence[Mapping[str, Any]], data: ReportData) -> list[dict[str, Any]]:
+    """Draw the suspicious training images; one that cannot be read any more has no picture."""
+    shown = []
+    for row in listed:
+        picture = ""
+        if data.root and data.decoder:
+            with suppress(Exception):  # the file was there a moment ago; decoders raise nearly anything
+                image = np.asarray(read_image(data.root / row["name"], data.decoder.value_range))
+                picture = picture_uri(shrunk(image, SIDE))
+        shown.append({**row, "picture": picture})
     return shown
 
 

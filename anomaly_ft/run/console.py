@@ -22,7 +22,7 @@ from rich.table import Table
 from anomaly_ft.evaluation.metric_names import METRICS, on_test
 from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, RunSummary
 from anomaly_ft.run.summary_parts import Numbers
-from anomaly_ft.run.summary_text import story_of, varied_sentence
+from anomaly_ft.run.summary_text import doubtful, story_of, varied_sentence
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
     from anomaly_ft.finetune.records import EpochRecord
@@ -41,10 +41,16 @@ class Terminal:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def track(
-        self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int] = lambda item: 1
+        self,
+        items: Iterable[T],
+        description: str,
+        total: int | None,
+        size: Callable[[T], int] = lambda item: 1,
+        *,
+        unit: str = "img/s",
     ) -> Iterator[T]:
         """Pass items on under a progress bar that counts `size(item)` images, with speed and, where the
-        total is known, the time left."""
+        total is known, the time left; without a `unit` no speed is shown."""
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=28),
@@ -60,7 +66,7 @@ class Terminal:
                 yield item
                 progress.advance(task, size(item))
                 speed = progress.tasks[0].speed
-                progress.update(task, rate=f"{speed:.0f} img/s" if speed else "")
+                progress.update(task, rate=f"{speed:.0f} {unit}" if speed and unit else "")
 
     def epoch(self, record: "EpochRecord", score: str) -> None:
         """Print one line for each epoch: loss, vicinal AUROC, speed, and the stop decision."""
@@ -92,6 +98,8 @@ class Terminal:
         self.say(f"report      {run.folder}/report.html")
         if summary.mlflow_run_id:
             self.say(f"compare     anomaly-ft ui --store {run.mlflow_uri}")
+        if said := doubtful(summary):
+            self.say(f"look at     {said}")
         if summary.shortcuts:
             self.say(f"worth       {summary.shortcuts.sentence}")
 

@@ -115,6 +115,8 @@ def finish(
         validations=[record.validation for record in records if record.validation],
         verdict=records[-1].verdict,
         what_if=varied,
+        root=setup.data.undivided.records[0].root,
+        decoder=decoder_of(setup),
     )
     _draw(partial, material)
     whole = RunSummary.model_validate({**summary, **sealed})

@@ -1,10 +1,15 @@
 """Tell MLflow about a run when it starts and when it ends."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from anomaly_ft import __version__
+from anomaly_ft.data.loaded import Images
+from anomaly_ft.evaluation.gallery import NOT_IN_A_KEY
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.summary import final_metrics
@@ -24,6 +29,14 @@ def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str
         }
     )
     tracker.dataset(split, recipe.data.root, Path(recipe.data.root).name)
+
+
+def log_suspicious(rows: Sequence[Mapping[str, Any]], images: Images, tracker: Tracker) -> None:
+    """Log pictures of suspicious training images, the most suspicious first, under `suspicious/`."""
+    places = {record.name: i for i, record in enumerate(images.records)}
+    for rank, row in enumerate(rows, 1):
+        stem = NOT_IN_A_KEY.sub("-", Path(row["name"]).stem)
+        tracker.image(np.asarray(images.pixels[places[row["name"]]]), f"suspicious/{rank} {stem}", 0)
 
 
 def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:

@@ -27,6 +27,7 @@ from anomaly_ft.run.summary_parts import (
     RunData,
     Speed,
     StopReason,
+    SuspiciousImage,
     Thresholds,
     UnderVariation,
 )
@@ -114,6 +115,8 @@ class RunSummary(Tested):
     shortcuts: ShortcutAudit | None = None
     """What a light meter tells apart, see [Is my number worth anything?](worth.md): `verdict`, `says`, images
     in each group (`counts`), `rows`, questions `missing`, `examples`; `null` without test images."""
+    suspicious: tuple[SuspiciousImage, ...] = ()
+    """The training images to look at first, see [Is my number worth anything?](worth.md)."""
     git_commit: str
     """Of the folder the command ran in, or `none`."""
     mlflow_run_id: str | None

@@ -174,6 +174,21 @@ class AttentionRow(Part):
     """Whether the first is no larger than the second: the detector looks elsewhere."""
 
 
+class SuspiciousImage(Part):
+    """A training image that looks little like the others."""
+
+    name: str
+    """The image, below the root."""
+    part: str
+    """The part of the split that it is in."""
+    distance: Number
+    """Mean over levels of its distance to Gaussians that were fitted without it, pretrained encoder."""
+    deviations: Number
+    """How many robust standard deviations that lies above the median of all training images."""
+    stands_out: bool
+    """Whether these are more than 3.5."""
+
+
 class Speed(Part):
     """How fast the run was."""
 

@@ -25,6 +25,16 @@ def verdict(best: int, epochs: int, reason: StopReason) -> str:
     return f"kept epoch {best} of {epochs}" if best else "no gain, kept pretrained"
 
 
+def doubtful(summary: RunSummary) -> str:
+    """Name the training images that stand out from the others; nothing where none does."""
+    names = [image.name for image in summary.suspicious if image.stands_out]
+    if not names:
+        return ""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    verb = "stand" if len(names) > 1 else "stands"
+    return f"{', '.join(names[:2])}{more} {verb} out from the other training images, see the report"
+
+
 def verdict_of(summary: RunSummary) -> str:
     """Say what became of the encoder of a run, see `verdict`."""
     return verdict(summary.best_epoch, summary.epochs, summary.stop_reason)
@@ -36,6 +46,7 @@ def run_note(summary: RunSummary, folder: Path) -> str:
     return "\n\n".join(
         [
             story_of(summary),
+            *([f"Look at {said}."] if (said := doubtful(summary)) else []),
             _result_table(summary),
             _threshold(summary),
             f"Run folder: `{folder}` with `report.html`; the same files are among the artifacts.",

@@ -23,11 +23,12 @@ from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
-from anomaly_ft.run.log import log_end, log_start
+from anomaly_ft.run.log import log_end, log_start, log_suspicious
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.summary import epoch_metrics, history_line
+from anomaly_ft.run.suspicious import suspicious_images
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
@@ -96,6 +97,7 @@ def train(
             method = METHODS["gaussian"](setup)
             induced = method.fit()
             frozen = measure_baseline(setup, induced)
+            suspicious = suspicious_images(setup)  # while the encoder was trained on none of them
 
         # watch: pseudo-anomalies that the pretrained encoder finds neither easy nor impossible
         with setup.phase("calibrate"):
@@ -116,10 +118,12 @@ def train(
         # finish: thresholds, test numbers, files
         with setup.phase("audit"):  # of the split; nothing of it goes back into the run
             audit = audit_dataset(setup.data, setup.recipe.data.resize, progress=setup.terminal.track)
-        known = summarise(setup, monitor.sets, records, tracker.run_id) | {"mixed": mixed, "shortcuts": audit}
+        known = summarise(setup, monitor.sets, records, tracker.run_id)
+        known |= {"mixed": mixed, "shortcuts": audit, "suspicious": suspicious}
         with setup.phase("finish"):
             summary = finish(setup, partial, method, (known, records, frozen))
         finished = finish_folder(partial)
+        log_suspicious(suspicious[: setup.recipe.tracking.images], setup.data.undivided, tracker)
         log_end(summary, tracker, finished)
         tracker.model(finished, setup.recipe.runtime.computing(), setup.recipe.tracking.register)
     if tracker.run_id != summary.mlflow_run_id:  # a store that was down at first

@@ -391,6 +391,20 @@ def test_shortcuts_are_audited_in_made_sets(run: Run, option: str, count: int) -
     assert numbers_in(out)
 
 
+def test_a_planted_mark_is_found_by_the_explanation_where_no_light_meter_sees_it(
+    run: Run, sets: Path, tmp_path: Path
+) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--images", 3, "--steps", 4]
+    code, said, errors = run("planted", *asked, *settings("schedule.max_epochs=0"))
+    assert code == 0, errors
+    lines = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| ")]
+    rows = {row["planted"]: row for row in (dict(zip(lines[0], line, strict=True)) for line in lines[1:])}
+    assert len(rows) == 4
+    frames = {name: float(row["frame defective"]) for name, row in rows.items()}
+    assert frames["mark on defective images"] > 1.3 * frames["nothing"]
+    assert float(rows["mark on defective images"]["AUROC"]) >= float(rows["nothing"]["AUROC"])
+
+
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()

@@ -1,0 +1,123 @@
+"""Which training images do not look like the others? They may be defective ones that nobody noticed.
+
+An image that a Gaussian was fitted to looks nearer to it than it is, the more so the fewer images there are.
+So each image is scored by Gaussians that were fitted without it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.covariance import MinCovDet
+
+from anomaly_ft.metrics import Floats, image_ap, image_auroc
+from anomaly_ft.model.gaussian.statistics import Gaussian, fit, moments, squared_distance
+
+FOLDS = 5
+FEWEST = 2 * FOLDS  # images: each fold then holds out two
+CUTOFF = 3.5  # modified z-score of Iglewicz and Hoaglin (1993) from which on they call a value an outlier
+NORMAL_MAD = 0.6745  # median absolute deviation of a standard normal distribution
+ROUNDS = 3  # of trimming: once some are gone, others may stand out
+ROBUST_DIMENSIONS = 48  # at most: MCD's time grows with the cube
+IMAGES_A_DIMENSION = 5  # at least, for MCD
+
+Levels = Sequence[NDArray[np.float32]]  # features (n, d) of each level
+Flags = NDArray[np.bool_]
+
+
+def cross_fitted(levels: Levels, *, seed: int = 0) -> Floats:
+    """Mean over levels of the distance of each image `(n,)` to Gaussians of the other four fifths of the
+    images; higher = more suspicious.
+
+    Raises:
+        ValueError: fewer than ten images.
+    """
+    count = len(levels[0])
+    if count < FEWEST:
+        raise ValueError(f"{FOLDS} folds need at least {FEWEST} images, got {count}")
+    fold = np.random.default_rng(seed).permutation(count) % FOLDS
+    distances = np.empty(count)
+    for k in range(FOLDS):
+        held_out = fold == k
+        distances[held_out] = distances_to(levels, ~held_out, held_out)
+    return distances
+
+
+def distances_to(levels: Levels, known: Flags, scored: Flags) -> Floats:
+    """Mean over levels of the distance of the scored images `(n,)` to the Gaussians of the known ones."""
+    each = [_distances(_gaussian(features[known]), features[scored]) for features in levels]
+    return np.asarray(np.mean(each, axis=0), dtype=np.float64)
+
+
+def modified_z(values: Floats) -> Floats:
+    """How many robust standard deviations each value `(n,)` lies above the median; 0 for all where most are
+    alike."""
+    above = values - np.median(values)
+    deviation = np.median(np.abs(above))
+    return np.asarray(NORMAL_MAD * above / deviation if deviation else np.zeros_like(values))
+
+
+def usual_by_trimming(levels: Levels, *, seed: int = 0) -> Flags:
+    """Which images `(n,)` are left once those that stand out by their cross-fitted distance are dropped, and
+    the others are looked at again."""
+    kept = np.ones(len(levels[0]), dtype=bool)
+    for _ in range(ROUNDS):
+        standing_out = modified_z(cross_fitted([features[kept] for features in levels], seed=seed)) > CUTOFF
+        if not standing_out.any() or kept.sum() - standing_out.sum() < FEWEST:
+            break
+        kept[np.flatnonzero(kept)[standing_out]] = False
+    return kept
+
+
+def usual_by_mcd(levels: Levels, *, seed: int = 0) -> Flags:
+    """Which images `(n,)` are left once those that stand out by `robust_distances` are dropped."""
+    return np.asarray(modified_z(robust_distances(levels, seed=seed)) <= CUTOFF)
+
+
+def robust_distances(levels: Levels, *, seed: int = 0) -> Floats:
+    """Mean over levels of the distance `(n,)` to mean and covariance of the half of the images that lie closest
+    together (minimum covariance determinant, Rousseeuw), on features whitened by Ledoit-Wolf; of wide levels on
+    their first principal components, for MCD needs several images for each dimension."""
+    each = []
+    for features in levels:
+        wanted = min(features.shape[1], len(features) // IMAGES_A_DIMENSION, ROBUST_DIMENSIONS)
+        white = _whitened(features, max(1, wanted))
+        each.append(np.sqrt(MinCovDet(random_state=seed).fit(white).mahalanobis(white)))
+    return np.asarray(np.mean(each, axis=0))
+
+
+def found_again(planted: Flags, suspicion: Floats) -> dict[str, float]:
+    """How well suspicion `(n,)` finds planted images: AUROC, average precision, and how many of them stand
+    among as many of the most suspicious images as were planted.
+
+    Raises:
+        ValueError: all images are planted, or none.
+    """
+    count = int(planted.sum())
+    first = np.argsort(-suspicion, kind="stable")[:count]
+    return {
+        "found_auroc": image_auroc(planted, suspicion),
+        "found_ap": image_ap(planted, suspicion),
+        "found_first": float(planted[first].mean()) if count else 0.0,
+    }
+
+
+def _gaussian(features: NDArray[np.float32]) -> Gaussian:
+    return fit(moments(torch.from_numpy(features.astype(np.float64))))
+
+
+def _distances(gaussian: Gaussian, features: NDArray[np.float32]) -> Floats:
+    new = torch.from_numpy(features.astype(np.float64))
+    squared = squared_distance(new, gaussian.mean, gaussian.whitening)
+    return np.asarray(squared.sqrt().numpy(), dtype=np.float64)
+
+
+def _whitened(features: NDArray[np.float32], dimensions: int) -> Floats:
+    """The leading principal components of features, each over its deviation after shrinkage."""
+    gaussian = _gaussian(features)
+    centred = features - gaussian.mean.numpy()
+    covariance = np.linalg.inv((gaussian.whitening.T @ gaussian.whitening).numpy())
+    values, vectors = np.linalg.eigh(covariance)
+    first = slice(None, -dimensions - 1, -1)
+    return np.asarray(centred @ vectors[:, first] / np.sqrt(values[first]))

@@ -1,0 +1,41 @@
+"""Which training images should somebody look at before the detector is trusted?
+
+They are scored with the pretrained encoder: one that was fine-tuned has drawn near what it was trained on, the
+defective images among it too. Nothing of it goes back into the run.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from anomaly_ft.analysis.suspicion import CUTOFF, FEWEST, cross_fitted, modified_z
+from anomaly_ft.data.records import PARTS
+from anomaly_ft.model.inference import pooled_features
+from anomaly_ft.run.setup import Setup
+
+LISTED = 8
+
+
+def suspicious_images(setup: Setup) -> list[dict[str, Any]]:
+    """List the training images that look least like the others, the most suspicious first, as the rows of
+    `RunSummary.suspicious`; nothing where there are too few images to hold any out.
+
+    Each is scored by Gaussians of the pretrained encoder's features that were fitted without it.
+    """
+    images = setup.data.undivided
+    if len(images) < FEWEST:
+        return []
+    levels = pooled_features(setup.encoder, images.pixels, setup.compute)
+    distances = cross_fitted(levels, seed=setup.recipe.seed)
+    above = modified_z(distances)
+    parts = {i: part for part in PARTS for i in getattr(setup.data.split, part)}
+    return [
+        {
+            "name": images.records[i].name,
+            "part": parts[i],
+            "distance": float(distances[i]),
+            "deviations": float(above[i]),
+            "stands_out": bool(above[i] > CUTOFF),
+        }
+        for i in np.argsort(-distances, kind="stable")[:LISTED].tolist()
+    ]

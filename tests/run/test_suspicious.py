@@ -1,0 +1,91 @@
+"""The training images that a run tells people to look at."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_images
+from summaries import PLAIN
+
+from anomaly_ft.cli.main import main
+from anomaly_ft.data.loaded import Images
+from anomaly_ft.data.records import Record
+from anomaly_ft.run.log import log_suspicious
+from anomaly_ft.run.run_summary import RunSummary
+from anomaly_ft.run.summary_text import doubtful, run_note
+
+RECIPE = """
+name: doubt
+data: {{root: "{root}", image_size: 64}}
+encoder: {{name: test_efficientnet, weights: random}}
+validation: {{augmentations: [scar]}}
+schedule: {{max_epochs: 0}}
+runtime: {{device: cpu, precision: fp32}}
+tracking: {{mlflow: false}}
+expert:
+  data: {{val_share: 0.2, calibration_share: 0.2}}
+  gaussian: {{grid: 4}}
+  validation: {{severity: 0.5}}
+  runtime: {{threads: 1, batch_size: 4}}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, make_textures: Callable[[int, int, int], np.ndarray]) -> Path:
+    """A run whose ninth training image is another thing altogether; there is no test split."""
+    folder = tmp_path_factory.mktemp("doubt")
+    images = make_textures(30, 64, 1)
+    images[9, ::2] = 255
+    write_images(folder / "images", images)
+    (folder / "doubt.yaml").write_text(RECIPE.format(root=folder / "images"))
+    done = CliRunner().invoke(main, ["train", str(folder / "doubt.yaml"), "--output", str(folder / "runs")])
+    assert done.exit_code == 0, done.output
+    assert "look at     009.png" in done.stderr
+    return folder / "runs" / "doubt-001"
+
+
+def test_a_run_lists_its_most_suspicious_training_images_the_strangest_first(run: Path) -> None:
+    found = json.loads((run / "summary.json").read_text())["suspicious"]
+    assert len(found) == 8
+    assert found[0]["name"] == "009.png"
+    assert found[0]["stands_out"] is True
+    assert found[0]["deviations"] > 3.5
+    assert [row["distance"] for row in found] == sorted((row["distance"] for row in found), reverse=True)
+    split = (run / "split.csv").read_text().splitlines()
+    assert all(any(line.startswith(f"{row['name']},0,{row['part']},") for line in split) for row in found)
+
+
+def test_the_report_shows_them_with_pictures_without_a_test_split_too(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    part = page.split("Look at these training images")[1].split("<h2>")[0]
+    assert part.count("data:image/jpeg;base64,") == 8
+    assert "009.png" in part
+    assert "those marked stand out" in " ".join(part.split())
+
+
+def test_pictures_go_to_the_tracker_by_rank() -> None:
+    seen: list[tuple[str, int]] = []
+    tracker = SimpleNamespace(image=lambda image, key, step: seen.append((key, int(image.max()))))
+    records = tuple(Record(Path(), f"a/part {i}.png", "train") for i in range(3))
+    images = Images(np.stack([np.full((4, 4, 3), i, np.uint8) for i in range(3)]), records)
+    rows = [{"name": "a/part 2.png"}, {"name": "a/part 0.png"}]
+    log_suspicious(rows, images, tracker)  # type: ignore[arg-type]
+    assert seen == [("suspicious/1 part 2", 2), ("suspicious/2 part 0", 0)]
+
+
+@pytest.mark.parametrize(
+    ("count", "says"), [(0, ""), (1, "0.png stands out"), (4, "0.png, 1.png and 2 more stand")]
+)
+def test_words_name_those_that_stand_out_alone(count: int, says: str, tmp_path: Path) -> None:
+    rows = [
+        {"name": f"{i}.png", "part": "train", "distance": 9.0, "deviations": 4.0, "stands_out": i < count}
+        for i in range(6)
+    ]
+    summary = RunSummary.model_validate({**PLAIN, "suspicious": rows})
+    assert says in doubtful(summary)
+    assert bool(doubtful(summary)) == bool(count)
+    assert ("Look at 0.png" in run_note(summary, tmp_path)) == bool(count)
