@@ -88,10 +88,7 @@ def finish(
     assessment = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)) if tested else None
     save(setup, partial, kept, kind)
     if assessment:
-        table = prediction_table(
-            assessment.records, assessment.outputs.scores, assessment.outputs.decides, kept.point
-        )
-        table.to_csv(partial / "predictions.csv", index=False)
+        _write_predictions(partial, assessment)
     varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
     others = {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
     numbers = {**others, kind: assessment.numbers() if assessment else None}
@@ -229,6 +226,13 @@ def _compare(
         "gain_intervals": gain_intervals(records, frozen.score, assessment.scores),
         **assessment.summary(),
     }
+
+
+def _write_predictions(partial: Path, assessment: Assessment) -> None:
+    """Write a row for each test image."""
+    outputs = assessment.outputs
+    table = prediction_table(assessment.records, outputs.scores, outputs.decides, assessment.point)
+    table.to_csv(partial / "predictions.csv", index=False)
 
 
 def _draw(partial: Path, material: ReportData) -> None:
