@@ -24,7 +24,7 @@ KILLED = -signal.SIGKILL
 
 def start(arguments: Sequence[str], output: Path, death: dict[str, Any] | None = None) -> BaseProcess:
     """`anomaly-ft ARGUMENTS`, what it says in the file `output`. `death`, one of: {"step": n} for SIGKILL in
-    the n-th step of the optimiser, {"write": site, "below": folder} at a change below a folder, {"full": site,
+    the n-th step of the optimiser, {"varied": n} while the n-th varied image is made, {"write": site, "below": folder} at a change below a folder, {"full": site,
     "below": folder} for a disk that is full from there on, {"nan": n} for a loss that is no number. A site is
     the number of a change, or one of the `sites` of another life."""
     arguments = (list(arguments), str(output), death or {}, dict(os.environ))
@@ -68,6 +68,8 @@ def _live(arguments: list[str], output: str, death: dict[str, Any], environment:
     torch.set_num_threads(1)
     if "step" in death:
         _die_in_step(death["step"])
+    if "varied" in death:
+        _die_while_varying(death["varied"])
     if "nan" in death:
         _lose_the_loss(death["nan"])
     seen = _watch_changes(death["below"], death) if "below" in death else []
@@ -93,6 +95,19 @@ def _die_in_step(number: int) -> None:
         return step(self, closure)
 
     Adam.step = dies  # type: ignore[method-assign]
+
+
+def _die_while_varying(number: int) -> None:
+    from anomaly_ft.data.variation import Variation
+
+    vary, images = Variation.image, iter(range(1, 10**9))
+
+    def dies(self: Any, *arguments: Any) -> Any:
+        if next(images) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return vary(self, *arguments)
+
+    Variation.image = dies  # type: ignore[method-assign]
 
 
 def _lose_the_loss(number: int) -> None:

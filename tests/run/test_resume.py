@@ -121,6 +121,16 @@ def test_a_run_killed_at_a_random_step_goes_on_to_the_same_end(
     die_and_go_on(place, whole, chance.randint(1, STEPS))
 
 
+@pytest.mark.parametrize("number", [10, 150, 300, 500])
+def test_a_run_killed_while_images_are_varied_goes_on_to_the_same_end(
+    number: int, place: Place, whole: Place, chance: random.Random
+) -> None:
+    """In the statistics, what-if table, validation, or at the end: wherever the number lies."""
+    assert place.train(death={"varied": number - chance.randint(0, 9)}) == lives.KILLED
+    assert place.train("--resume") == 0, place.said()
+    assert_same(place, whole)
+
+
 @pytest.mark.parametrize("step", kills(20, seed=0))
 @pytest.mark.faults
 def test_twenty_runs_killed_at_random_steps_go_on_to_the_same_end(
