@@ -83,27 +83,13 @@ def make_textures() -> Callable[[int, int, int], np.ndarray]:
 def small_run(mvtec_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on `mvtec_folder` whose encoder has random weights; to be read only."""
     from click.testing import CliRunner
+    from settings import ONE_AUGMENTATION, write_recipe
 
     from anomaly_ft.cli.main import main
 
     folder = tmp_path_factory.mktemp("small run")
-    recipe = folder / "small.yaml"
-    recipe.write_text(
-        f"""
-name: small
-data: {{root: "{mvtec_folder}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{mlflow: false}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1, batch_size: 4}}
-"""
-    )
+    changes = ("name=small", "expert.runtime.batch_size=4", *ONE_AUGMENTATION)
+    recipe = write_recipe(folder / "small.yaml", mvtec_folder, *changes)
     result = CliRunner().invoke(main, ["train", str(recipe), "--output", str(folder / "runs")])
     assert result.exit_code == 0, result.output
     return folder / "runs" / "small-001"

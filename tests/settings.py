@@ -1,6 +1,10 @@
-"""Settings of a detector for tests that care for few of them."""
+"""Settings and recipes for tests that care for few of them."""
 
+from pathlib import Path
 from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
 
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 
@@ -20,3 +24,30 @@ USUAL: dict[str, Any] = {
 def detector_settings(**changes: Any) -> DetectorSettings:
     """Make settings that differ from the usual ones in these alone."""
     return DetectorSettings(**USUAL | changes)
+
+
+TINY: dict[str, Any] = {  # seconds: a small encoder, small images, a coarse grid
+    "data": {"image_size": 64},
+    "encoder": {"name": "test_efficientnet", "weights": "random"},
+    "schedule": {"max_epochs": 1},
+    "runtime": {"device": "cpu", "precision": "fp32"},
+    "tracking": {"mlflow": False},
+    "expert": {
+        "data": {"val_share": 0.2, "calibration_share": 0.2},
+        "gaussian": {"grid": 4},
+        "runtime": {"threads": 1},
+    },
+}
+ONE_AUGMENTATION = ("validation.augmentations=[scar]", "expert.validation.severity=0.5")  # nothing to calibrate
+
+
+def write_recipe(path: Path, root: Path, *changes: str) -> Path:
+    """Write the recipe of a run that takes seconds on the images below `root`, changed as by `--set`."""
+    changed = OmegaConf.merge(TINY, {"data": {"root": str(root)}}, OmegaConf.from_dotlist(list(changes)))
+    path.write_text(yaml.safe_dump(OmegaConf.to_container(changed)))
+    return path
+
+
+def tracked(store: str, experiment: str) -> tuple[str, ...]:
+    """Changes by which a run is logged to a store."""
+    return ("tracking.mlflow=true", f"tracking.uri={store}", f"tracking.experiment={experiment}")

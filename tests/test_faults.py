@@ -159,8 +159,6 @@ def test_odd_paths_are_paths(
 ) -> None:
     root = Path(shutil.copytree(mvtec_folder, tmp_path / name / "data"))
     odd = Place(tmp_path / "place", root, store)
-    written = json.dumps(str(root), ensure_ascii=False)
-    odd.recipe.write_text(odd.recipe.read_text().replace(f'"{root}"', written))
     odd.output = tmp_path / name / "runs"
     assert odd.train() == 0, odd.said()
     for file in SAME:

@@ -14,28 +14,12 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
+from settings import ONE_AUGMENTATION, tracked, write_recipe
 from torch import distributed, multiprocessing
 
 from anomaly_ft.errors import DeviceError
 from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.gaussian.statistics import accumulate, fit
-
-RECIPE = """
-name: tiny
-data: {{root: {root}, image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-optimizer: {{batch_size: 5}}
-schedule: {{max_epochs: {epochs}}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{mlflow: {mlflow}, uri: "{store}", experiment: processes}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  schedule: {{patience: 1000, margin: 1000}}
-  runtime: {{threads: 1}}
-"""
 
 
 def features(grouped: bool) -> np.ndarray:
@@ -93,11 +77,12 @@ def test_shares_are_whole_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch
         compute.shard(pixels[:2])
 
 
-def write_recipe(folder: Path, root: Path, *, epochs: int, store: str = "") -> Path:
-    path = folder / "tiny.yaml"
-    tracked = "true" if store else "false"
-    path.write_text(RECIPE.format(root=root, epochs=epochs, mlflow=tracked, store=store))
-    return path
+def recipe_of(folder: Path, root: Path, *, epochs: int, store: str = "") -> Path:
+    """The recipe of a run in batches of five that never stops early."""
+    changes = ["name=tiny", "optimizer.batch_size=5", f"schedule.max_epochs={epochs}"]
+    changes += ["expert.schedule.patience=1000", "expert.schedule.margin=1000", *ONE_AUGMENTATION]
+    changes += tracked(store, "processes") if store else ()
+    return write_recipe(folder / "tiny.yaml", root, *changes)
 
 
 def command(processes: int, recipe: Path, output: Path) -> list[str]:
@@ -109,7 +94,7 @@ def command(processes: int, recipe: Path, output: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(mvtec_folder: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, mvtec_folder, epochs=2)
+    recipe = recipe_of(tmp_path, mvtec_folder, epochs=2)
     runs = []
     for processes in (1, 2):
         output = tmp_path / str(processes)
@@ -145,7 +130,7 @@ def process_of_rank(rank: int, parent: int) -> int:
 @pytest.mark.slow
 @pytest.mark.faults
 def test_a_process_that_dies_ends_the_run_as_failed(mvtec_folder: Path, tmp_path: Path, store: str) -> None:
-    recipe, output = write_recipe(tmp_path, mvtec_folder, epochs=1000, store=store), tmp_path / "runs"
+    recipe, output = recipe_of(tmp_path, mvtec_folder, epochs=1000, store=store), tmp_path / "runs"
     torchrun = subprocess.Popen(
         command(2, recipe, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

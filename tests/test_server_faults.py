@@ -14,7 +14,7 @@ from pathlib import Path
 import lives
 import pytest
 from mlflow.tracking import MlflowClient
-from test_offline import RECIPE
+from settings import ONE_AUGMENTATION, tracked, write_recipe
 from test_servers import start_server
 from test_sync import assert_all_there, sync
 
@@ -58,8 +58,9 @@ class Life:
 
     def __init__(self, folder: Path, root: Path, address: str) -> None:
         self._recipe, self._log, self.output = folder / "r.yaml", folder / "log.txt", folder / "runs"
-        text = RECIPE.format(root=root).replace("max_epochs: 1", "max_epochs: 6, patience: 99, margin: 99")
-        self._recipe.write_text(text + f"tracking: {{uri: '{address}', experiment: faults}}\n")
+        changes = ["name=tiny", "schedule.max_epochs=6", "expert.schedule.patience=99"]
+        changes += ["expert.schedule.margin=99", *ONE_AUGMENTATION, *tracked(address, "faults")]
+        write_recipe(self._recipe, root, *changes)
 
     def start(self, patience: int = 2) -> None:
         with pytest.MonkeyPatch.context() as patch:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
+from settings import ONE_AUGMENTATION, tracked, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.tracking.store import first_page
@@ -102,23 +103,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def test_a_run_on_a_server_holds_all_that_one_in_a_database_holds(
     server: str, mvtec_folder: Path, tmp_path: Path
 ) -> None:
-    recipe, output = tmp_path / "tiny.yaml", tmp_path / "runs"
-    recipe.write_text(
-        f"""
-name: served
-data: {{root: "{mvtec_folder}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 2}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{uri: "{server}", experiment: served}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1}}
-"""
-    )
+    changes = ("name=served", "schedule.max_epochs=2", *ONE_AUGMENTATION, *tracked(server, "served"))
+    recipe, output = write_recipe(tmp_path / "tiny.yaml", mvtec_folder, *changes), tmp_path / "runs"
     done = CliRunner().invoke(main, ["train", str(recipe), "--output", str(output), "--json"])
     assert done.exit_code == 0, done.output
     assert "goes on without" not in done.stderr

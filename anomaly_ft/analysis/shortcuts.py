@@ -159,7 +159,11 @@ def _found(
 
 
 def _level(low: float) -> str:
-    return LITTLE if low > WORLDS_APART else LOOK if low > WORTH_A_LOOK else FINE
+    if low > WORLDS_APART:
+        return LITTLE
+    if low > WORTH_A_LOOK:
+        return LOOK
+    return FINE
 
 
 def _rank(row: Separation) -> tuple[int, bool, bool, float]:
@@ -186,7 +190,9 @@ def _why(rows: Sequence[Separation]) -> str:
 
 
 def _by(row: Separation) -> str:
-    return "all properties together tell" if row.property == TOGETHER else f"{row.property} alone tells"
+    if row.property == TOGETHER:
+        return "all properties together tell"
+    return f"{row.property} alone tells"
 
 
 def _measured(row: Separation) -> str:

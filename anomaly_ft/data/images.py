@@ -95,7 +95,9 @@ def to_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -
         kind = "CMYK" if image.mode == "CMYK" else "colour in compressed planes"
         raise ValueError(f"16-bit {kind} together with data.range: only its upper 8 bits can be read")
     deep = deep_values(image)
-    return _eight_bits(image) if deep is None else _on_white(scaled(deep, value_range), deep)
+    if deep is None:
+        return _eight_bits(image)
+    return _on_white(scaled(deep, value_range), deep)
 
 
 def view_image(path: Path, *, at_least: int = 0) -> View:

@@ -29,7 +29,9 @@ class Rows:
         """Fetch one image for an integer; images for a slice, a list or an array of integers or booleans."""
         wanted = self._indices[key]
         taken = self._take(np.atleast_1d(wanted))
-        return cast(Pixels, taken[0]) if np.ndim(wanted) == 0 else taken
+        if np.ndim(wanted) == 0:
+            return cast(Pixels, taken[0])
+        return taken
 
     def __iter__(self) -> Iterator[Pixels]:
         for i in range(len(self)):

@@ -181,7 +181,9 @@ def pseudo_anomalies(
         return out
 
     rows = Rows(make, np.arange(count), pixels.shape[1:])
-    return np.asarray(rows) if keep else as_array(rows)
+    if keep:
+        return np.asarray(rows)
+    return as_array(rows)
 
 
 def _apply(transform: Any, image: Pixels, rng: Generator) -> Pixels:

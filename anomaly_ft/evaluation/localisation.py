@@ -117,7 +117,9 @@ def _mask_of(record: Record) -> Mask | str | None:
         mask = read_mask(record.mask)
     except Exception:  # decoders raise nearly anything on damaged files
         return "unreadable"
-    return "empty" if record.anomalous and not mask.any() else mask
+    if record.anomalous and not mask.any():
+        return "empty"
+    return mask
 
 
 def _attention(kind: str, pairs: Iterable[tuple[float, float]]) -> Attention:

@@ -125,7 +125,9 @@ def percent(value: float | None) -> str:
 
 def interval(ends: Sequence[float] | None, sign: str = "") -> str:
     """Format both ends of an interval, or nothing."""
-    return f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}" if ends else ""
+    if not ends:
+        return ""
+    return f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}"
 
 
 def _figures(data: ReportData) -> dict[str, str]:

@@ -12,7 +12,9 @@ def linear_cka(a: ArrayLike, b: ArrayLike) -> float:
     not vary."""
     first, second = (_gram(x) for x in (a, b))
     scale = np.linalg.norm(first) * np.linalg.norm(second)
-    return float((first * second).sum() / scale) if scale else float("nan")
+    if scale:
+        return float((first * second).sum() / scale)
+    return float("nan")
 
 
 def effective_rank(features: ArrayLike) -> float:

@@ -128,7 +128,9 @@ def _backward(objective: nn.Module, fabric: Fabric, images: Tensor, at_a_time: i
             fabric.backward(loss)
         total = total + loss.detach()
     total = cast(Tensor, total)
-    return cast(Tensor, fabric.all_reduce(total, reduce_op="mean")) if ranks > 1 else total
+    if ranks == 1:
+        return total
+    return cast(Tensor, fabric.all_reduce(total, reduce_op="mean"))
 
 
 def _validate_unless_diverged(

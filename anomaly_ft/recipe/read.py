@@ -148,7 +148,9 @@ def _tuples(value: Any, source: str) -> Any:
             if not isinstance(key, str):
                 raise RecipeError(source, [f"key {_short(repr(key))} is not a text"])
         return {key: _tuples(item, source) for key, item in value.items()}
-    return tuple(_tuples(item, source) for item in value) if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(_tuples(item, source) for item in value)
 
 
 def _read(path: Path) -> str:
@@ -200,14 +202,18 @@ def _guess(key: str) -> str:
     bare = {known.removeprefix(f"{EXPERT}."): known for known in keys}
     wanted, (section, _, name) = key.removeprefix(f"{EXPERT}."), key.rpartition(".")
     if wanted in bare:
-        return f" (did you mean '{bare[wanted]}'?)" if bare[wanted] != key else ""
+        if bare[wanted] == key:
+            return ""
+        return f" (did you mean '{bare[wanted]}'?)"
     beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == section]
     beside += [] if section else [*BEGINNER, EXPERT]
     if near := did_you_mean(name, beside):
         return near
     same = [known for known in keys if known.rpartition(".")[2] == name]
     close = same or [bare[near] for near in difflib.get_close_matches(wanted, bare, n=1)]
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    if not close:
+        return ""
+    return f" (did you mean '{close[0]}'?)"
 
 
 def _all_of(mistakes: Mapping[str, str], source: str) -> RecipeError:
@@ -242,7 +248,9 @@ def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[t
 
 
 def _short(text: str, length: int = 80) -> str:
-    return text if len(text) < length else text[: length - 3] + "..."
+    if len(text) < length:
+        return text
+    return text[: length - 3] + "..."
 
 
 def _locate(location: Sequence[str | int], model: type[BaseModel]) -> tuple[str, Iterable[str]]:

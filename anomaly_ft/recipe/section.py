@@ -59,7 +59,9 @@ def dotted_key(section: str, name: str) -> str:
     if not section:
         return name
     key = f"{section}.{name}"
-    return key if name in BEGINNER.get(section, ()) else f"{EXPERT}.{key}"
+    if name in BEGINNER.get(section, ()):
+        return key
+    return f"{EXPERT}.{key}"
 
 
 @cache

@@ -142,8 +142,14 @@ def _keys(rows: Iterable[Row]) -> list[str]:
 
 
 def _shortened(value: str, exact: bool) -> str:
-    return value if exact or len(value) <= LONGEST else "…" + value[1 - LONGEST :]
+    if exact or len(value) <= LONGEST:
+        return value
+    return "…" + value[1 - LONGEST :]
 
 
 def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form) if form else repr(value)
+    if value is None:
+        return ""
+    if form:
+        return format(value, form)
+    return repr(value)

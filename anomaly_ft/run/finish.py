@@ -167,7 +167,9 @@ def working_point(setup: Setup, detector: Detector) -> WorkingPoint:
 def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
     """Predict the test images; None where there are none."""
     test = setup.data.test
-    return predict(detector, test.pixels, setup.compute) if len(test) else None
+    if not len(test):
+        return None
+    return predict(detector, test.pixels, setup.compute)
 
 
 def vary_test(setup: Setup, detector: Detector, point: WorkingPoint) -> list[Row]:

@@ -116,14 +116,18 @@ def _why_unfinished(folder: Path) -> str:
         missing = [name for name in FILES if not (folder / name).exists()]
     except (OSError, RuntimeError, ValueError) as cause:  # no right to look, a loop of links
         return f"it cannot be read ({cause})"
-    return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""
+    if not missing:
+        return ""
+    return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
 
 
 def _mistake(error: Any) -> str:
     """Format one mistake in a summary: where, and what was expected there."""
     place = ".".join(map(str, error["loc"]))
     expected = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
-    return f"{place}: {expected}" if place else expected
+    if not place:
+        return expected
+    return f"{place}: {expected}"
 
 
 def _points(line: dict[str, Any]) -> dict[str, float | None]:

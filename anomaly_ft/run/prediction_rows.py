@@ -58,7 +58,9 @@ def render(row: dict[str, str | float | None], form: Format) -> str:
 
 def header(form: Format, scores: Iterable[str]) -> str:
     """Format what stands before the first row."""
-    return ",".join(columns(scores)) + "\n" if form == "csv" else ""
+    if form != "csv":
+        return ""
+    return ",".join(columns(scores)) + "\n"
 
 
 def cut_to_rows(path: Path) -> None:

@@ -31,7 +31,9 @@ def with_recipe(report: Report) -> Report:
     """Give the report with the split that the recipe will make, and without what the recipe mends."""
     mended = replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
     few = _normals(report) < FEW
-    return mended.divided(Shares(FEW_SHARE, FEW_SHARE)) if few else mended
+    if not few:
+        return mended
+    return mended.divided(Shares(FEW_SHARE, FEW_SHARE))
 
 
 def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto", sheet: str = "") -> str:

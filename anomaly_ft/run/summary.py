@@ -71,4 +71,6 @@ def _varied_metrics(summary: RunSummary) -> dict[str, float | None]:
 
 def difference(after: float | None, before: float | None) -> float | None:
     """Subtract; None where one of them was not measured."""
-    return None if after is None or before is None else after - before
+    if after is None or before is None:
+        return None
+    return after - before

@@ -94,6 +94,12 @@ def anomalib(tmp_path: Path) -> Path:
     return path
 
 
+def beside_anomalib(sets: Path, anomalib: Path, output: Path) -> list[object]:
+    """Options of a benchmark that compares us with PaDiM on one set."""
+    place = ["--output", output, "--data", sets, "--sets", "screw"]
+    return [*place, "--models", "padim", "--anomalib", anomalib, *settings()]
+
+
 def numbers_in(text: str) -> list[float]:
     """The numbers of a printed table; a word that stands for no number is a failure."""
     assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE), text
@@ -218,19 +224,7 @@ def test_peers_without_anomalib_measures_ours_and_says_so(run: Run, sets: Path, 
 
 
 def test_peers_measures_what_anomalib_leaves(run: Run, sets: Path, anomalib: Path, tmp_path: Path) -> None:
-    asked = [
-        "--output",
-        tmp_path,
-        "--data",
-        sets,
-        "--sets",
-        "screw",
-        "--models",
-        "padim",
-        "--anomalib",
-        anomalib,
-    ]
-    code, _, errors = run("peers", *asked, *settings())
+    code, _, errors = run("peers", *beside_anomalib(sets, anomalib, tmp_path))
     assert code == 0, errors
     rows = finite(tmp_path / "peers.csv")
     assert rows["model"].tolist() == ["ours", "ours, levels of PaDiM", "padim"]
@@ -257,19 +251,7 @@ def test_interop_without_anomalib_says_so_and_ends(run: Run, sets: Path, tmp_pat
 
 def test_interop_compares_the_two_encoders(run: Run, sets: Path, anomalib: Path, tmp_path: Path) -> None:
     """With random weights the pretrained encoder, drawn again, always differs from that of the run."""
-    asked = [
-        "--output",
-        tmp_path,
-        "--data",
-        sets,
-        "--sets",
-        "screw",
-        "--models",
-        "padim",
-        "--anomalib",
-        anomalib,
-    ]
-    code, said, errors = run("interop", *asked, *settings())
+    code, said, errors = run("interop", *beside_anomalib(sets, anomalib, tmp_path))
     assert code == 0, errors
     rows = finite(tmp_path / "interop.csv")
     assert rows["encoder"].tolist() == ["frozen", "fine-tuned"]

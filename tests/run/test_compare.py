@@ -8,6 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from mlflow.tracking import MlflowClient
+from settings import ONE_AUGMENTATION, tracked, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.run.compare import Row, compare
@@ -88,24 +89,8 @@ def test_a_folder_of_runs_stands_for_its_finished_ones(runs: Path) -> None:
 
 
 def test_mlflow_gives_the_same_row_as_the_folder(store: str, mvtec_folder: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(
-        f"""
-name: tracked
-data: {{root: "{mvtec_folder}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{uri: "{store}", experiment: compared}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1}}
-  tracking: {{images: 0}}
-"""
-    )
+    changes = ("name=tracked", "expert.tracking.images=0", *ONE_AUGMENTATION, *tracked(store, "compared"))
+    recipe = write_recipe(tmp_path / "tiny.yaml", mvtec_folder, *changes)
     done = CliRunner().invoke(main, ["train", str(recipe), "--output", str(tmp_path / "runs"), "--json"])
     assert done.exit_code == 0, done.output
     run_id = json.loads(done.stdout)["mlflow_run_id"]

@@ -13,23 +13,12 @@ from typing import Any
 import lives
 import pytest
 from mlflow.tracking import MlflowClient
+from settings import ONE_AUGMENTATION, tracked, write_recipe
 
-RECIPE = """
-name: tiny
-data: {{root: "{root}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-optimizer: {{batch_size: 4}}
-schedule: {{max_epochs: 3}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{uri: "{store}", experiment: {experiment}}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  schedule: {{epoch_steps: 4, patience: 9, margin: 99}}
-  runtime: {{threads: 1, checkpoint_minutes: 0}}
-"""
+CHANGES = (
+    "name=tiny", "optimizer.batch_size=4", "schedule.max_epochs=3", "expert.schedule.epoch_steps=4",
+    "expert.schedule.patience=9", "expert.schedule.margin=99", "expert.runtime.checkpoint_minutes=0",
+)  # fmt: skip
 STEPS = 12  # 14 images to fit in batches of 4, three epochs
 SAME = ("history.jsonl", "predictions.csv", "split.csv", "detector.safetensors", "encoder/model.safetensors")
 
@@ -40,9 +29,9 @@ class Place:
     def __init__(self, folder: Path, root: Path, store: str) -> None:
         self.output, self.log, self.store = folder / "runs", folder / "log.txt", store
         self.experiment = folder.name
-        self.recipe = folder / "tiny.yaml"
         folder.mkdir(exist_ok=True)
-        self.recipe.write_text(RECIPE.format(root=root, store=store, experiment=self.experiment))
+        changes = (*CHANGES, *ONE_AUGMENTATION, *tracked(store, self.experiment))
+        self.recipe = write_recipe(folder / "tiny.yaml", root, *changes)
 
     def train(self, *options: str, death: dict[str, Any] | None = None) -> int:
         return lives.run(["train", str(self.recipe), "--output", str(self.output), *options], self.log, death)

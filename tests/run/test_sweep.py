@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
+from settings import ONE_AUGMENTATION, write_recipe
 
 import anomaly_ft.run.executors
 from anomaly_ft.cli.main import main
@@ -20,19 +21,7 @@ from anomaly_ft.run.executors import run_job
 from anomaly_ft.run.folder import locked
 from anomaly_ft.run.sweep import finished, side_by_side
 
-RECIPE = """
-data: {{root: {root}, image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 0}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{mlflow: false}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1}}
-"""
+UNTRAINED = ("schedule.max_epochs=0", *ONE_AUGMENTATION)
 SWEEP = """
 name: pair
 recipe: tiny.yaml
@@ -45,7 +34,7 @@ seeds: [0, 1]
 def sweep(mvtec_folder: Path, tmp_path: Path) -> Path:
     """A sweep of two categories with two seeds; the images of the second category are not there yet."""
     (tmp_path / "other").mkdir()
-    (tmp_path / "tiny.yaml").write_text(RECIPE.format(root=mvtec_folder))
+    write_recipe(tmp_path / "tiny.yaml", mvtec_folder, *UNTRAINED)
     path = tmp_path / "sweep.yaml"
     path.write_text(SWEEP.format(root=mvtec_folder, other=tmp_path / "other"))
     return path
@@ -299,7 +288,7 @@ def test_two_ray_workers_find_what_one_process_finds(sweep: Path, mvtec_folder: 
 @pytest.mark.usefixtures("ray_workers")
 def test_a_worker_that_dies_fails_its_run_alone(sweep: Path, mvtec_folder: Path) -> None:
     mend(sweep, mvtec_folder)
-    (sweep.parent / "tiny.yaml").write_text(RECIPE.format(root=mvtec_folder) + "name: x\n")
+    write_recipe(sweep.parent / "tiny.yaml", mvtec_folder, "name=x", *UNTRAINED)
     from anomaly_ft.recipe.sweep import Resources, read_sweep
     from anomaly_ft.run.executors import on_ray
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
-from test_offline import RECIPE, silent_server  # noqa: F401
+from settings import ONE_AUGMENTATION, tracked, write_recipe
+from test_offline import silent_server  # noqa: F401
 
 import anomaly_ft.tracking.retry_queue
 from anomaly_ft.cli.main import main
@@ -19,10 +20,8 @@ from anomaly_ft.tracking.tracker import MlflowTracker, TrackedRun
 
 def train(tmp_path: Path, root: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
     """A run folder, and what was said, of a run whose store is `store`."""
-    recipe, log = tmp_path / "r.yaml", tmp_path / "log.txt"
-    recipe.write_text(
-        RECIPE.format(root=root) + f"tracking: {{uri: '{store}', experiment: '{tmp_path.name}'}}\n"
-    )
+    log, changes = tmp_path / "log.txt", ("name=tiny", *ONE_AUGMENTATION, *tracked(store, tmp_path.name))
+    recipe = write_recipe(tmp_path / "r.yaml", root, *changes)
     code = lives.run(["train", str(recipe), "--output", str(tmp_path / "runs")], log)
     assert code == 0, log.read_text()
     return tmp_path / "runs" / "tiny-001", log.read_text()

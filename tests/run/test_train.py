@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
+from settings import tracked, write_recipe
 
 import anomaly_ft.finetune.watch
 from anomaly_ft.cli.main import main
@@ -32,18 +33,6 @@ from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.summary_text import run_note, verdict_of
 from anomaly_ft.tracking.experiment_view import experiment_tags
 
-RECIPE = """
-name: tiny
-data: {{root: {root}, image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{mlflow: false}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  runtime: {{threads: 1}}
-"""
 FILES = {
     "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
     "scores.png", "report.html", "detector.json", "detector.safetensors", "encoder/config.json",
@@ -53,9 +42,7 @@ FILES = {
 
 @pytest.fixture
 def recipe(mvtec_folder: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(root=mvtec_folder))
-    return path
+    return write_recipe(tmp_path / "tiny.yaml", mvtec_folder, "name=tiny")
 
 
 @pytest.fixture
@@ -95,10 +82,8 @@ def finished(
 ) -> tuple[Path, click.testing.Result]:
     """One tracked run for all tests that only look at it."""
     folder = tmp_path_factory.mktemp("finished")
-    recipe = folder / "tiny.yaml"
-    recipe.write_text(RECIPE.format(root=mvtec_folder))
-    settings = ("tracking.mlflow=true", f"tracking.uri={store}", "tracking.experiment=finished")
-    result = train(recipe, folder / "runs", *settings, options=("--json",))
+    recipe = write_recipe(folder / "tiny.yaml", mvtec_folder, "name=tiny", *tracked(store, "finished"))
+    result = train(recipe, folder / "runs", options=("--json",))
     assert result.exit_code == 0, result.output
     return folder / "runs" / "tiny-001", result
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from settings import write_recipe
 
 from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.finetune.state import LoopState
@@ -15,24 +16,10 @@ from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, rule_of, steps_of_an_epoch
 
-RECIPE = """
-data: {{root: {root}, image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-optimizer: {{batch_size: 4}}
-schedule: {{max_epochs: 2}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{mlflow: false}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  runtime: {{threads: 1}}
-"""
-
 
 @pytest.fixture
 def path(mvtec_folder: Path, tmp_path: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(RECIPE.format(root=mvtec_folder))
-    return tmp_path / "tiny.yaml"
+    return write_recipe(tmp_path / "tiny.yaml", mvtec_folder, "optimizer.batch_size=4", "schedule.max_epochs=2")
 
 
 def watched(setup: Setup) -> tuple[ValidationMonitor, GaussianDetector]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.errors import EncoderError, OfflineError
@@ -65,20 +66,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch: pytest.Monkey
     assert time.monotonic() - began < 10
 
 
-RECIPE = """
-name: tiny
-data: {{root: "{root}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1}}
-"""
-
+OFFLINE = ("name=tiny", "tracking.mlflow=true", *ONE_AUGMENTATION)
 WITNESS = """
 import sys
 def hook(event, arguments):
@@ -92,7 +80,7 @@ main()
 
 def test_a_whole_run_with_its_own_mlflow_database_asks_nobody(mvtec_folder: Path, tmp_path: Path) -> None:
     """In a process of its own whose every connection is seen, without --offline."""
-    (tmp_path / "r.yaml").write_text(RECIPE.format(root=mvtec_folder))
+    write_recipe(tmp_path / "r.yaml", mvtec_folder, *OFFLINE)
     command = [sys.executable, "-c", WITNESS, "train", "r.yaml", "--output", "runs"]
     names = (
         "MLFLOW_DISABLE_TELEMETRY",
@@ -121,7 +109,7 @@ def test_offline_is_an_option_of_every_command() -> None:
 def test_offline_a_remote_store_is_not_asked_and_the_run_is_complete(
     mvtec_folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "r.yaml").write_text(RECIPE.format(root=mvtec_folder))
+    write_recipe(tmp_path / "r.yaml", mvtec_folder, *OFFLINE)
     options = ["-s", "tracking.uri=http://192.0.2.1:5000", "--output", str(tmp_path / "runs"), "--offline"]
     with pytest.warns(UserWarning, match=r"tracking: MLflow at http://192.0.2.1:5000 failed .*--offline"):
         result = CliRunner().invoke(main, ["train", str(tmp_path / "r.yaml"), *options])

@@ -20,6 +20,7 @@ import yaml
 from click.testing import CliRunner, Result
 from mlflow.tracking import MlflowClient
 from PIL import Image
+from settings import ONE_AUGMENTATION, tracked, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder
@@ -38,23 +39,11 @@ def call(*arguments: object) -> Result:
 def run(mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that was logged to `store` and registered as `parts`."""
     folder = tmp_path_factory.mktemp("tracked")
-    (folder / "recipe.yaml").write_text(
-        f"""
-name: parts
-data: {{root: "{mvtec_folder}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 0}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{uri: "{store}", experiment: models, register: parts}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1, batch_size: 4}}
-"""
+    changes = ("name=parts", "schedule.max_epochs=0", "expert.runtime.batch_size=4", "tracking.register=parts")
+    recipe = write_recipe(
+        folder / "recipe.yaml", mvtec_folder, *changes, *ONE_AUGMENTATION, *tracked(store, "models")
     )
-    result = call("train", folder / "recipe.yaml", "--output", folder / "runs")
+    result = call("train", recipe, "--output", folder / "runs")
     assert result.exit_code == 0, result.output
     return folder / "runs" / "parts-001"
 

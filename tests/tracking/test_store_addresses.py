@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
-from test_offline import RECIPE
+from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.errors import RunError
@@ -70,7 +70,8 @@ def everything_below(folder: Path) -> Iterator[tuple[Path, bytes]]:
 def test_a_password_is_used_and_neither_shown_nor_kept(
     mvtec_folder: Path, tmp_path: Path, door: Doorkeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "r.yaml").write_text(RECIPE.format(root=mvtec_folder))
+    changes = ("name=tiny", "tracking.mlflow=true", *ONE_AUGMENTATION)
+    write_recipe(tmp_path / "r.yaml", mvtec_folder, *changes)
     command = ["train", str(tmp_path / "r.yaml"), "--output", str(tmp_path / "runs")]
     address = f"http://ann:s3cret@{door.host}"
     dry = CliRunner().invoke(main, [*command, "-s", f"tracking.uri={address}", "--dry-run"])

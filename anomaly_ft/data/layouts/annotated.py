@@ -126,11 +126,13 @@ def _labels(path: Path) -> tuple[str, list[str]]:
     with suppress(OSError, UnicodeDecodeError):
         text = path.read_text(encoding="utf-8")[:MAX_BYTES]
     if path.suffix == ".xml":
-        return ("Pascal VOC", VOC_NAME.findall(text)) if "<annotation" in text else ("", [])
+        if "<annotation" in text:
+            return ("Pascal VOC", VOC_NAME.findall(text))
+        return ("", [])
     lines = [line for line in text.splitlines() if line.strip()]
-    return (
-        ("YOLO", [ANOMALOUS for _ in lines]) if all(YOLO_LINE.fullmatch(line) for line in lines) else ("", [])
-    )
+    if all(YOLO_LINE.fullmatch(line) for line in lines):
+        return ("YOLO", [ANOMALOUS for _ in lines])
+    return ("", [])
 
 
 def _json(path: Path) -> Any:

@@ -15,7 +15,9 @@ def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
     labels = [f"{a}/{b}" for a in tree.inside() for b in tree.inside(a) if b.lower() in LABEL_FOLDERS]
     masks = [name for folder in labels for name in tree.below(folder) if _is_mask(name)]
-    return f"there are {len(masks)} masks such as {masks[0]}" if masks else ""
+    if not masks:
+        return ""
+    return f"there are {len(masks)} masks such as {masks[0]}"
 
 
 def read(tree: Tree) -> list[Record]:

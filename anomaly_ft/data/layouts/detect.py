@@ -103,7 +103,9 @@ def _notes(layout: str, records: Sequence[Record]) -> tuple[str, ...]:
     if layout != "plain":
         return (*(notes_on(records) if layout == "mvtec" else ()), *notes_on_views(records))
     odd = plain.named_for_defects(record.name for record in records)
-    return (f"{len(odd)} files to train with are named like {odd[0]}: are they good?",) if odd else ()
+    if not odd:
+        return ()
+    return (f"{len(odd)} files to train with are named like {odd[0]}: are they good?",)
 
 
 def detect(tree: Tree) -> tuple[str, str]:
@@ -186,7 +188,9 @@ def _checked(reading: Reading) -> Reading:
 
 
 def _column(path: Path, group_by: str) -> str:
-    return group_by if group_by and is_column(path, group_by) else ""
+    if group_by and is_column(path, group_by):
+        return group_by
+    return ""
 
 
 def _some(names: list[str]) -> str:

@@ -119,7 +119,9 @@ def without_tail(stem: str) -> str:
     if stem[-1:].isdigit():  # most names, and soon said
         return stem
     match = MASK_TAIL.search(stem)
-    return stem[: match.start()] + match["copy"] if match and match.start() else stem
+    if match and match.start():
+        return stem[: match.start()] + match["copy"]
+    return stem
 
 
 def stem_of(name: str) -> str:

@@ -19,7 +19,9 @@ SKETCH = "good/ and any other folders, each a type of defect; masks, if any, in 
 def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
     normal, others = _normal(tree), [f"{folder}/" for folder in _defects(tree)]
-    return f"there are {normal}/ and {', '.join(others)}" if normal and others else ""
+    if not (normal and others):
+        return ""
+    return f"there are {normal}/ and {', '.join(others)}"
 
 
 def read(tree: Tree) -> list[Record]:
@@ -35,7 +37,9 @@ def read(tree: Tree) -> list[Record]:
 def _kind(name: str) -> str:
     """Name the type of defect: the folder, or the one in it where the folder says no more than "defect"."""
     top, *inner = name.split("/")[:-1]
-    return inner[0] if inner and means_defect(top) and not set(words(top)) & DEFECT_TYPES else top
+    if inner and means_defect(top) and not set(words(top)) & DEFECT_TYPES:
+        return inner[0]
+    return top
 
 
 def _normal(tree: Tree) -> str:
@@ -46,4 +50,6 @@ def _defects(tree: Tree) -> list[str]:
     """List other folders with images in them; `train` or `test` among them means another layout."""
     normal = _normal(tree)
     others = [f for f in tree.inside() if f != normal and f.lower() not in MASK_FOLDERS and tree.below(f)]
-    return [] if {folder.lower() for folder in others} & (TRAIN | TEST) else others
+    if {folder.lower() for folder in others} & (TRAIN | TEST):
+        return []
+    return others

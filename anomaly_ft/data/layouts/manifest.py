@@ -36,7 +36,9 @@ def recognise(tree: Tree) -> str:
     if tree.root.is_file():
         return f"{tree.root.name} is a file"
     present = [name for name in NAMES if (tree.root / name).is_file()]
-    return f"there is {' and '.join(present)}" if present else ""
+    if not present:
+        return ""
+    return f"there is {' and '.join(present)}"
 
 
 def read(tree: Tree) -> list[Record]:
@@ -116,7 +118,9 @@ def _exists(path: Path, *, folder_too: bool) -> bool:
 
 def _clean(path: str) -> str:
     """Normalise a path written on any system: forward slashes, no needless dots."""
-    return "" if not path else PurePosixPath(path.replace("\\", "/")).as_posix()
+    if not path:
+        return ""
+    return PurePosixPath(path.replace("\\", "/")).as_posix()
 
 
 class Names:

@@ -11,7 +11,9 @@ NORMALS = "mt_free"
 def recognise(tree: Tree) -> str:
     """Say why this layout fits; empty: it does not."""
     normal_folders = [folder for folder in _folders(tree) if folder.split("/")[0].lower() == NORMALS]
-    return f"there is {normal_folders[0]}" if normal_folders else ""
+    if not normal_folders:
+        return ""
+    return f"there is {normal_folders[0]}"
 
 
 def read(tree: Tree) -> list[Record]:

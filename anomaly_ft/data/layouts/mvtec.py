@@ -18,7 +18,9 @@ def recognise(tree: Tree) -> str:
     folders = [
         f"{split}/{kind}" for split in _splits(tree, TRAIN) for kind in tree.inside(split) if means_normal(kind)
     ]
-    return f"there is {folders[0]}" if folders else ""
+    if not folders:
+        return ""
+    return f"there is {folders[0]}"
 
 
 def read(tree: Tree) -> list[Record]:

@@ -47,7 +47,11 @@ def sort_out(tree: Tree) -> Tree:
 def _role(folder: str, tree: Tree) -> list[str]:
     """Decide what all files of a folder are, unless a name says otherwise."""
     masks, depths = (_holds(folder, tree, masks=masks) for masks in (True, False))
-    return tree.masks if masks else tree.depths if depths else tree.images
+    if masks:
+        return tree.masks
+    if depths:
+        return tree.depths
+    return tree.images
 
 
 def _beside(tree: Tree) -> set[str]:
@@ -84,7 +88,9 @@ def _pairs(tree: Tree, twice: list[tuple[str, str]]) -> set[str]:
     ending."""
     photographs = {stem for name, stem in twice if PHOTOGRAPHS.search(name)}
     masks = [name for name, stem in twice if name.lower().endswith(".png") and stem in photographs]
-    return set(masks) if all(_looks_like_mask(tree.root / n) for n in _spread(masks, LOOKED_AT)) else set()
+    if not all(_looks_like_mask(tree.root / n) for n in _spread(masks, LOOKED_AT)):
+        return set()
+    return set(masks)
 
 
 def _spread(names: list[str], count: int) -> Iterable[str]:

@@ -62,4 +62,6 @@ def _table_of(path: Path) -> pd.DataFrame:
 
 def short(text: str) -> str:
     """Cut a value for a message where it is very long."""
-    return text if len(text) <= LONG else f"{text[:LONG]}... ({len(text):,} characters)"
+    if len(text) <= LONG:
+        return text
+    return f"{text[:LONG]}... ({len(text):,} characters)"

@@ -157,7 +157,11 @@ def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
 
 
 def _no_folder(name: str) -> str:
-    return HIDDEN if name.startswith(".") else JUNK if name.lower() in JUNK_FOLDERS else ""
+    if name.startswith("."):
+        return HIDDEN
+    if name.lower() in JUNK_FOLDERS:
+        return JUNK
+    return ""
 
 
 def _within(path: str, folder: str) -> bool:

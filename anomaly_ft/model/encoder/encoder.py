@@ -239,7 +239,9 @@ def known_levels(model: nn.Module) -> list[str]:
     blocks = children.get("blocks")
     if "conv_stem" in children and isinstance(blocks, nn.Sequential):
         names = ["bn1", *(f"blocks.{i}" for i in range(len(blocks)))]
-        return [*names, "bn2"] if "bn2" in children else names
+        if "bn2" not in children:
+            return names
+        return [*names, "bn2"]
     info = getattr(model, "feature_info", None)
     if not info:
         raise EncoderError(

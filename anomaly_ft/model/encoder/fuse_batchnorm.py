@@ -49,7 +49,9 @@ def foldable(model: nn.Module, levels: Sequence[str], run: Callable[[], Sequence
     maps: list[Tensor] = []
     pairs = [pair for pair in find_pairs(model, lambda: maps.extend(run())) if pair[0] not in levels]
     with folded(model, pairs):
-        return pairs if _same(maps, run()) else []
+        if _same(maps, run()):
+            return pairs
+        return []
 
 
 @contextmanager

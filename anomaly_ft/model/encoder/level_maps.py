@@ -21,9 +21,11 @@ def stride_of(image_size: int, side: int) -> int:
     >>> stride_of(260, 17), stride_of(300, 10), stride_of(224, 16), stride_of(299, 8)
     (16, 32, 14, 32)
     """
-    power = 2 ** max(0, round(math.log2(image_size / side)))
+    power: int = 2 ** max(0, round(math.log2(image_size / side)))
     rounded = side in (image_size // power, -(-image_size // power))
-    return power if rounded or image_size % side else image_size // side
+    if rounded or image_size % side:
+        return power
+    return image_size // side
 
 
 def way_out(model: nn.Module) -> str:
@@ -62,7 +64,9 @@ def to_grid(model: nn.Module, output: Tensor) -> Tensor:
         raise EncoderError(f"expert.encoder.levels: a level gives no map but {shape}; {way_out(model)}")
     if output.dim() == 4:
         last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-        return output.permute(0, 3, 1, 2) if last else output
+        if last:
+            return output.permute(0, 3, 1, 2)
+        return output
     prefix: int = getattr(model, "num_prefix_tokens", 0)
     tokens = output[:, prefix:].mT  # (n, d, positions)
     side = math.isqrt(tokens.shape[2])
@@ -106,4 +110,6 @@ def _read_by_timm(model: Any, images: Tensor) -> dict[str, Tensor]:
             maps = model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
     except (AssertionError, NotImplementedError, RuntimeError, TypeError):  # not every model takes it
         return {}
-    return dict(zip(names, maps, strict=True)) if len(names) == len(maps) else {}
+    if len(names) != len(maps):
+        return {}
+    return dict(zip(names, maps, strict=True))

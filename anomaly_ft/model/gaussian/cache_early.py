@@ -102,7 +102,9 @@ def _as_much_as_needed(level: Tensor, grids: set[int]) -> Tensor:
     if len(grids) > 1:
         return level
     side, grid = level.shape[-1], grids.pop()
-    return resize_to_grid(level.float(), grid) if side > grid and side % grid == 0 else level
+    if side > grid and side % grid == 0:
+        return resize_to_grid(level.float(), grid)
+    return level
 
 
 def _empty(one: Tensor, count: int) -> Tensor:
