@@ -27,8 +27,8 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
       anomaly-ft init path/to/bottle recipes/bottle.yaml
     """
     from anomaly_ft.recipe.read import read_recipe
-    from anomaly_ft.run.advice import among_images, write_sheet
     from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.sheet import among_images, write_sheet
     from anomaly_ft.run.starter import starter_recipe, valid_name, with_recipe
 
     terminal, demo = Terminal(), folder.startswith("demo:")

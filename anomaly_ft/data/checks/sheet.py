@@ -67,6 +67,14 @@ def _turned(image: Pixels, strength: float, row: int) -> Pixels:
     return _by(lambda s: affine(rotate=(s, s)))(image, share * strength, 0)
 
 
+def _noise(*, grey: bool) -> Callable[[float], Any]:
+    return lambda s: albumentations.GaussNoise(std_range=(abs(s) / 255,) * 2, per_channel=not grey, p=1)
+
+
+def _grey(pixels: Pixels) -> bool:
+    return bool((pixels == pixels[..., :1]).all())
+
+
 FULL: Mapping[str, Callable[[Pixels, float, int], Pixels]] = {
     "flips": lambda image, s, row: _flipped(image, row),
     "rotation": _turned,
@@ -78,7 +86,7 @@ FULL: Mapping[str, Callable[[Pixels, float, int], Pixels]] = {
     "uneven_light": _by(lambda s: albumentations.Illumination(intensity_range=(max(0.01, abs(s)),) * 2, p=1)),
     "white_balance": _cast,
     "focus": _by(lambda s: albumentations.GaussianBlur(blur_limit=0, sigma_limit=(abs(s), abs(s)), p=1)),
-    "noise": _by(lambda s: albumentations.GaussNoise(std_range=(abs(s) / 255,) * 2, per_channel=False, p=1)),
+    "noise": lambda image, s, row: _by(_noise(grey=_grey(image)))(image, s, row),
     "compression": _by(
         lambda s: albumentations.ImageCompression(quality_range=(min(round(100 - abs(s)), JPEG_BEST),) * 2, p=1)
     ),
@@ -116,7 +124,7 @@ def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], path: Path, 
 
 def varied_columns(pixels: Pixels, strengths: Mapping[str, float], seed: int) -> dict[str, Sequence[Pixels]]:
     """What the columns show, below their headings: images `(n, h, w, 3)` each."""
-    grey = bool((pixels == pixels[..., :1]).all())
+    grey = _grey(pixels)
     columns: dict[str, Sequence[Pixels]] = {"as it is": list(pixels)}
     for name, strength in strengths.items():
         if not (grey and name == "white_balance"):
