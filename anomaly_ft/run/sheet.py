@@ -1,6 +1,9 @@
 """A sheet of images varied as a folder's recipe would vary them, for the commands `data` and `init`."""
 
+import io
 from pathlib import Path
+
+from PIL import Image
 
 from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.checks.samples import evenly, sample_pixels
@@ -8,6 +11,7 @@ from anomaly_ft.data.checks.sheet import variation_sheet
 from anomaly_ft.errors import DataError
 from anomaly_ft.recipe.variation import VariationSection
 from anomaly_ft.run.advice import IMAGE_SIZE, fitting_resize, good_images
+from anomaly_ft.system.files import write_bytes
 
 ROWS = 4
 
@@ -25,8 +29,12 @@ def write_sheet(report: Report, path: Path) -> None:
         raise DataError(f"{path}: no sheet: {report.root} has no good training image that can be read")
     proposed = report.proposal.strengths if report.proposal else {}
     strengths = VariationSection.model_validate(proposed).strengths()
+    content = io.BytesIO()
     try:
-        variation_sheet(pixels, strengths, path)
+        Image.preinit()
+        kind = Image.registered_extensions().get(path.suffix.lower())
+        variation_sheet(pixels, strengths).save(content, kind)
+        write_bytes(path, content.getvalue())
     except (OSError, ValueError) as cause:
         raise DataError(f"{path}: the sheet cannot be written: {cause}") from cause
 

@@ -128,6 +128,15 @@ def test_a_sheet_among_the_images_is_refused(root):
     assert not (root / "train/good/sheet.png").exists()
 
 
+def test_a_recipe_that_cannot_be_written_leaves_no_sheet(root, monkeypatch):
+    def full(path, text):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("anomaly_ft.system.files.write_text", full)
+    assert "set.yaml: cannot be written: no space left" in one_line(run("init", root))
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.parametrize("command", [["data", "--sheet", "sheet.png"], ["init"]])
 def test_without_a_good_image_there_is_no_sheet(root, command):
     for path in (root / "train/good").iterdir():

@@ -93,17 +93,13 @@ FULL: Mapping[str, Callable[[Pixels, float, int], Pixels]] = {
 }
 
 
-def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], path: Path, *, seed: int = 0) -> list[str]:
-    """Draw good images `(n, h, w, 3)` as they are and varied; returns the headings of the columns.
+def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], seed: int = 0) -> Image.Image:
+    """Draw good images as they are and varied.
 
     Args:
-        pixels: a row for each.
+        pixels: `(n, h, w, 3)`, a row for each.
         strengths: of the changes that are switched on; white balance is left out where all images are grey.
-        path: of the picture.
         seed: of the run that is to vary images so.
-
-    Raises:
-        OSError, ValueError: the file cannot be written, or its ending is no image format.
     """
     columns = varied_columns(pixels, strengths, seed)
     wide, high = pixels.shape[2] + GAP, pixels.shape[1] + GAP
@@ -118,8 +114,7 @@ def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], path: Path, 
         draw.multiline_text((left, above), heading, fill="black", font=ImageFont.load_default(HEADING))
         for row, image in enumerate(images):
             sheet.paste(Image.fromarray(image), (left, round(above + 2.6 * HEADING) + row * high))
-    sheet.save(path)
-    return list(columns)
+    return sheet
 
 
 def varied_columns(pixels: Pixels, strengths: Mapping[str, float], seed: int) -> dict[str, Sequence[Pixels]]:

@@ -106,9 +106,15 @@ def test_where_nothing_varies_images_stand_alone(picture):
     assert list(varied_columns(picture[None], {}, 0)) == ["as it is"]
 
 
-def test_a_sheet_is_a_picture_with_room_for_all_columns(picture, tmp_path):
-    headings = variation_sheet(np.stack([picture] * 2), FREE, tmp_path / "sheet.png")
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        width, height = sheet.size
-    assert width >= ACROSS * 40
-    assert height >= -(-len(headings) // ACROSS) * 2 * 40
+def test_a_sheet_has_room_for_all_columns_and_shows_them(picture):
+    images = np.stack([picture] * 2)
+    sheet = variation_sheet(images, FREE)
+    bands = -(-len(varied_columns(images, FREE, 0)) // ACROSS)
+    assert sheet.width >= ACROSS * 40
+    assert sheet.height >= bands * 2 * 40
+    drawn = np.asarray(sheet)
+    for image in (picture, FULL["contrast"](picture, FREE["contrast"], 1)):
+        assert any(
+            np.array_equal(drawn[y : y + 40, x : x + 40], image)
+            for y, x in np.argwhere((drawn[:-39, :-39] == image[0, 0]).all(2))
+        )
