@@ -91,6 +91,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "{run}", "{images}", "--output", "{out}", "--maps"),
     "evaluate": ("evaluate", "{run}", "--output", "{out}"),
     "data": ("data", "{root}", "--thumbnails", "{out}/sheet.png"),
+    "data --sheet": ("data", "{root}", "--sheet", "{out}/sheet.png"),
     "init": ("init", "{root}", "{out}/recipe.yaml"),
     "sync": ("sync", "{out}/small-001", "--store", "{store}"),
     "sweep": ("sweep", "{sweep}", "--output", "{out}"),

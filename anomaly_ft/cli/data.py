@@ -35,7 +35,6 @@ def data(
       anomaly-ft data demo:elpv-mono --json
     """
     from anomaly_ft.data.checks.thumbnails import contact_sheet
-    from anomaly_ft.run.advice import write_sheet
     from anomaly_ft.run.console import Terminal
 
     report = look_at(root, layout, Terminal(), group_by)
@@ -46,4 +45,6 @@ def data(
         except (OSError, ValueError) as cause:
             raise DataError(f"--thumbnails {thumbnails}: cannot be written: {cause}") from cause
     if sheet:
+        from anomaly_ft.run.sheet import write_sheet  # only here, for it loads what varies images
+
         write_sheet(report, sheet)

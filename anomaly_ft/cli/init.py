@@ -27,9 +27,10 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
       anomaly-ft init path/to/bottle recipes/bottle.yaml
     """
     from anomaly_ft.recipe.read import read_recipe
-    from anomaly_ft.run.advice import among_images, write_sheet
     from anomaly_ft.run.console import Terminal
+    from anomaly_ft.run.sheet import among_images, write_sheet
     from anomaly_ft.run.starter import starter_recipe, valid_name, with_recipe
+    from anomaly_ft.system.files import write_text
 
     terminal, demo = Terminal(), folder.startswith("demo:")
     path = Path(folder).expanduser().resolve()
@@ -47,8 +48,10 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
     if drawn:
         write_sheet(report, sheet)
     try:
-        target.write_text(text.replace("THIS_FILE", str(target)), encoding="utf-8")
+        write_text(target, text.replace("THIS_FILE", str(target)))
     except OSError as cause:
+        if drawn:
+            sheet.unlink(missing_ok=True)  # else it would be in the way of the next try
         raise DataError(f"{target}: cannot be written: {cause}") from cause
     read_recipe(target)
     for line in report.lines():

@@ -84,7 +84,7 @@ def measure_pose(thumbnails: NDArray[np.uint8]) -> Pose:
         angles=tuple(match.angle for _, match in matching),
         mirrored=sum(match.mirrored for _, match in matching),
         shift=float(np.quantile(shifts, SEEN)) / PAIR_SPREAD if shifts else None,
-        brightness=float(np.quantile(np.abs(lights / max(1.0, float(np.median(lights))) - 1), SEEN)),
+        brightness=_spread(lights),
         round=float(np.median([match.worst for match in found])) >= 0.7,
         elongated=search.elongated,
         grain=grain,
@@ -177,6 +177,11 @@ def turn(image: Grey, angle: float) -> Grey:
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), float(angle), 1)
     moved = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     return moved.astype(np.float32, copy=False)
+
+
+def _spread(lights: NDArray[np.float64]) -> float:
+    median = float(np.median(lights))
+    return float(np.quantile(np.abs(lights - median), SEEN)) / max(1.0, median)
 
 
 def _moved(image: Grey, match: _Match) -> Grey:

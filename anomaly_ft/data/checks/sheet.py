@@ -67,6 +67,14 @@ def _turned(image: Pixels, strength: float, row: int) -> Pixels:
     return _by(lambda s: affine(rotate=(s, s)))(image, share * strength, 0)
 
 
+def _noise(*, grey: bool) -> Callable[[float], Any]:
+    return lambda s: albumentations.GaussNoise(std_range=(abs(s) / 255,) * 2, per_channel=not grey, p=1)
+
+
+def _grey(pixels: Pixels) -> bool:
+    return bool((pixels == pixels[..., :1]).all())
+
+
 FULL: Mapping[str, Callable[[Pixels, float, int], Pixels]] = {
     "flips": lambda image, s, row: _flipped(image, row),
     "rotation": _turned,
@@ -78,24 +86,20 @@ FULL: Mapping[str, Callable[[Pixels, float, int], Pixels]] = {
     "uneven_light": _by(lambda s: albumentations.Illumination(intensity_range=(max(0.01, abs(s)),) * 2, p=1)),
     "white_balance": _cast,
     "focus": _by(lambda s: albumentations.GaussianBlur(blur_limit=0, sigma_limit=(abs(s), abs(s)), p=1)),
-    "noise": _by(lambda s: albumentations.GaussNoise(std_range=(abs(s) / 255,) * 2, per_channel=False, p=1)),
+    "noise": lambda image, s, row: _by(_noise(grey=_grey(image)))(image, s, row),
     "compression": _by(
         lambda s: albumentations.ImageCompression(quality_range=(min(round(100 - abs(s)), JPEG_BEST),) * 2, p=1)
     ),
 }
 
 
-def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], path: Path, *, seed: int = 0) -> list[str]:
-    """Draw good images `(n, h, w, 3)` as they are and varied; returns the headings of the columns.
+def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], seed: int = 0) -> Image.Image:
+    """Draw good images as they are and varied.
 
     Args:
-        pixels: a row for each.
+        pixels: `(n, h, w, 3)`, a row for each.
         strengths: of the changes that are switched on; white balance is left out where all images are grey.
-        path: of the picture.
         seed: of the run that is to vary images so.
-
-    Raises:
-        OSError, ValueError: the file cannot be written, or its ending is no image format.
     """
     columns = varied_columns(pixels, strengths, seed)
     wide, high = pixels.shape[2] + GAP, pixels.shape[1] + GAP
@@ -110,13 +114,12 @@ def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], path: Path, 
         draw.multiline_text((left, above), heading, fill="black", font=ImageFont.load_default(HEADING))
         for row, image in enumerate(images):
             sheet.paste(Image.fromarray(image), (left, round(above + 2.6 * HEADING) + row * high))
-    sheet.save(path)
-    return list(columns)
+    return sheet
 
 
 def varied_columns(pixels: Pixels, strengths: Mapping[str, float], seed: int) -> dict[str, Sequence[Pixels]]:
     """What the columns show, below their headings: images `(n, h, w, 3)` each."""
-    grey = bool((pixels == pixels[..., :1]).all())
+    grey = _grey(pixels)
     columns: dict[str, Sequence[Pixels]] = {"as it is": list(pixels)}
     for name, strength in strengths.items():
         if not (grey and name == "white_balance"):
