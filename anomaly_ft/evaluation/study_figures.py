@@ -16,6 +16,7 @@ from anomaly_ft.model.maps import Map
 
 Row = Mapping[str, Any]
 COLOURS = {"all": "black", "PCA": FROZEN_COLOUR, "NPCA": ANOMALOUS_COLOUR, "random": "#9bbf6a"}
+STYLES = ("-", ":", "-.")  # of subspaces of one colour, one after another
 
 
 def subspace_figure(rows: Sequence[Row], shown: Sequence[str]) -> Figure:
@@ -30,18 +31,18 @@ def subspace_figure(rows: Sequence[Row], shown: Sequence[str]) -> Figure:
     figure = Figure(figsize=(1.5 + 4.2 * len(encoders), 3.8), layout="constrained")
     all_axes: Sequence[Axes] = figure.subplots(1, len(encoders), sharey=True, squeeze=False)[0]
     for axes, encoder in zip(all_axes, encoders, strict=True):
-        for name in shown:
+        families = [name.split()[0] for name in shown]
+        for place, name in enumerate(shown):
             found = {r["level"]: r for r in rows if r["encoder"] == encoder and r["subspace"] == name}
             places = [i for i, level in enumerate(levels) if found.get(level, {}).get("auroc") is not None]
             there = [found[levels[i]] for i in places]
-            family = name.split()[0]
             axes.errorbar(
                 places,
                 [row["auroc"] for row in there],
                 yerr=[row["sem"] or 0 for row in there],
                 label=name,
-                color=COLOURS.get(family, "black"),
-                linestyle="--" if family == "random" else "-",
+                color=COLOURS.get(families[place], "black"),
+                linestyle=STYLES[families[:place].count(families[place]) % len(STYLES)],
                 marker="o",
                 markersize=3,
                 capsize=2,
@@ -61,7 +62,7 @@ def direction_figure(rows: Sequence[Row]) -> Figure:
         rows: with level, band, variance, moved and moved_defective.
     """
     levels = list(dict.fromkeys(row["level"] for row in rows))
-    bands = list(dict.fromkeys(row["band"] for row in rows))
+    bands = sorted({row["band"] for row in rows}, key=lambda band: float(band.split()[0]))
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
     kinds = {
         "variance": "variance of normal images",

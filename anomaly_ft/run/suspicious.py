@@ -10,6 +10,7 @@ import numpy as np
 
 from anomaly_ft.analysis.suspicion import CUTOFF, FEWEST, cross_fitted, modified_z
 from anomaly_ft.data.records import PARTS
+from anomaly_ft.errors import GaussianError
 from anomaly_ft.model.inference import pooled_features
 from anomaly_ft.run.setup import Setup
 
@@ -26,7 +27,11 @@ def suspicious_images(setup: Setup) -> list[dict[str, Any]]:
     if len(images) < FEWEST:
         return []
     levels = pooled_features(setup.encoder, images.pixels, setup.compute)
-    distances = cross_fitted(levels, seed=setup.recipe.seed)
+    try:
+        distances = cross_fitted(levels, seed=setup.recipe.seed)
+    except GaussianError as cause:  # such as copies of one image: without the others these do not vary
+        setup.terminal.say(f"suspicious training images are not looked for: {cause}")
+        return []
     above = modified_z(distances)
     parts = {i: part for part in PARTS for i in getattr(setup.data.split, part)}
     return [

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,13 @@ from summaries import PLAIN
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
+from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.log import log_suspicious
+from anomaly_ft.run.open import open_recipe
 from anomaly_ft.run.run_summary import RunSummary
+from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.summary_text import doubtful, run_note
+from anomaly_ft.run.suspicious import suspicious_images
 
 RECIPE = """
 name: doubt
@@ -65,6 +70,23 @@ def test_the_report_shows_them_with_pictures_without_a_test_split_too(run: Path)
     assert part.count("data:image/jpeg;base64,") == 8
     assert "009.png" in part
     assert "those marked stand out" in " ".join(part.split())
+
+
+def test_too_few_images_or_copies_of_one_are_not_looked_through(run: Path) -> None:
+    setup = prepare(open_recipe(run), Terminal(quiet=True))
+    said: list[str] = []
+    setup.terminal.say = said.append  # type: ignore[method-assign]
+
+    def with_images(pixels: np.ndarray) -> Setup:
+        own = Images(pixels, setup.data.undivided.records[: len(pixels)])
+        return replace(setup, data=replace(setup.data, undivided=own))
+
+    pixels = np.asarray(setup.data.undivided.pixels[:12])
+    assert suspicious_images(with_images(pixels[:9])) == []
+    pixels[1:] = pixels[1]
+    assert suspicious_images(with_images(pixels)) == []
+    assert len(said) == 1
+    assert "suspicious training images are not looked for" in said[0]
 
 
 def test_pictures_go_to_the_tracker_by_rank() -> None:
