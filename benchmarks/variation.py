@@ -28,7 +28,7 @@ import pandas as pd
 from choices import scores_name
 from numpy.typing import NDArray
 from sets import DEMOS, FOLDERS, RECIPE, grid, grid_options
-from variation_tables import left_out, spearman, summarise, thresholds
+from variation_tables import left_out, side_by_side, spearman, summarise, thresholds
 
 from anomaly_ft.data.variation import Variation
 from anomaly_ft.evaluation.working_points import conformal_varied
@@ -181,6 +181,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     rows, score = rows[rows["settings"] == label], usual.gaussian.score
     tables = {
         "means over seeds": summarise(rows, score),
+        "the same, side by side": side_by_side(rows, score),
         "variation of the statistics, chosen on the other sets": left_out(rows, score),
         "vicinal against test AUROC, rank correlation": spearman(there["watched"]),
         "ways to set the threshold": thresholds(

@@ -36,6 +36,27 @@ def summarise(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     return wide
 
 
+def side_by_side(rows: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Means over seeds, a row for each set, a column for each of the six detectors: AUROC as it is / varied /
+    varied twice as much; share of good images rejected as they are / varied."""
+    six = rows[rows["statistics"].isin(("clean", "varied"))]
+    auroc, rejected = (
+        six.pivot_table(index="set", columns=["encoder", "statistics", "strength"], values=name)
+        for name in (f"auroc.{score}", "rejected")
+    )
+    order = [(e, s) for e in ("frozen", "fine-tuned clean", "fine-tuned varied") for s in ("clean", "varied")]
+    cells = {
+        f"{encoder}, {statistics} statistics": [
+            " / ".join(f"{auroc.loc[name, (encoder, statistics, strength)]:.3f}" for strength in (0, 1, 2))
+            + "; "
+            + " / ".join(f"{rejected.loc[name, (encoder, statistics, strength)]:.0%}" for strength in (0, 1))
+            for name in auroc.index
+        ]
+        for encoder, statistics in order
+    }
+    return pd.DataFrame(cells, index=auroc.index)
+
+
 def left_out(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     """For each set the variation of the statistics that is best on the other sets, by the mean of clean and
     varied AUROC of the frozen encoder, and what it and the default give on the set itself."""

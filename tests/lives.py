@@ -23,10 +23,11 @@ KILLED = -signal.SIGKILL
 
 
 def start(arguments: Sequence[str], output: Path, death: dict[str, Any] | None = None) -> BaseProcess:
-    """`anomaly-ft ARGUMENTS`, what it says in the file `output`. `death`, one of: {"step": n} for SIGKILL in
-    the n-th step of the optimiser, {"varied": n} while the n-th varied image is made, {"write": site, "below": folder} at a change below a folder, {"full": site,
-    "below": folder} for a disk that is full from there on, {"nan": n} for a loss that is no number. A site is
-    the number of a change, or one of the `sites` of another life."""
+    """`anomaly-ft ARGUMENTS`, what it says in the file `output`. `death`, one of: {"step": n} for SIGKILL
+    in the n-th step of the optimiser, {"varied": n} while the n-th varied image is made, {"write": site,
+    "below": folder} at a change below a folder, {"full": site, "below": folder} for a disk that is full
+    from there on, {"nan": n} for a loss that is no number. A site is the number of a change, or one of the
+    `sites` of another life."""
     arguments = (list(arguments), str(output), death or {}, dict(os.environ))
     process = CONTEXT.Process(target=_live, args=arguments)
     with pytest.MonkeyPatch.context() as patch:  # the server does not get the path of this process
