@@ -226,20 +226,20 @@ class Recipe(Section):
     tracking: Tracking = Tracking()
     runtime: Runtime = Runtime()
 
-    @model_validator(mode="after")
-    def _tell_benign_from_wrong(self) -> "Recipe":
+    @field_validator("validation")
+    @classmethod
+    def _tell_benign_from_wrong(cls, validation: Validation, info: ValidationInfo) -> Validation:
         """Refuse a pseudo-anomaly that is the same thing as a benign variation."""
-        benign = self.variation.strengths()
-        both = {
-            name: [c for c in SAME_AS.get(name, ()) if c in benign] for name in self.validation.augmentations
-        }
+        variation = info.data.get("variation")  # missing where it has mistakes of its own
+        benign = variation.strengths() if variation else {}
+        both = {name: [c for c in SAME_AS.get(name, ()) if c in benign] for name in validation.augmentations}
         clashes = [f"{name} (as variation.{', variation.'.join(same)})" for name, same in both.items() if same]
         if clashes:
             raise ValueError(
-                f"validation.augmentations: {'; '.join(clashes)}: what is benign cannot be a pseudo-anomaly; "
-                "take it out of one of them (a strength of 0 switches a variation off)"
+                f"augmentations: {'; '.join(clashes)}: what is benign cannot be a pseudo-anomaly; take it out of "
+                "one of them (a strength of 0 switches a variation off)"
             )
-        return self
+        return validation
 
     def to_yaml(self) -> str:
         """Write the whole recipe as YAML, defaults filled in; `read_recipe` of it gives an equal object."""

@@ -59,3 +59,12 @@ def test_what_is_benign_cannot_be_a_pseudo_anomaly(augmentation, benign):
 def test_a_pseudo_anomaly_may_be_what_is_not_benign_here():
     assert read("variation.focus=0", "validation.augmentations=[blur]").validation.augmentations == ("blur",)
     assert read("variation.preset=none", "validation.augmentations=[augmix]").variation.strengths() == {}
+
+
+def test_a_clash_is_named_together_with_mistakes_elsewhere():
+    with pytest.raises(RecipeError) as mistakes:
+        read("validation.augmentations=[noise]", "optimizer.lr=-1")
+    text = str(mistakes.value)
+    assert "2 mistakes" in text
+    assert "validation: augmentations: noise (as variation.noise)" in text
+    assert "optimizer.lr" in text
