@@ -236,8 +236,8 @@ class Recipe(Section):
         clashes = [f"{name} (as variation.{', variation.'.join(same)})" for name, same in both.items() if same]
         if clashes:
             raise ValueError(
-                f"augmentations: {'; '.join(clashes)}: what is benign cannot be a pseudo-anomaly; take it out of "
-                "one of them (a strength of 0 switches a variation off)"
+                f"augmentations: {'; '.join(clashes)}: what is benign cannot be a pseudo-anomaly; take it out "
+                "of one of them (a strength of 0 switches a variation off)"
             )
         return validation
 
