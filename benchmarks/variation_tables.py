@@ -90,7 +90,7 @@ def _rank(scores: Floats, rate: float) -> float:
     return conformal(scores, rate).threshold
 
 
-def _same_promise(copies: Floats, rate: float) -> float:
+def _same_guarantee(copies: Floats, rate: float) -> float:
     n = copies.shape[1]
     allowed = math.floor((len(copies) - 1) * (max(rate, 1 / (n + 1)) * (n + 1) - 1) + 1e-9)
     return max(_rank(copies[0], rate), float(np.sort(copies[1:], axis=None)[-1 - allowed]))
@@ -99,10 +99,10 @@ def _same_promise(copies: Floats, rate: float) -> float:
 # thresholds from scores of calibration images `(1 + copies, n)`, by how they are set
 THRESHOLDS = {
     "images alone": lambda copies, rate: _rank(copies[0], rate),
-    "images, and copies with twice the promise of few images (default)": lambda copies, rate: (
+    "images, and copies with twice the guarantee of few images (default)": lambda copies, rate: (
         conformal_varied(copies, rate).threshold
     ),
-    "images, and copies with the same promise": _same_promise,
+    "images, and copies with the same guarantee": _same_guarantee,
     "highest score of each image and its copies": lambda copies, rate: _rank(copies.max(0), rate),
     "images and copies as if all were images": lambda copies, rate: _rank(copies.ravel(), rate),
 }

@@ -26,7 +26,7 @@ class Plan:
 
 
 def to_plant(normal: int, share: float) -> int:
-    """How many images make a share in [0, 1) of the whole when they join the normal ones.
+    """Count the images that make a share in [0, 1) of the whole when they join the normal ones.
 
     >>> to_plant(90, 0.1), to_plant(249, 0.0)
     (10, 0)
@@ -35,7 +35,7 @@ def to_plant(normal: int, share: float) -> int:
 
 
 def possible(normal: int, defective: int, shares: Sequence[float]) -> list[float]:
-    """The shares for which there are enough defective images."""
+    """Select the shares for which there are enough defective images."""
     return [share for share in shares if to_plant(normal, share) <= int(MOST * defective)]
 
 
@@ -51,11 +51,11 @@ def plan(normal: int, defective: int, shares: Sequence[float], *, seed: int) -> 
     largest = max(shares)
     if largest not in possible(normal, defective, shares):
         able = possible(normal, defective, shares)
-        said = f"; {', '.join(f'{share:g}' for share in able)} can be had" if able else ""
+        hint = f"; {', '.join(f'{share:g}' for share in able)} can be had" if able else ""
         raise ValueError(
             f"a share of {largest:g} of the training images needs {to_plant(normal, largest)} defective images "
             f"beside {normal} good ones, and {MOST:.0%} of the {defective} there are make "
-            f"{int(MOST * defective)}{said}"
+            f"{int(MOST * defective)}{hint}"
         )
     order = np.random.default_rng(seed).permutation(defective).tolist()
     counts = {share: to_plant(normal, share) for share in sorted(shares)}

@@ -59,15 +59,15 @@ class Look:
 
 
 def feature_relevance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """What each feature `(n, d)` adds to the squared Mahalanobis distance, `(n, d)`, in float64; negative where
-    it makes the others look more normal. The sum over features is that distance."""
+    """Split the squared Mahalanobis distance over the features `(n, d)`: `(n, d)`, in float64; negative where
+    a feature makes the others look more normal. The sum over features is that distance."""
     z = features.double() - mean.double()
     white = whitening.double()
     return z * (z @ white.T @ white)
 
 
 def carriers(relevance: Floats) -> Floats:
-    """How many features `(n,)` carry half of what raises the distance, the largest first, of relevance
+    """Count how many features `(n,)` carry half of what raises the distance, the largest first, of relevance
     `(n, d)`."""
     raising = -np.sort(-np.maximum(relevance, 0), axis=1)
     shares = np.cumsum(raising, axis=1) / np.maximum(raising.sum(1, keepdims=True), np.finfo(float).tiny)
@@ -75,7 +75,7 @@ def carriers(relevance: Floats) -> Floats:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """The images `(n, 3, h, w)` without detail: a baseline that keeps light and colour."""
+    """Blur the images `(n, 3, h, w)`: a baseline that keeps light and colour but no detail."""
     sigma = BLUR * images.shape[-1]
     side = min(2 * round(3 * sigma) + 1, 2 * (min(images.shape[-2:]) // 2) - 1)
     blur: Tensor = gaussian_blur(images, [side, side], [sigma, sigma])
@@ -125,7 +125,8 @@ def look(relevance: Floats, mask: Mask | None) -> Look:
 
 
 def deletion(score: Score, image: Tensor, baseline: Tensor, relevance: Floats) -> float:
-    """Area under the score while the most relevant blocks of an image `(1, 3, h, w)` become the baseline.
+    """Measure the area under the score while the most relevant blocks of an image `(1, 3, h, w)` become the
+    baseline.
 
     The score counts from that of the whole baseline, 0, to that of the image, 1; the lower the area, the more
     the relevance was right about what raises the score. Compare it with that of `relevance` at random.
@@ -142,7 +143,8 @@ def deletion(score: Score, image: Tensor, baseline: Tensor, relevance: Floats) -
 
 
 def rank_correlation(first: Floats, second: Floats) -> float:
-    """Spearman's correlation of two maps `(h, w)`, block by block; 0 where one of them does not vary."""
+    """Compute Spearman's correlation of two maps `(h, w)`, block by block; 0 where one of them does not
+    vary."""
     a, b = _blocks(first).ravel(), _blocks(second).ravel()
     if not np.ptp(a) or not np.ptp(b):
         return 0.0
@@ -150,7 +152,7 @@ def rank_correlation(first: Floats, second: Floats) -> float:
 
 
 def mean_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Mean of `after - before` over the same images, and its standard error."""
+    """Average `after - before` over the same images, with its standard error."""
     gained = np.asarray(after) - np.asarray(before)
     error = float(gained.std(ddof=1) / np.sqrt(len(gained))) if len(gained) > 1 else float("nan")
     return float(gained.mean()), error
@@ -164,6 +166,6 @@ def _frame(height: int, width: int) -> Mask:
 
 
 def _blocks(values: Floats) -> Floats:
-    """Means over blocks, `(BLOCKS, BLOCKS)`."""
+    """Average over blocks, `(BLOCKS, BLOCKS)`."""
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float64))
     return np.asarray(F.adaptive_avg_pool2d(whole[None], BLOCKS)[0].numpy())

@@ -84,8 +84,8 @@ class BandRow:
 
 
 def folds_of(train: Flags, anomalous: Flags, *, seed: int = 0) -> list[Fold]:
-    """Five folds: each leaves out another fifth of the training images `(n,)` and scores another fifth of the
-    good test images, and all defective ones.
+    """Split into five folds: each leaves out another fifth of the training images `(n,)` and scores another
+    fifth of the good test images, and all defective ones.
 
     Raises:
         ValueError: fewer than five training or good test images, or no defective one.
@@ -105,21 +105,21 @@ def folds_of(train: Flags, anomalous: Flags, *, seed: int = 0) -> list[Fold]:
 
 
 def components(features: Floats) -> tuple[Floats, Floats]:
-    """Variance `(d,)` of the principal components of features `(n, d)`, falling, and their directions `(d, d)`,
-    one a column; with fewer images than dimensions the last ones do not vary at all."""
+    """Compute the principal components of features `(n, d)`: variance `(d,)`, falling, and directions `(d,
+    d)`, one a column; with fewer images than dimensions the last ones do not vary at all."""
     centred = features - features.mean(0)
     values, vectors = np.linalg.eigh(centred.T @ centred / len(features))
     return np.clip(values[::-1], 0, None), vectors[:, ::-1]
 
 
 def leading(variances: Floats, share: float) -> int:
-    """How many of the components explain more than a share of the variance, as scikit-learn's PCA counts."""
+    """Count the components that explain more than a share of the variance, as scikit-learn's PCA counts."""
     explained = np.cumsum(variances) / variances.sum()
     return min(int(np.searchsorted(explained, share, side="right")) + 1, len(variances))
 
 
 def subspaces(features: Floats, rng: np.random.Generator) -> Iterator[tuple[str, Floats]]:
-    """Names of the subspaces of features `(n, d)` and their orthonormal bases `(d, k)`; k may be 0."""
+    """Name the subspaces of features `(n, d)` and give their orthonormal bases `(d, k)`; k may be 0."""
     variances, directions = components(features)
     d = len(variances)
     yield ALL, directions
@@ -167,14 +167,15 @@ def subspace_rows(
 
 
 def _distances(known: Floats, scored: Floats) -> tuple[Floats, float]:
-    """Mahalanobis distance `(m,)` of features to the Gaussian of known ones, and its shrinkage."""
+    """Compute the Mahalanobis distance `(m,)` of features to the Gaussian of known ones, and its
+    shrinkage."""
     gaussian = fit(moments(torch.from_numpy(known)))
     squared = squared_distance(torch.from_numpy(scored), gaussian.mean, gaussian.whitening)
     return squared.sqrt().numpy(), float(gaussian.shrinkage)
 
 
 def over_folds(rows: Sequence[SubspaceRow]) -> list[dict[str, str | float | None]]:
-    """A row for each level and subspace: mean over folds of dimensions, AUROC and shrinkage, and the AUROC's
+    """Average over folds, a row for each level and subspace: dimensions, AUROC and shrinkage, and the AUROC's
     standard error of the mean."""
     groups: dict[tuple[str, str], list[SubspaceRow]] = {}
     for row in rows:

@@ -27,8 +27,8 @@ Flags = NDArray[np.bool_]
 
 
 def cross_fitted(levels: Levels, *, seed: int = 0) -> Floats:
-    """Mean over levels of the distance of each image `(n,)` to Gaussians of the other four fifths of the
-    images; higher = more suspicious.
+    """Compute the mean over levels of the distance of each image `(n,)` to Gaussians of the other four fifths
+    of the images; higher = more suspicious.
 
     Raises:
         ValueError: fewer than ten images.
@@ -45,22 +45,23 @@ def cross_fitted(levels: Levels, *, seed: int = 0) -> Floats:
 
 
 def distances_to(levels: Levels, known: Flags, scored: Flags) -> Floats:
-    """Mean over levels of the distance of the scored images `(n,)` to the Gaussians of the known ones."""
+    """Compute the mean over levels of the distance of the scored images `(n,)` to the Gaussians of the known
+    ones."""
     each = [_distances(_gaussian(features[known]), features[scored]) for features in levels]
     return np.asarray(np.mean(each, axis=0), dtype=np.float64)
 
 
 def modified_z(values: Floats) -> Floats:
-    """How many robust standard deviations each value `(n,)` lies above the median; 0 for all where most are
-    alike."""
+    """Measure how many robust standard deviations each value `(n,)` lies above the median; 0 for all where
+    most are alike."""
     above = values - np.median(values)
     deviation = np.median(np.abs(above))
     return np.asarray(NORMAL_MAD * above / deviation if deviation else np.zeros_like(values))
 
 
 def usual_by_trimming(levels: Levels, *, seed: int = 0) -> Flags:
-    """Which images `(n,)` are left once those that stand out by their cross-fitted distance are dropped, and
-    the others are looked at again."""
+    """Select the images `(n,)` that are left once those that stand out by their cross-fitted distance are
+    dropped, and the others are scored again."""
     kept = np.ones(len(levels[0]), dtype=bool)
     for _ in range(ROUNDS):
         standing_out = modified_z(cross_fitted([features[kept] for features in levels], seed=seed)) > CUTOFF
@@ -71,14 +72,15 @@ def usual_by_trimming(levels: Levels, *, seed: int = 0) -> Flags:
 
 
 def usual_by_mcd(levels: Levels, *, seed: int = 0) -> Flags:
-    """Which images `(n,)` are left once those that stand out by `robust_distances` are dropped."""
+    """Select the images `(n,)` that are left once those that stand out by `robust_distances` are dropped."""
     return np.asarray(modified_z(robust_distances(levels, seed=seed)) <= CUTOFF)
 
 
 def robust_distances(levels: Levels, *, seed: int = 0) -> Floats:
-    """Mean over levels of the distance `(n,)` to mean and covariance of the half of the images that lie closest
-    together (minimum covariance determinant, Rousseeuw), on features whitened by Ledoit-Wolf; of wide levels on
-    their first principal components, for MCD needs several images for each dimension."""
+    """Compute the mean over levels of the distance `(n,)` to mean and covariance of the half of the images
+    that lie closest together (minimum covariance determinant, Rousseeuw), on features whitened by
+    Ledoit-Wolf; of wide levels on their first principal components, for MCD needs several images for each
+    dimension."""
     each = []
     for features in levels:
         wanted = min(features.shape[1], len(features) // IMAGES_A_DIMENSION, ROBUST_DIMENSIONS)
@@ -88,8 +90,8 @@ def robust_distances(levels: Levels, *, seed: int = 0) -> Floats:
 
 
 def found_again(planted: Flags, suspicion: Floats) -> dict[str, float]:
-    """How well suspicion `(n,)` finds planted images: AUROC, average precision, and how many of them stand
-    among as many of the most suspicious images as were planted.
+    """Measure how well suspicion `(n,)` finds planted images: AUROC, average precision, and how many of them
+    are among as many of the most suspicious images as were planted.
 
     Raises:
         ValueError: all images are planted, or none.
@@ -114,7 +116,7 @@ def _distances(gaussian: Gaussian, features: NDArray[np.float32]) -> Floats:
 
 
 def _whitened(features: NDArray[np.float32], dimensions: int) -> Floats:
-    """The leading principal components of features, each over its deviation after shrinkage."""
+    """Compute the leading principal components of features, each divided by its deviation after shrinkage."""
     gaussian = _gaussian(features)
     centred = features - gaussian.mean.numpy()
     covariance = np.linalg.inv((gaussian.whitening.T @ gaussian.whitening).numpy())

@@ -26,7 +26,7 @@ def analyse() -> None:
 
 
 def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--data`, `--output` and `--json` of a study of a run."""
+    """Add `--data`, `--output` and `--json` of a study of a run."""
     data = click.option("--data", "root", metavar="ROOT", help="Where the run's images are, if they moved.")
     output = click.option(
         "--output", type=click.Path(path_type=Path), help="Folder for RUN-studies; unset: beside the run."

@@ -37,13 +37,13 @@ def _around(strength: float) -> tuple[float, float]:
 
 
 def jitter(**ranges: tuple[float, float]) -> Any:
-    """A transform of light and colour; what is not given stays."""
+    """Make a transform of light and colour; what is not given stays."""
     same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
     return albumentations.ColorJitter(**same | ranges, p=1)
 
 
 def affine(**moves: Any) -> Any:
-    """A transform that moves, turns or scales; mirrored at the border."""
+    """Make a transform that moves, turns or scales; mirrored at the border."""
     return albumentations.Affine(**moves, border_mode=BORDER_MIRROR, p=1)
 
 
@@ -118,7 +118,7 @@ class Variation:
         return out
 
     def copy(self, images: Images, number: int) -> Images:
-        """A varied copy of each image, made when it is asked for; copies of other numbers vary otherwise."""
+        """Make a varied copy of each image when it is asked for; copies of other numbers vary otherwise."""
 
         def make(wanted: NDArray[np.intp]) -> Pixels:
             return self.batch(images.pixels[wanted], [images.records[i].name for i in wanted], number)
@@ -127,7 +127,7 @@ class Variation:
 
 
 def with_copies(images: Images, variation: Variation, copies: int) -> Images:
-    """The images, and after all of them so many varied copies of each: `(1 + copies) n` in blocks of n.
+    """Append so many varied copies of each image after all images: `(1 + copies) n` in blocks of n.
 
     Args:
         images: n images of good parts.
@@ -142,7 +142,7 @@ def with_copies(images: Images, variation: Variation, copies: int) -> Images:
 
 
 def half_varied(images: Images, variation: Variation) -> Images:
-    """Each image as it is or its first varied copy, by chance: what pseudo-anomalies are made of."""
+    """Choose each image as it is or its first varied copy, by chance: what pseudo-anomalies are made of."""
     if not variation:
         return images
     chance = [zlib.crc32(f"half {record.name}".encode()) % 2 for record in images.records]
@@ -150,7 +150,8 @@ def half_varied(images: Images, variation: Variation) -> Images:
 
 
 def _merge(blocks: Sequence[Images], source: NDArray[np.intp], images: Images) -> Images:
-    """Row i, counted round and round the images, from the block that `source[i]` names."""
+    """Merge blocks of images: row i, counted round and round the images, from the block that `source[i]`
+    names."""
     count = len(images)
 
     def take(wanted: NDArray[np.intp]) -> Pixels:
@@ -165,7 +166,7 @@ def _merge(blocks: Sequence[Images], source: NDArray[np.intp], images: Images) -
 
 
 def _rows(take: Take, length: int, images: Images) -> Images:
-    """Images that `take` makes, with the records of `images`, repeated as often as it takes."""
+    """Wrap images that `take` makes, with the records of `images`, repeated as often as it takes."""
     pixels = Rows(take, np.arange(length), images.pixels.shape[1:])
     return Images(as_array(pixels), images.records * (length // max(1, len(images))))
 

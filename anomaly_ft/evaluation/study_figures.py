@@ -20,7 +20,7 @@ STYLES = ("-", ":", "-.")  # of subspaces of one colour, one after another
 
 
 def subspace_figure(rows: Sequence[Row], shown: Sequence[str]) -> Figure:
-    """AUROC of some subspaces over levels, an axis for each encoder; bars are standard errors.
+    """Plot AUROC of some subspaces over levels, an axis for each encoder; bars are standard errors.
 
     Args:
         rows: with encoder, level, subspace, auroc and sem; the sum is the last level.
@@ -33,9 +33,9 @@ def subspace_figure(rows: Sequence[Row], shown: Sequence[str]) -> Figure:
     for axes, encoder in zip(all_axes, encoders, strict=True):
         families = [name.split()[0] for name in shown]
         for place, name in enumerate(shown):
-            found = {r["level"]: r for r in rows if r["encoder"] == encoder and r["subspace"] == name}
-            places = [i for i, level in enumerate(levels) if found.get(level, {}).get("auroc") is not None]
-            there = [found[levels[i]] for i in places]
+            by_level = {r["level"]: r for r in rows if r["encoder"] == encoder and r["subspace"] == name}
+            places = [i for i, level in enumerate(levels) if by_level.get(level, {}).get("auroc") is not None]
+            there = [by_level[levels[i]] for i in places]
             axes.errorbar(
                 places,
                 [row["auroc"] for row in there],
@@ -56,7 +56,8 @@ def subspace_figure(rows: Sequence[Row], shown: Sequence[str]) -> Figure:
 
 
 def direction_figure(rows: Sequence[Row]) -> Figure:
-    """What share of a level's change lies in which band of the frozen components, beside the variance there.
+    """Plot what share of a level's change lies in which band of the frozen components, beside the variance
+    there.
 
     Args:
         rows: with level, band, variance, moved and moved_defective.
@@ -73,8 +74,8 @@ def direction_figure(rows: Sequence[Row]) -> Figure:
     for axes, (key, title) in zip(all_axes, kinds.items(), strict=True):
         below = np.zeros(len(levels))
         for i, band in enumerate(bands):
-            found = {row["level"]: row[key] for row in rows if row["band"] == band}
-            heights = np.array([found.get(level, 0.0) for level in levels])
+            by_level = {row["level"]: row[key] for row in rows if row["band"] == band}
+            heights = np.array([by_level.get(level, 0.0) for level in levels])
             shade = str(0.85 - 0.8 * i / max(1, len(bands) - 1))
             axes.bar(range(len(levels)), heights, bottom=below, color=shade, label=band)
             below += heights
@@ -99,8 +100,8 @@ class Shown:
 
 
 def relevance_figure(images: Sequence[Shown]) -> Figure:
-    """A row for each image: as it is with its defect outlined, then what raises its score by each encoder, on
-    one scale a map for what it holds of relevance that raises."""
+    """Draw a row for each image: as it is with its defect outlined, then what raises its score by each
+    encoder, on one scale a map for what it holds of relevance that raises."""
     encoders = list(dict.fromkeys(name for each in images for name in each.maps))
     figure = Figure(figsize=(2.3 * (1 + len(encoders)), 2.4 * len(images)), layout="constrained")
     grid = figure.subplots(len(images), 1 + len(encoders), squeeze=False)
@@ -121,8 +122,8 @@ def relevance_figure(images: Sequence[Shown]) -> Figure:
 
 
 def contamination_figure(rows: Sequence[Row]) -> Figure:
-    """Over the share of defective training images: AUROC, defects found and false alarms at the threshold, and
-    how well the planted images are found again, a line for each treatment.
+    """Plot over the share of defective training images: AUROC, defects found and false alarms at the
+    threshold, and how well the planted images are found again, a line for each treatment.
 
     Args:
         rows: with share, treatment and the numbers.
@@ -138,8 +139,8 @@ def contamination_figure(rows: Sequence[Row]) -> Figure:
     all_axes: Sequence[Axes] = figure.subplots(1, len(kinds))
     for axes, (key, title) in zip(all_axes, kinds.items(), strict=True):
         for name in treatments:
-            own = [row for row in rows if row["treatment"] == name and row.get(key) is not None]
-            axes.plot([row["share"] for row in own], [row[key] for row in own], marker="o", label=name)
+            treated = [row for row in rows if row["treatment"] == name and row.get(key) is not None]
+            axes.plot([row["share"] for row in treated], [row[key] for row in treated], marker="o", label=name)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("share of the training set")
         axes.spines[["top", "right"]].set_visible(False)

@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 def few_of_each(images: Images) -> Images:
-    """At most `MOST` good and as many anomalous images, evenly chosen."""
+    """Choose at most `MOST` good and as many anomalous images, evenly."""
     anomalous = np.array([record.anomalous for record in images.records], bool)
     chosen: list[int] = []
     for places in (np.flatnonzero(~anomalous), np.flatnonzero(anomalous)):
@@ -76,7 +76,7 @@ def what_if(
 
 
 def beside(frozen: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
-    """One row each of both detectors on the same images; the frozen one's numbers are called `frozen_…`."""
+    """Join the rows of both detectors on the same images; the frozen one's numbers are called `frozen_…`."""
     return [
         {**after, "frozen_auroc": before["auroc"], "frozen_rejected": before["rejected"]}
         for before, after in zip(frozen, tuned, strict=True)
@@ -84,8 +84,8 @@ def beside(frozen: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
 
 
 def what_if_figure(rows: Sequence[Row]) -> Figure:
-    """AUROC and share of good images rejected, over growing strength: all changes together thick, each alone
-    thin; grey: frozen, in colour: fine-tuned."""
+    """Plot AUROC and share of good images rejected over growing strength: all changes together thick, each
+    alone thin; grey: frozen, in colour: fine-tuned."""
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 2)
     titles = {"auroc": "image AUROC", "rejected": "share of good images rejected"}

@@ -39,13 +39,13 @@ def conformal(scores: ArrayLike, false_positive_rate: float) -> WorkingPoint:
 
 
 def conformal_varied(scores: Floats, false_positive_rate: float) -> WorkingPoint:
-    """Set the lowest threshold that keeps two promises, from scores of held-out normal images `(1 + k, n)`: of
+    """Set the lowest threshold that gives two guarantees, from scores of held-out normals `(1 + k, n)`: of
     the n images in the first row, and of k varied copies of each in the others.
 
     Of the images themselves it is `conformal`. Of the copies it bounds the expected share of an image's varied
     copies that are rejected (conformal risk control, Angelopoulos et al., 2022): images are exchangeable, their
     copies are not independent, and an image counts once however many copies it has. Where n is too small for
-    the rate, the copies' promise is 2 / (n + 1), twice that of the images: the single highest of all copies
+    the rate, the copies' guarantee is 2 / (n + 1), twice that of the images: the single highest of all copies
     would let one odd image decide.
 
     Raises:
@@ -55,12 +55,12 @@ def conformal_varied(scores: Floats, false_positive_rate: float) -> WorkingPoint
     if len(scores) == 1:
         return clean
     n = clean.images
-    promise = max(false_positive_rate, 2 / (n + 1))
+    guarantee = max(false_positive_rate, 2 / (n + 1))
     copies = np.sort(np.asarray(scores[1:], dtype=np.float64).ravel())
     if not np.isfinite(copies).all():
         raise DivergedError("a threshold needs finite scores")
-    allowed = math.floor((len(scores) - 1) * (promise * (n + 1) - 1) + 1e-9)  # copies that may be rejected
-    return replace(clean, threshold=max(clean.threshold, float(copies[-1 - allowed])), varied_fpr=promise)
+    allowed = math.floor((len(scores) - 1) * (guarantee * (n + 1) - 1) + 1e-9)  # copies that may be rejected
+    return replace(clean, threshold=max(clean.threshold, float(copies[-1 - allowed])), varied_fpr=guarantee)
 
 
 @dataclass(frozen=True)

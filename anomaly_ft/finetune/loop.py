@@ -90,7 +90,7 @@ def fine_tune(
         images, trained = state.end_epoch()
         seconds = time.perf_counter() - started
         state.records.append(EpochRecord(epoch, loss, validation, verdict, images, trained, seconds))
-        keep(state, True)
+        keep(state, True)  # before the best weights come back: a resumed run may go on with another rule
         if verdict.stop:
             state.objective.load_state_dict(state.best)
         yield state.records[-1]

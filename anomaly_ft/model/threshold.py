@@ -10,7 +10,7 @@ from scipy.stats import beta
 class WorkingPoint:
     """A score above `threshold` is called anomalous; at most `guaranteed_fpr` of normal images are,
     averaged over calibration sets of `images` held-out normals. `target_fpr` is what was asked for.
-    `varied_fpr` bounds the same share among images that vary as the recipe allows; None: no promise."""
+    `varied_fpr` bounds the same share among images that vary as the recipe allows; None: no guarantee."""
 
     threshold: float
     target_fpr: float

@@ -75,7 +75,7 @@ class VariationSection(Section):
     """Varied copies of each training image in the statistics; the image itself is always there."""
 
     def strengths(self) -> dict[str, float]:
-        """The strength of each change that is switched on."""
+        """List the strength of each change that is switched on."""
         given = self.model_dump(exclude={"preset", "copies"}, exclude_none=True)
         together = PRESETS[self.preset] | given
         return {name: float(strength) for name, strength in together.items() if strength}

@@ -21,7 +21,7 @@ IMAGE_SIZE: int = Data.model_fields["image_size"].default
 
 
 def with_advice(report: Report) -> Report:
-    """The report with a proposal of what may differ between its parts."""
+    """Add to the report a proposal of what may differ between its parts."""
     preset = VariationSection().preset
     thumbnails = grey_thumbnails(evenly(good_images(report), LOOKED_AT), report.limits)
     pose = measure_pose(thumbnails) if len(thumbnails) >= FEWEST else None
@@ -30,19 +30,19 @@ def with_advice(report: Report) -> Report:
 
 
 def fitting_resize(report: Report) -> Resize:
-    """Elongated images are put whole on black, others stretched."""
+    """Choose letterbox for elongated images, stretch for others."""
     width, height = usual_size(report)
     return "letterbox" if max(width, height) / min(width, height) >= ELONGATED else "stretch"
 
 
 def usual_size(report: Report) -> tuple[int, int]:
-    """Width and height of most images."""
+    """Find width and height of most images."""
     width, height = next(iter(report.sizes), "224x224").split("x")
     return int(width), int(height)
 
 
 def limits() -> dict[str, tuple[float, float]]:
-    """Lowest and highest strength of each change that a recipe allows.
+    """Give the lowest and highest strength of each change that a recipe allows.
 
     >>> limits()["rotation"]
     (0.0, 180.0)
@@ -53,5 +53,5 @@ def limits() -> dict[str, tuple[float, float]]:
 
 
 def good_images(report: Report) -> list[Record]:
-    """Good training images that can be read."""
+    """List good training images that can be read."""
     return [record for record in report.readable if record.split == "train" and not record.anomalous]

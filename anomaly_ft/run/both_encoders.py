@@ -78,7 +78,7 @@ def open_both(folder: Path, terminal: Terminal, root: str | None = None) -> Both
 
 
 def images_of(setup: Setup) -> Images:
-    """The images that statistics were estimated from, and the test images."""
+    """List the images that statistics were estimated from, and the test images."""
     known, test = setup.data.normals("train").records, setup.data.test.records
     return Images(
         (*known, *test),
@@ -88,7 +88,8 @@ def images_of(setup: Setup) -> Images:
 
 
 def pixels_of(setup: Setup) -> tuple[Pixels, Pixels]:
-    """Pixels of the images of `images_of`, still not fetched: the training ones, and the test ones."""
+    """Give the pixels of the images of `images_of`, still not fetched: the training ones, and the test
+    ones."""
     return setup.data.normals("train").pixels, view(setup.data.test.pixels, list(range(len(setup.data.test))))
 
 

@@ -91,15 +91,15 @@ class Terminal:
             self.say("No test split was found, so there is no test number.")
         else:
             self._compare(summary, summary.frozen_test, summary.test)
-        if said := varied_sentence(summary):
-            self.say(said)
+        if sentence := varied_sentence(summary):
+            self.say(sentence)
         self.say(story_of(summary))
         self.say(f"run folder  {run.folder}")
         self.say(f"report      {run.folder}/report.html")
         if summary.mlflow_run_id:
             self.say(f"compare     anomaly-ft ui --store {run.mlflow_uri}")
-        if said := doubtful(summary):
-            self.say(f"look at     {said}")
+        if sentence := doubtful(summary):
+            self.say(f"look at     {sentence}")
         if summary.shortcuts:
             self.say(f"worth       {summary.shortcuts.sentence}")
 

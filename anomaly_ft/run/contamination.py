@@ -82,7 +82,7 @@ class TrimmedDistance(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `(n, 3, h, w)` in 0..255 to a scalar."""
+        """Map images `(n, 3, h, w)` in 0..255 to a scalar."""
         with self.detector.encoder.folded():
             features = pool(self.detector.encoder(images))
         squared = self.detector.squared_level_distances(features)
@@ -127,7 +127,7 @@ def study_contamination(
 
 
 def _setups(first: Setup, terminal: Terminal) -> Callable[[int], Setup]:
-    """The prepared run of each seed; the last one is kept."""
+    """Prepare the run of each seed; the last one is kept."""
     kept = {first.recipe.seed: first}
 
     def of(seed: int) -> Setup:
@@ -140,7 +140,7 @@ def _setups(first: Setup, terminal: Terminal) -> Callable[[int], Setup]:
 
 
 def _shares(setup: Setup, extent: Extent, terminal: Terminal) -> tuple[float, ...]:
-    """The shares to try, rising; the usual ones as far as there are defective images.
+    """List the shares to try, rising; the usual ones as far as there are defective images.
 
     Raises:
         DataError: none can be had, or not all of those asked for.
@@ -169,7 +169,7 @@ def _shares(setup: Setup, extent: Extent, terminal: Terminal) -> tuple[float, ..
 def _cell(
     setups: Callable[[int], Setup], seed: int, shares: Sequence[float], share: float, finetune: bool
 ) -> list[Row]:
-    """Rows of one seed and share: each treatment."""
+    """Make the rows of one seed and share: each treatment."""
     setup = setups(seed)
     defective = sum(record.anomalous for record in setup.data.test.records)
     deal: Plan = plan(len(setup.data.undivided), defective, shares, seed=seed)
@@ -178,22 +178,22 @@ def _cell(
     rows = []
     for name, usual_of in USUAL.items():
         usual = usual_of(levels)
-        found = found_again(planted.planted, SUSPICION[name](levels)) if planted.planted.any() else {}
-        own = with_data(setup, without(planted.data, usual))
-        about = {"seed": seed, "share": share, "treatment": name, **_dropped(planted, usual), **found}
-        rows.append(about | measure_run(own))
+        finding = found_again(planted.planted, SUSPICION[name](levels)) if planted.planted.any() else {}
+        cleaned = with_data(setup, without(planted.data, usual))
+        about = {"seed": seed, "share": share, "treatment": name, **_dropped(planted, usual), **finding}
+        rows.append(about | measure_run(cleaned))
     if finetune:
         usual = usual_by_trimming(levels)
         everything = np.ones_like(usual)
         for name, kept in ((TRAINED, everything), (TRAINED_TRIMMED, usual), (TRAINING_TRIMMED, everything)):
-            own = with_data(setup, without(planted.data, kept))
+            cleaned = with_data(setup, without(planted.data, kept))
             about = {"seed": seed, "share": share, "treatment": name, **_dropped(planted, kept)}
-            rows.append(about | measure_run(own, train=True, trim=name == TRAINING_TRIMMED))
+            rows.append(about | measure_run(cleaned, train=True, trim=name == TRAINING_TRIMMED))
     return rows
 
 
 def measure_run(setup: Setup, *, train: bool = False, trim: bool = False) -> Row:
-    """What the run of a prepared set-up is worth, see `detect`; nothing without a test split."""
+    """Measure the run of a prepared set-up, see `detect`; nothing without a test split."""
     kept, tested, epoch = detect(setup, train=train, trim=trim)
     if tested is None:
         return {}
@@ -231,7 +231,7 @@ def detect(
 
 
 def mean_rows(rows: Sequence[Row]) -> list[Row]:
-    """A row for each share and treatment: means over seeds, and the standard deviation of the AUROC."""
+    """Average over seeds, a row for each share and treatment, with the standard deviation of the AUROC."""
     groups: dict[tuple[float, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["share"], row["treatment"]), []).append(row)
@@ -245,7 +245,7 @@ def mean_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def shown_rows(table: Sequence[Row]) -> Iterator[dict[str, str]]:
-    """The table for the terminal."""
+    """Format the table for the terminal."""
     for row in table:
         yield {
             "share": f"{row['share']:g}",

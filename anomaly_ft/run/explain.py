@@ -87,21 +87,21 @@ class _Explainer:
         return self._tensor(np.asarray(total / len(pixels), np.float32))
 
     def image(self, i: int) -> Tensor:
-        """A test image, `(1, 3, h, w)` in 0..255."""
+        """Fetch a test image, `(1, 3, h, w)` in 0..255."""
         return self._tensor(self.both.setup.data.test.pixels[i].astype(np.float32))
 
     def baseline(self, name: str, image: Tensor) -> Tensor:
-        """What an image is compared with."""
+        """Make what an image is compared with."""
         return self.mean_image if name == MEAN else blurred(image)
 
     def score(self, name: str, images: Tensor) -> Tensor:
-        """The score that decides, differentiable."""
+        """Compute the score that decides, differentiable."""
         detector = self.detectors[name]
         with detector.encoder.folded():
             return detector.scores(detector.encoder(images))[detector.decides]
 
     def attribution(self, name: str, i: int, baseline: str) -> Attribution:
-        """Relevance of the pixels of a test image."""
+        """Compute the relevance of the pixels of a test image."""
         image = self.image(i)
         return integrated_gradients(
             partial(self.score, name), image, self.baseline(baseline, image), steps=self.steps
@@ -153,8 +153,8 @@ def explain_run(
 
 
 def _chosen(records: Sequence[Record], count: int) -> list[int]:
-    """Positions of defective test images, of each kind in turn, those with masks first, and of a quarter as
-    many good ones."""
+    """Choose positions of defective test images, of each kind in turn, those with masks first, and of a
+    quarter as many good ones."""
     masked = [i for i, record in enumerate(records) if record.anomalous and record.mask]
     there = masked or [i for i, record in enumerate(records) if record.anomalous]
     good = [i for i, record in enumerate(records) if not record.anomalous]
@@ -163,7 +163,7 @@ def _chosen(records: Sequence[Record], count: int) -> list[int]:
 
 
 def _explain(explainer: _Explainer, i: int, *, sane: bool) -> list[Row]:
-    """Rows of one test image: each encoder and baseline; with `sane` also random weights."""
+    """Explain one test image, a row for each encoder and baseline; with `sane` also random weights."""
     setup, image = explainer.both.setup, explainer.image(i)
     record, decoder = setup.data.test.records[i], explainer.both.run.decoder
     mask = _mask(record, decoder)
@@ -174,8 +174,8 @@ def _explain(explainer: _Explainer, i: int, *, sane: bool) -> list[Row]:
             continue
         maps = {baseline: explainer.attribution(name, i, baseline) for baseline in BASELINES}
         other = explainer.attribution(RANDOM, i, MEAN).maps[0] if sane else None
-        same = rank_correlation(*(found.maps[0] for found in maps.values()))
-        for baseline, found in maps.items():
+        same = rank_correlation(*(relevance_map.maps[0] for relevance_map in maps.values()))
+        for baseline, relevance_map in maps.items():
             score, against = partial(explainer.score, name), explainer.baseline(baseline, image)
             rows.append(
                 {
@@ -184,21 +184,23 @@ def _explain(explainer: _Explainer, i: int, *, sane: bool) -> list[Row]:
                     "anomalous": record.anomalous,
                     "encoder": name,
                     "baseline": baseline,
-                    "error": float(found.error[0]),
-                    **asdict(look(found.maps[0], mask)),
-                    "deletion": deletion(score, image, against, found.maps[0]),
+                    "error": float(relevance_map.error[0]),
+                    **asdict(look(relevance_map.maps[0], mask)),
+                    "deletion": deletion(score, image, against, relevance_map.maps[0]),
                     "deletion_chance": deletion(score, image, against, chance),
                     "same_baselines": same,
-                    "same_random": rank_correlation(found.maps[0], other) if other is not None else None,
-                    "blocks": _coarse(found.maps[0]),
+                    "same_random": rank_correlation(relevance_map.maps[0], other)
+                    if other is not None
+                    else None,
+                    "blocks": _coarse(relevance_map.maps[0]),
                 }
             )
     return rows
 
 
 def _levels(explainer: _Explainer) -> list[Row]:
-    """Of each encoder and level: its share of the sum of squared distances of good and of defective test
-    images, and how many features carry half of what raises it."""
+    """Measure of each encoder and level its share of the sum of squared distances of good and of defective
+    test images, and how many features carry half of what raises it."""
     setup = explainer.both.setup
     anomalous = np.array([record.anomalous for record in setup.data.test.records])
     rows: list[Row] = []
@@ -228,7 +230,7 @@ def _levels(explainer: _Explainer) -> list[Row]:
 
 
 def _mask(record: Record, decoder: Decoder) -> Mask | None:
-    """Where the defect is in what the encoder is given, `(size, size)`; None where nothing usable says so."""
+    """Read where the defect is in the encoder's input, `(size, size)`; None where there is no usable mask."""
     if record.mask is None:
         return None
     try:
@@ -241,19 +243,21 @@ def _mask(record: Record, decoder: Decoder) -> Mask | None:
 
 
 def _coarse(relevance: Floats, side: int = 28) -> list[list[float]]:
-    """A small map for figures, `(side, side)`, as JSON holds it."""
+    """Shrink a map for figures, `(side, side)`, as JSON holds it."""
     image = Image.fromarray(relevance.astype(np.float32))
     small = np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float64)
     return [[float(f"{value:.4g}") for value in line] for line in small]
 
 
 def _pictures(explainer: _Explainer, chosen: Sequence[int], rows: Sequence[Row]) -> list[Shown]:
-    """The first images with the maps of each encoder."""
+    """Collect the first images with the maps of each encoder."""
     test = explainer.both.setup.data.test
     shown = []
     for i in chosen[:PICTURES]:
-        own = [row for row in rows if row["image"] == test.records[i].name and row["baseline"] == MEAN]
-        maps = {row["encoder"]: np.array(row["blocks"], np.float32) for row in own}
+        rows_of_image = [
+            row for row in rows if row["image"] == test.records[i].name and row["baseline"] == MEAN
+        ]
+        maps = {row["encoder"]: np.array(row["blocks"], np.float32) for row in rows_of_image}
         mask = _mask(test.records[i], explainer.both.run.decoder)
         shown.append(Shown(test.records[i].name, np.asarray(test.pixels[i]), mask, maps))
     return shown

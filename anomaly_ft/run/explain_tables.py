@@ -18,7 +18,7 @@ COMPARED = {
 
 
 def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row for each encoder and baseline; None where nothing could be measured."""
+    """Average each encoder and baseline, a row each; None where nothing could be measured."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["encoder"], row["baseline"]), []).append(row)
@@ -46,16 +46,17 @@ def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def differences(rows: Sequence[Mapping[str, Any]], before: str, after: str) -> list[Row]:
-    """Mean change from one encoder to the other over the same defective images, with its standard error; none
-    where one of the two was not measured."""
-    found = {(row["encoder"], row["baseline"], row["image"]): row for row in rows if row["anomalous"]}
+    """Average the change from one encoder to the other over the same defective images, with its standard
+    error; none where one of the two was not measured."""
+    by_image = {(row["encoder"], row["baseline"], row["image"]): row for row in rows if row["anomalous"]}
     baselines = list(dict.fromkeys(row["baseline"] for row in rows))
     table: list[Row] = []
     for baseline in baselines:
-        images = [image for encoder, own, image in found if (encoder, own) == (after, baseline)]
+        images = [image for encoder, other, image in by_image if (encoder, other) == (after, baseline)]
         for name, meaning in COMPARED.items():
             pairs = [
-                (found[before, baseline, image][name], found[after, baseline, image][name]) for image in images
+                (by_image[before, baseline, image][name], by_image[after, baseline, image][name])
+                for image in images
             ]
             known = [(float(a), float(b)) for a, b in pairs if a is not None and b is not None]
             if known:
@@ -99,7 +100,7 @@ def shown_rows(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def shown_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What fine-tuning changes, a line each; `more` and `less` only beyond two standard errors."""
+    """Say what fine-tuning changes, a line each; `more` and `less` only beyond two standard errors."""
     lines = []
     for row in changes:
         sure = row["sem"] is not None and abs(row["change"]) > 2 * row["sem"]

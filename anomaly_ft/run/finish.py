@@ -193,7 +193,7 @@ def vary_test(setup: Setup, detector: Detector, point: WorkingPoint) -> list[Row
 
 
 def variation_summary(setup: Setup, rows: list[Row]) -> dict[str, Any]:
-    """What `summary.json` says of variation: which changes are benign, and what growing ones do."""
+    """Sum up variation for `summary.json`: which changes are benign, and what growing ones do."""
     return {
         "preset": setup.recipe.variation.preset,
         "strengths": setup.recipe.variation.strengths(),

@@ -55,13 +55,13 @@ def plant(data: Dataset, deal: Plan, share: float) -> Planted:
 
 
 def without(data: Dataset, usual: Flags) -> Dataset:
-    """The data set with training images that are not usual `(n,)` left out of every part of the split."""
+    """Leave training images that are not usual `(n,)` out of every part of the split."""
     parts = [tuple(i for i in getattr(data.split, part) if usual[i]) for part in PARTS]
     return replace(data, split=Split(*parts))
 
 
 def with_data(setup: Setup, data: Dataset) -> Setup:
-    """The run on other images; nothing that was computed of its own ones is kept."""
+    """Give the run on other images; nothing that was computed of its own ones is kept."""
     early = EarlyCache(setup.encoder, setup.compute, setup.detector_settings(), setup.early.room)
     return replace(setup, data=data, early=early, seconds={})
 
@@ -71,16 +71,16 @@ def _some(images: Images, places: Sequence[int]) -> Images:
 
 
 def _joined(first: Pixels, second: Pixels) -> Pixels:
-    """Pixels of both, still not fetched."""
+    """Concatenate the pixels of both, still not fetched."""
 
     def take(wanted: NDArray[np.intp]) -> Pixels:
-        found = np.empty((len(wanted), *shape), np.uint8)
-        own = wanted < len(first)
-        if own.any():
-            found[own] = first[wanted[own]]
-        if not own.all():
-            found[~own] = second[wanted[~own] - len(first)]
-        return found
+        out = np.empty((len(wanted), *shape), np.uint8)
+        from_first = wanted < len(first)
+        if from_first.any():
+            out[from_first] = first[wanted[from_first]]
+        if not from_first.all():
+            out[~from_first] = second[wanted[~from_first] - len(first)]
+        return out
 
     shape: tuple[int, int, int] = first.shape[1:]
     return as_array(Rows(take, np.arange(len(first) + len(second)), shape))

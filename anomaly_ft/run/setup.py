@@ -50,12 +50,12 @@ class Setup:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def inputs(self, part: Part) -> Pixels:
-        """What the encoder is given of `varied` normal images that serve one purpose: the images, or, where
-        early blocks are frozen, what these made of them."""
+        """Give the encoder's input for `varied` normal images of one part: the images, or, where early blocks
+        are frozen, their cached early activations."""
         return self.early(part, self.varied(part).pixels)
 
     def varied(self, part: Part) -> Images:
-        """The normal images that serve one purpose, and after all of them their varied copies."""
+        """Give the normal images of one part, and after all of them their varied copies."""
         copies = HELD_OUT_COPIES.get(part, self.recipe.variation.copies)
         return with_copies(self.data.normals(part), self.variation, copies)
 

@@ -40,5 +40,5 @@ def write_sheet(report: Report, path: Path) -> None:
 
 
 def among_images(report: Report, path: Path) -> bool:
-    """Whether a file would lie in the folder that was read."""
+    """Tell whether a file would lie in the folder that was read."""
     return Path(report.root).expanduser().resolve() in path.expanduser().resolve().parents

@@ -34,7 +34,7 @@ class Study:
     done: dict[str, list[Row]] = field(default_factory=dict)
 
     def step(self, name: str, compute: Callable[[], Sequence[Row]]) -> list[Row]:
-        """The rows of a step, from the folder or computed now."""
+        """Give the rows of a step, from the folder or computed now."""
         if name not in self.done:
             rows = list(compute())
             append_json_line(self.folder / STEPS, {"step": name, "rows": rows})
@@ -52,7 +52,7 @@ class Study:
 
 @contextmanager
 def open_study(folder: Path, settings: Mapping[str, Any], terminal: Terminal) -> Iterator[Study]:
-    """A study that nobody else works on meanwhile, with the steps that an earlier try left.
+    """Open a study that nobody else works on meanwhile, with the steps that an earlier try left.
 
     Args:
         folder: of the study; made where it is not there.
@@ -120,14 +120,14 @@ def _refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
         if json.dumps(before.get(key), sort_keys=True) != json.dumps(settings.get(key), sort_keys=True)
     )
     if changed:
-        said = ", ".join(f"{key} {before.get(key)!r:.60} -> {settings.get(key)!r:.60}" for key in changed[:3])
+        now = ", ".join(f"{key} {before.get(key)!r:.60} -> {settings.get(key)!r:.60}" for key in changed[:3])
         raise RunError(
-            f"{folder} holds a study with other settings ({said}); give another --output, or remove that folder"
+            f"{folder} holds a study with other settings ({now}); give another --output, or remove that folder"
         )
 
 
 def _read(path: Path) -> dict[str, list[Row]]:
-    """The steps that were written to their end."""
+    """Read the steps that were written to their end."""
     if not path.is_file():
         return {}
     done = {}

@@ -67,12 +67,12 @@ def study_subspaces(
 
         def bands() -> list[Row]:
             before, after = features(FROZEN), features(TUNED)
-            found = [
+            rows_of_bands = [
                 row
                 for level in before
                 for row in band_rows(level, before[level], after[level], known.train, known.anomalous)
             ]
-            return [asdict(row) for row in found]
+            return [asdict(row) for row in rows_of_bands]
 
         steps = [(encoder, k) for encoder in both.encoders for k in range(FOLDS)]
         single: list[Row] = []
@@ -91,15 +91,15 @@ def study_subspaces(
 
 
 def shown_rows(table: list[Row]) -> list[dict[str, str]]:
-    """The subspaces of the sum over levels, a column for each encoder, for the terminal."""
+    """Format the subspaces of the sum over levels, a column for each encoder, for the terminal."""
     encoders = list(dict.fromkeys(row["encoder"] for row in table))
-    found = {(row["encoder"], row["subspace"]): row for row in table if row["level"] == SUM}
-    names = list(dict.fromkeys(name for _, name in found))
+    by_encoder = {(row["encoder"], row["subspace"]): row for row in table if row["level"] == SUM}
+    names = list(dict.fromkeys(name for _, name in by_encoder))
     return [
         {
             "subspace": name,
-            "dimensions": f"{found[encoders[0], name]['dimensions']:.0f}",
-            **{f"AUROC {encoder}": _auroc(found.get((encoder, name))) for encoder in encoders},
+            "dimensions": f"{by_encoder[encoders[0], name]['dimensions']:.0f}",
+            **{f"AUROC {encoder}": _auroc(by_encoder.get((encoder, name))) for encoder in encoders},
         }
         for name in names
     ]
@@ -124,7 +124,7 @@ def _table(rows: list[Row]) -> list[Row]:
 
 
 def _features(both: BothEncoders, encoder: str) -> Mapping[str, Floats]:
-    """Features of the images of `images_of` by one encoder, by level."""
+    """Compute features of the images of `images_of` by one encoder, by level."""
     chosen, compute = both.encoders[encoder], both.setup.compute
     parts = [pooled_features(chosen, pixels, compute) for pixels in pixels_of(both.setup)]
     return {

@@ -57,7 +57,7 @@ def final_metrics(summary: RunSummary) -> dict[str, float | None]:
 
 
 def _varied_metrics(summary: RunSummary) -> dict[str, float | None]:
-    """What both detectors are worth when all benign changes come together, at the strength of the recipe."""
+    """Measure both detectors when all benign changes come together, at the strength of the recipe."""
     row = summary.variation.together() if summary.variation else None
     if row is None:
         return {}

@@ -228,5 +228,5 @@ class UnderVariation(Part):
     """A row for each change and strength."""
 
     def together(self) -> VariationRow | None:
-        """All changes at the strength of the recipe."""
+        """Give all changes at the strength of the recipe."""
         return next((row for row in self.rows if row.change == "all together" and row.factor == 1), None)

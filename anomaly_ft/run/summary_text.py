@@ -46,7 +46,7 @@ def run_note(summary: RunSummary, folder: Path) -> str:
     return "\n\n".join(
         [
             story_of(summary),
-            *([f"Look at {said}."] if (said := doubtful(summary)) else []),
+            *([f"Look at {doubt}."] if (doubt := doubtful(summary)) else []),
             _result_table(summary),
             _threshold(summary),
             f"Run folder: `{folder}` with `report.html`; the same files are among the artifacts.",

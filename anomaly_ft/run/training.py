@@ -142,6 +142,7 @@ def epochs(
     @lru_cache(maxsize=1)
     def order(number: int) -> NDArray[np.int64]:
         """Draw the order of the images in a pass over all of them, counted from 1."""
+        # drawn from the pass's number and not from a running generator: a resumed run draws the same
         return np.random.default_rng([recipe.seed, number]).permutation(len(train))
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:

@@ -197,7 +197,7 @@ def test_variation_measures_six_detectors_and_goes_on_where_it_was(
     assert sorted(rows["strength"].unique()) == [0, 1, 2]
     assert len(finite(tmp_path / "watched.csv", "step", "vicinal", "test 0", "test 1")) == 8
     assert "chosen on the other sets" in printed
-    assert "twice the promise of few images" in printed
+    assert "twice the guarantee of few images" in printed
     before = (tmp_path / "variation.csv").read_text()
     assert run("variation", *options)[:2] == (0, printed)
     assert (tmp_path / "variation.csv").read_text() == before

@@ -65,9 +65,9 @@ def test_scores_that_are_not_finite_have_diverged() -> None:
         conformal([1.0, math.inf], 0.1)
 
 
-@pytest.mark.parametrize(("n", "rate", "promised"), [(40, 0.01, 2 / 41), (99, 0.05, 0.05), (30, 0.2, 0.2)])
-def test_over_many_draws_neither_images_nor_their_varied_copies_are_rejected_more_often_than_promised(
-    n: int, rate: float, promised: float
+@pytest.mark.parametrize(("n", "rate", "guaranteed"), [(40, 0.01, 2 / 41), (99, 0.05, 0.05), (30, 0.2, 0.2)])
+def test_over_many_draws_neither_images_nor_their_varied_copies_are_rejected_more_often_than_guaranteed(
+    n: int, rate: float, guaranteed: float
 ) -> None:
     rng = np.random.default_rng(0)
     clean, varied = [], []
@@ -77,11 +77,11 @@ def test_over_many_draws_neither_images_nor_their_varied_copies_are_rejected_mor
         point = conformal_varied(np.vstack([images, copies])[:, :n], rate)
         clean.append(images[n] > point.threshold)
         varied.append((copies[:, n] > point.threshold).mean())
-    assert point.varied_fpr == pytest.approx(promised)
+    assert point.varied_fpr == pytest.approx(guaranteed)
     assert np.mean(clean) <= point.guaranteed_fpr + 3 * math.sqrt(rate / 2000)
     allowance = 3 * np.std(varied) / math.sqrt(2000)
-    assert np.mean(varied) <= promised + allowance
-    assert np.mean(varied) >= 0.6 * promised - allowance, "and the promise is not far from what is kept"
+    assert np.mean(varied) <= guaranteed + allowance
+    assert np.mean(varied) >= 0.6 * guaranteed - allowance, "and the guarantee is not far from what is kept"
 
 
 def test_one_odd_image_among_few_does_not_set_the_threshold_of_varied_copies() -> None:
@@ -90,7 +90,7 @@ def test_one_odd_image_among_few_does_not_set_the_threshold_of_varied_copies() -
     assert conformal_varied(scores, 0.01).threshold == pytest.approx(1.0)
 
 
-def test_without_copies_the_threshold_is_that_of_the_images_and_promises_nothing_of_varied_ones() -> None:
+def test_without_copies_the_threshold_is_that_of_the_images_and_guarantees_nothing_of_varied_ones() -> None:
     scores = np.arange(50.0)
     assert conformal_varied(scores[None], 0.05) == conformal(scores, 0.05)
     assert conformal(scores, 0.05).varied_fpr is None
@@ -108,7 +108,7 @@ def test_a_varied_score_that_is_not_finite_has_diverged() -> None:
         conformal_varied(scores, 0.01)
 
 
-def test_a_point_says_what_it_promises_of_varied_images() -> None:
+def test_a_point_says_what_it_guarantees_of_varied_images() -> None:
     point = conformal_varied(np.tile(np.arange(199.0), (2, 1)), 0.01)
     assert str(point) == (
         "threshold 197: at most 1.00% of normal images are rejected; varied as the recipe allows, at most 1.00%"

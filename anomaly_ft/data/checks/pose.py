@@ -73,19 +73,19 @@ def measure_pose(thumbnails: NDArray[np.uint8]) -> Pose:
     fine = _without_slow_light(thumbnails.astype(np.float32))
     small = np.stack([_resized(image, scale) for image in thumbnails.astype(np.float32)])
     search = _Search(_without_slow_light(small))
-    found = [search.pair(i, j) for i, j in _pairs(count)]
-    matching = [(pair, match) for pair, match in zip(_pairs(count), found, strict=True) if match.matches]
+    matches = [search.pair(i, j) for i, j in _pairs(count)]
+    matching = [(pair, match) for pair, match in zip(_pairs(count), matches, strict=True) if match.matches]
     shifts = [_shift(fine[i], _moved(fine[j], match)) / max(height, width) for (i, j), match in matching]
     lights = np.array([meter(np.repeat(image[..., None], 3, axis=2))["brightness"] for image in thumbnails])
     grain, quarters = _grain(thumbnails)
     return Pose(
         images=count,
-        pairs=len(found),
+        pairs=len(matches),
         angles=tuple(match.angle for _, match in matching),
         mirrored=sum(match.mirrored for _, match in matching),
         shift=float(np.quantile(shifts, SEEN)) / PAIR_SPREAD if shifts else None,
         brightness=_spread(lights),
-        round=float(np.median([match.worst for match in found])) >= 0.7,
+        round=float(np.median([match.worst for match in matches])) >= 0.7,
         elongated=search.elongated,
         grain=grain,
         grain_by_quarters=quarters,
@@ -135,14 +135,14 @@ class _Search:
         return int(np.flatnonzero((self.angles - angle) % 360 == 0)[0])
 
     def _refined(self, row: NDArray[np.float32], best: int) -> float:
-        """The top of a parabola through the best angle and its neighbours."""
+        """Find the top of a parabola through the best angle and its neighbours."""
         before, here, after = (float(row[(best + k) % len(row)]) for k in (-1, 0, 1))
         bend = before - 2 * here + after
         move = 0.5 * (before - after) / bend if bend < 0 else 0.0
         return float(self.angles[best]) + STEP * float(np.clip(move, -0.5, 0.5))
 
     def _highest(self, first: Grey, others: Grey) -> NDArray[np.float32]:
-        """Highest correlation over all places of each of the others, `(k,)`."""
+        """Find the highest correlation over all places of each of the others, `(k,)`."""
         transforms = [fft.rfft2(self._unit(images), s=self.size) for images in (first[None], others)]
         over = fft.irfft2(transforms[0] * np.conj(transforms[1]), s=self.size)
         reach = np.arange(-self.reach, self.reach + 1)
@@ -150,7 +150,7 @@ class _Search:
         return highest
 
     def _unit(self, images: Grey) -> Grey:
-        """Without their mean under the window, and of length 1."""
+        """Subtract the mean under the window and normalise to length 1."""
         mean = (images * self.window).sum((1, 2), keepdims=True) / self.window.sum()
         seen = (images - mean) * self.window
         length = np.linalg.norm(seen, axis=(1, 2), keepdims=True)
@@ -189,7 +189,7 @@ def _moved(image: Grey, match: _Match) -> Grey:
 
 
 def _shift(first: Grey, second: Grey) -> float:
-    """Pixels, along the axis on which it is more, by which the second lies beside the first.
+    """Find the pixels, along the axis on which they are more, by which the second lies beside the first.
 
     Phase correlation finds one in anything; it counts where images match much better for it.
     """
@@ -203,7 +203,7 @@ def _shift(first: Grey, second: Grey) -> float:
 
 
 def _pairs(count: int) -> list[tuple[int, int]]:
-    """Evenly chosen from all."""
+    """Choose pairs evenly from all."""
     every = list(combinations(range(count), 2))
     return [every[k] for k in np.unique(np.linspace(0, len(every) - 1, min(PAIRS, len(every))).astype(int))]
 
@@ -221,8 +221,8 @@ def _without_slow_light(images: Grey) -> Grey:
 
 
 def _window(height: int, width: int, *, elongated: bool) -> Grey:
-    """One in the middle and zero at the border: of the disc that stays in the image however it is turned, or,
-    of an elongated image, of the whole."""
+    """Make a window that is one in the middle and zero at the border: of the disc that stays in the image
+    however it is turned, or, of an elongated image, of the whole."""
     down, right = (np.abs(np.linspace(-1, 1, side)) for side in (height, width))
     far = np.maximum(down[:, None], right) if elongated else np.hypot(down[:, None], right)
     window: Grey = np.clip(6 * (1 - far), 0, 1).astype(np.float32)
@@ -230,8 +230,8 @@ def _window(height: int, width: int, *, elongated: bool) -> Grey:
 
 
 def _grain(thumbnails: NDArray[np.uint8]) -> tuple[tuple[float, float], float]:
-    """Direction of fine structure, from the squared gradients as the structure tensor has them (Bigun and
-    Granlund, ICCV 1987): strength and agreement, and agreement up to quarter turns."""
+    """Measure the direction of fine structure, from the squared gradients as the structure tensor has them
+    (Bigun and Granlund, ICCV 1987): strength and agreement, and agreement up to quarter turns."""
     halves, quarters = [], []
     for image in thumbnails:
         smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1)

@@ -43,14 +43,14 @@ class Proposal:
     seen: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
-        """For the terminal."""
+        """Print the proposal for the terminal."""
         changes = ", ".join(f"{name} {strength:g}" for name, strength in self.strengths.items())
         yield f"varies    {self.preset}" + (f" with {changes}" if changes else "")
         for line in (*self.why.values(), *self.seen):
             yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
 
     def section(self, sheet: str = "") -> Iterator[str]:
-        """The section of a recipe, with the reasons as comments.
+        """Write the section of a recipe, with the reasons as comments.
 
         Args:
             sheet: file in which varied images can be looked at.
@@ -66,7 +66,7 @@ class Proposal:
             yield f"  {name}: {strength:g}"
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """Give plain values, for programs."""
         return asdict(self)
 
 
@@ -113,7 +113,7 @@ Wanted = dict[str, tuple[float, str]]
 
 
 def _of_a_part(pose: Pose, wanted: Wanted, seen: list[str]) -> None:
-    """Turned at any angle, by quarters, tilted a little, or none of these; mirrored or not."""
+    """Propose rotations of a part: at any angle, by quarters, a small tilt, or none; mirrored or not."""
     matching = len(pose.angles)
     turned = [abs(angle) for angle in pose.angles if angle]
     of_pairs = f"of {matching} pairs of images"
@@ -139,7 +139,8 @@ def _of_a_part(pose: Pose, wanted: Wanted, seen: list[str]) -> None:
 
 
 def _by_quarters(pose: Pose, why: str, wanted: Wanted, seen: list[str]) -> None:
-    """Flips mirror and turn by quarters, so that an elongated part would be pushed out of its image."""
+    """Propose quarter turns. Flips mirror and turn by quarters, so that an elongated part would be pushed out
+    of its image."""
     if pose.elongated:
         seen.append(f"{why}; no change does that to elongated images without turning them by quarters as well")
     else:
@@ -151,7 +152,8 @@ def _from_quarter(angle: float) -> float:
 
 
 def _of_a_texture(pose: Pose, wanted: Wanted, seen: list[str]) -> None:
-    """No common picture: what can be seen is whether all have the same grain."""
+    """Propose rotations of a texture: without a common picture only the grain of all images can be
+    compared."""
     strength, agreement = pose.grain
     none = f"{len(pose.angles)} of {pose.pairs} pairs of images match at any angle or place"
     if agreement >= AGREEMENT:

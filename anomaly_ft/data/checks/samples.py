@@ -17,13 +17,13 @@ from anomaly_ft.data.records import Record
 
 
 def evenly(records: Sequence[Record], count: int) -> list[Record]:
-    """At most so many, from the first to the last."""
+    """Choose at most so many, from the first to the last."""
     chosen = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
     return [records[i] for i in chosen]
 
 
 def grey_thumbnails(records: Sequence[Record], limits: Limits | None = None) -> NDArray[np.uint8]:
-    """Grey `(n, h, w)` with the longer side at 128 pixels; h / w is the images' median.
+    """Shrink to grey `(n, h, w)` with the longer side at 128 pixels; h / w is the images' median.
 
     Args:
         records: of the images; those that cannot be read are left out.
@@ -40,17 +40,18 @@ def grey_thumbnails(records: Sequence[Record], limits: Limits | None = None) -> 
 def sample_pixels(
     records: Sequence[Record], size: int, resize: Resize = "stretch", limits: Limits | None = None
 ) -> Pixels:
-    """Images as a run of this size sees them, `(n, size, size, 3)`; those that cannot be read are left out."""
+    """Decode images as a run of this size does, `(n, size, size, 3)`; those that cannot be read are left
+    out."""
     read = [np.asarray(resize_image(image, size, resize)) for image in _read(records, limits, 0)]
     return np.stack(read) if read else np.zeros((0, size, size, 3), np.uint8)
 
 
 def _read(records: Sequence[Record], limits: Limits | None, at_least: int) -> list[Image.Image]:
-    found = []
+    images_read = []
     for record in records:
         with suppress(UNREADABLE):
-            found.append(_image(record.path, limits, at_least))
-    return found
+            images_read.append(_image(record.path, limits, at_least))
+    return images_read
 
 
 def _image(path: Path, limits: Limits | None, at_least: int) -> Image.Image:

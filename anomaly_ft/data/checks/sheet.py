@@ -47,7 +47,7 @@ def _flipped(image: Pixels, row: int) -> Pixels:
 
 
 def _by(make: Callable[[float], Any]) -> Callable[[Pixels, float, int], Pixels]:
-    """One way at full strength in even rows, the other in odd ones."""
+    """Apply one direction at full strength in even rows, the other in odd ones."""
 
     def change(image: Pixels, strength: float, row: int) -> Pixels:
         transform = albumentations.Compose([make(-strength if row % 2 else strength)], seed=row)
@@ -57,7 +57,7 @@ def _by(make: Callable[[float], Any]) -> Callable[[Pixels, float, int], Pixels]:
 
 
 def _cast(image: Pixels, strength: float, row: int) -> Pixels:
-    """Redder and less blue, or the other way round."""
+    """Shift colours: redder and less blue, or the other way round."""
     factors = 1 + strength * np.array([1, 0, -1]) * (-1) ** row
     return np.asarray(np.clip(image * factors, 0, 255).round(), np.uint8)
 
@@ -118,7 +118,7 @@ def variation_sheet(pixels: Pixels, strengths: Mapping[str, float], seed: int = 
 
 
 def varied_columns(pixels: Pixels, strengths: Mapping[str, float], seed: int) -> dict[str, Sequence[Pixels]]:
-    """What the columns show, below their headings: images `(n, h, w, 3)` each."""
+    """Draw what the columns show, below their headings: images `(n, h, w, 3)` each."""
     grey = _grey(pixels)
     columns: dict[str, Sequence[Pixels]] = {"as it is": list(pixels)}
     for name, strength in strengths.items():

@@ -82,6 +82,7 @@ def read_manifest(path: Path, base: Path, *, group_column: str = "") -> list[Rec
         mistakes += [f"row {number}: {what}" for what in wrong]
         if not wrong:
             records.append(_record(row, base, group_column))
+    # train alone is what published sets list: it says which images are not test, not how they are divided
     if not any(record.part in HELD_BACK for record in records):
         records = [replace(record, part=None) for record in records]
     elif undecided := [record.name for record in records if record.split == "undecided"]:
