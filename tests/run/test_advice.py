@@ -1,6 +1,7 @@
 """What `data` and `init` say of a folder's parts, and the sheet that they draw."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,14 @@ def test_deep_images_are_looked_at_between_their_limits(tmp_path):
     record = Record(tmp_path, "deep/000.png", "train")
     seen = grey_thumbnails([record], Limits(1000, 3000, floating=False, lost=0))[0]
     assert (seen.min(), seen.max()) == (0, 255)
+
+
+def test_the_page_has_the_strengths_of_the_preset():
+    page = Path(__file__).parents[2] / "docs" / "variation.md"
+    rows = re.findall(r"^\| (`.*?) \| .*? \| ([\d., ]+|off) \| .* \|$", page.read_text(encoding="utf-8"), re.M)
+    documented = {}
+    for names, strengths in rows:
+        found = re.findall(r"\w+", names)
+        values = [0.0] * len(found) if strengths == "off" else [float(s) for s in strengths.split(", ")]
+        documented |= dict(zip(found, values, strict=True))
+    assert documented == {name: PRESETS["camera"].get(name, 0) for name in CHANGES}

@@ -25,8 +25,6 @@ MATCH = 0.5  # correlation from which on a pair is taken to show one part in one
 GAIN = 1 / 3  # share of what a pair has unlike that goes away, from which on a turn or a mirror counts
 STEPS_COST = 0.1  # correlation that a step of the angles may cost: less than that is no evidence
 SLOW = 6  # light that changes over more than this part of the side is taken away
-# Two images differ by so many times what one differs from its place: uniform ones by 1.55, normal ones by 1.4
-PAIR_SPREAD = 1.5
 SEEN = 0.95  # share of the pairs, or images, within what is called seen
 
 
@@ -40,8 +38,8 @@ class Pose:
         angles: of each pair that matches, in degrees, -180 to 180, at which it matches best; 0 where turning
             does not help much.
         mirrored: pairs that match far better mirrored.
-        shift: distance of a part from its usual place, as share of the longer side, 95 % are within; None:
-            no pair matches.
+        shifts: of each pair that matches, how far one has to be shifted to lie on the other, as share of the
+            longer side; 0 where shifting does not help much.
         brightness: distance of an image from the median brightness, as share of it, 95 % are within.
         round: whether most pairs match at every angle.
         elongated: whether images are so elongated that only tilts and half turns were tried.
@@ -54,7 +52,7 @@ class Pose:
     pairs: int
     angles: tuple[float, ...]
     mirrored: int
-    shift: float | None
+    shifts: tuple[float, ...]
     brightness: float
     round: bool
     elongated: bool
@@ -83,7 +81,7 @@ def measure_pose(thumbnails: NDArray[np.uint8]) -> Pose:
         pairs=len(matches),
         angles=tuple(match.angle for _, match in matching),
         mirrored=sum(match.mirrored for _, match in matching),
-        shift=float(np.quantile(shifts, SEEN)) / PAIR_SPREAD if shifts else None,
+        shifts=tuple(shifts),
         brightness=_spread(lights),
         round=float(np.median([match.worst for match in matches])) >= 0.7,
         elongated=search.elongated,

@@ -125,6 +125,14 @@ def test_shifts_are_measured_in_pixels_of_the_resized_image(pixels):
     assert strengths == {"shift": pytest.approx(pixels * 224 / SIDE, rel=0.2, abs=1)}
 
 
+def test_a_few_that_lie_elsewhere_are_no_shift_of_all():
+    images = shots(as_it_lies)
+    images[5], images[11] = (shifted(images[0], *place) for place in ((9, 3), (-8, 8)))
+    strengths, said = proposed(images)
+    assert strengths == {}
+    assert "shift: none was seen" in said
+
+
 def test_shifts_within_the_preset_leave_it_as_it_is():
     images = shots(lambda p, rng: shifted(p, *rng.uniform(-1, 1, 2)))
     strengths, said = proposed(images)
@@ -206,7 +214,7 @@ def test_too_few_images_say_so():
     [(0.9, 3.0, {"shift": 64, "brightness": 0.5}), (0.03, 0.2, {"shift": 20, "brightness": 0.3})],
 )
 def test_a_proposal_stays_within_what_a_recipe_allows(shift, brightness, expected):
-    pose = Pose(20, 40, (0.0,) * 40, 0, shift, brightness, False, False, (0.5, 1.0), 1.0)
+    pose = Pose(20, 40, (0.0,) * 40, 0, (shift,) * 40, brightness, False, False, (0.5, 1.0), 1.0)
     limits = LIMITS if shift == 0.9 else LIMITS | {"shift": (20, 64), "brightness": (0.3, 0.5)}
     assert propose(pose, "camera", USUAL, limits=limits, image_size=224).strengths == expected
 
