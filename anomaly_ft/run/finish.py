@@ -9,6 +9,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
+from anomaly_ft.evaluation.appearance_shift import learn_appearance
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import (
@@ -212,7 +213,9 @@ def save(setup: Setup, partial: Path, kept: Calibrated, kind: str) -> None:
     """Write encoder and detector into the run folder."""
     data = setup.recipe.data
     preprocessing = {"resize": data.resize, "range": data.range}
-    kept.detector.save(partial, about={"statistics": kind, "preprocessing": preprocessing})
+    looks = learn_appearance(setup.varied("calibration").pixels, len(setup.data.split.calibration))
+    about = {"statistics": kind, "preprocessing": preprocessing, "appearance": looks.plain()}
+    kept.detector.save(partial, about=about)
 
 
 def _compare(
