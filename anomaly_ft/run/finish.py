@@ -13,6 +13,7 @@ from anomaly_ft.evaluation.appearance_shift import learn_appearance
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import (
+    frozen_columns,
     gain_intervals,
     intervals,
     measure,
