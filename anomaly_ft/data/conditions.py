@@ -49,7 +49,7 @@ def conditions_of(reading: Reading, tested: Sequence[Record], by: str, manifest:
 
 def refuse_unread(conditions: dict[str, str], read: Iterable[Record]) -> None:
     """Raise a DataError that names the conditions of which no image could be read."""
-    left = set(conditions.values()) - {conditions[record.name] for record in read}
+    left = set(conditions.values()) - {conditions.get(record.name) for record in read}
     if left:
         raise DataError(f"--by: not one image of {', '.join(sorted(left))} can be read")
 

@@ -90,7 +90,7 @@ def finish(
     assessment = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)) if tested else None
     save(setup, partial, kept, kind)
     if assessment:
-        _write_predictions(partial, assessment)
+        _write_predictions(partial, assessment, baseline)
     varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
     others = {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
     numbers = {**others, kind: assessment.numbers() if assessment else None}
@@ -234,10 +234,12 @@ def _compare(
     }
 
 
-def _write_predictions(partial: Path, assessment: Assessment) -> None:
-    """Write a row for each test image."""
-    outputs = assessment.outputs
+def _write_predictions(partial: Path, assessment: Assessment, baseline: Baseline) -> None:
+    """Write a row for each test image, with what the pretrained encoder's detector said of it."""
+    outputs, before = assessment.outputs, baseline.tested
     table = prediction_table(assessment.records, outputs.scores, outputs.decides, assessment.point)
+    if before:
+        table = table.assign(**frozen_columns(before.score, baseline.point))
     table.to_csv(partial / "predictions.csv", index=False)
 
 

@@ -11,6 +11,7 @@ from anomaly_ft.evaluation.appearance_shift import (
     Seen,
     compare,
     look_at,
+    look_at_all,
     say,
 )
 from anomaly_ft.model.storage import read_description
@@ -46,6 +47,11 @@ class ImageWatch:
         measured = look_at(image)
         with self._lock:
             self._seen.add(measured)
+
+    def look_at_all(self, pixels: Pixels) -> None:
+        """Measure images `(n, h, w, 3)`, a few fetched at a time."""
+        if self._known is not None:
+            self._seen.add(look_at_all(pixels))
 
     @property
     def difference(self) -> Difference | None:

@@ -119,3 +119,33 @@ def test_a_damaged_record_is_refused(stored: object, small_run: Path, tmp_path: 
     (folder / "detector.json").write_text(json.dumps(described | {"appearance": stored}))
     with pytest.raises(RunError, match="no usable appearance"):
         ImageWatch(folder)
+
+
+def test_an_evaluation_says_and_writes_down_that_images_differ(
+    watchful: Path, dark: Path, tmp_path: Path
+) -> None:
+    result = call("evaluate", watchful, "--data", dark, "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    assert "these 24 good images are darker" in result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["appearance"]["differs"][0] == "brightness"
+    assert found["appearance"]["spreads"]["brightness"] < -found["appearance"]["limit"]
+    assert any("darker" in notice for notice in found["notices"])
+    page = (tmp_path / "out" / "watchful-001-evaluation-001" / "report.html").read_text()
+    assert "these 24 good images are darker" in page
+
+
+def test_an_evaluation_looks_at_good_images_where_it_knows_them(
+    watchful: Path, mvtec_folder: Path, tmp_path
+) -> None:
+    result = call("evaluate", watchful, "--output", tmp_path / "out", "--json")
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["appearance"]["images"] == 6
+
+
+def test_an_evaluation_of_an_older_run_cannot_tell(small_run: Path, dark: Path, tmp_path: Path) -> None:
+    old = forgetful(small_run, tmp_path / "old-001")
+    result = call("evaluate", old, "--data", dark, "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    assert "this run keeps no record of how its images look" in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["appearance"] is None
