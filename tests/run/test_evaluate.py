@@ -190,8 +190,8 @@ def test_a_folder_of_good_images_alone_says_how_many_false_alarms_there_are(
     assert observed["images"] == found["data"]["test_normal"] == 6
     rate, low, high = (f"{100 * observed[name]:.1f} %" for name in ("rate", "low", "high"))
     line = (
-        f"{observed['rejected']} of 6 good images rejected ({rate}; 95 % interval {low} to {high}), promised at "
-        f"most {100 * promise:.1f} %"
+        f"{observed['rejected']} of 6 good images rejected ({rate}; 95 % interval {low} to {high}), promised "
+        f"at most {100 * promise:.1f} %"
     )
     assert found["notices"][0].startswith(line)
     assert line in result.stderr
