@@ -157,11 +157,18 @@ def files_page() -> Iterator[str]:
     yield "| key | what |"
     yield "|---|---|"
     yield from _keys(RunSummary, "")
-    other = [f"`{name}`" for name in EvaluationSummary.model_fields if name not in RunSummary.model_fields]
+    other = {
+        name: field
+        for name, field in EvaluationSummary.model_fields.items()
+        if name not in RunSummary.model_fields
+    }
     lacking = [f"`{name}`" for name in RunSummary.model_fields if name not in EvaluationSummary.model_fields]
     yield ""
-    yield f"The summary of an evaluation has {', '.join(other)}, the folder that was measured, besides. It lacks"
-    yield f"{', '.join(lacking)}, and the normal images under `data`."
+    yield f"The summary of an evaluation lacks {', '.join(lacking)}, and the normal images under `data`. It has besides"
+    yield ""
+    yield "| key | what |"
+    yield "|---|---|"
+    yield from _rows(other, "", EvaluationSummary)
     yield ""
     yield END
     yield after.removesuffix("\n")
@@ -169,7 +176,11 @@ def files_page() -> Iterator[str]:
 
 def _keys(part: type[Part], prefix: str) -> Iterator[str]:
     """A row for each key; below a part those that it holds."""
-    for name, field in part.model_fields.items():
+    yield from _rows(part.model_fields, prefix, part)
+
+
+def _rows(fields: dict[str, Any], prefix: str, part: type[Part]) -> Iterator[str]:
+    for name, field in fields.items():
         if not field.description:
             raise ValueError(f"{part.__name__}.{name} has no docstring")
         yield f"| `{prefix}{name}` | {' '.join(field.description.split())} |"

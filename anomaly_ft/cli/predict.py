@@ -56,6 +56,8 @@ def predict(
     rows = Destination(output, form, maps)
     tally = predict_to(rows, open_run(run)[1], images, stdin=sys.stdin, progress=terminal.track)
     terminal.say(str(tally))
+    for notice in tally.notices:
+        terminal.say(f"note: {notice}")
     if fail_on_anomaly and tally.errors:
         sys.exit(UNDECIDED)
     tally.refuse_if_nothing_was_scored()

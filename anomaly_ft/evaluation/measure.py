@@ -125,5 +125,13 @@ def prediction_table(
     )
 
 
+def frozen_columns(scores: Floats, point: WorkingPoint) -> dict[str, Any]:
+    """What the pretrained encoder's detector said of the same images at its own threshold, as two columns."""
+    return {
+        "frozen_score": scores,
+        "frozen_decision": np.where(scores > point.threshold, "anomalous", "normal"),
+    }
+
+
 def _labels(records: Sequence[Record]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.array([record.anomalous for record in records], dtype=bool)

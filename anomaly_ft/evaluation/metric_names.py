@@ -90,6 +90,11 @@ METRICS: dict[str, Metric] = {
     "frozen_varied/false_positive_rate": Metric(
         "frozen good rejected, varied", "share of the good ones that it rejects", PERCENT
     ),
+    "condition/<condition>.<metric>": Metric(
+        "<metric>, <condition>",
+        "of an evaluation with `--by`: `false_alarm_rate`, `found_rate` and `image_auroc` of each condition; "
+        "with `frozen_` before it that of the pretrained encoder's detector",
+    ),
     "system/<metric>": Metric(
         "<metric>", "of the machine while it trained, with `expert.tracking.system_metrics: true`"
     ),

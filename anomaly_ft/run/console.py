@@ -22,7 +22,7 @@ from rich.table import Table
 from anomaly_ft.evaluation.metric_names import METRICS, on_test
 from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, RunSummary
 from anomaly_ft.run.summary_parts import Numbers
-from anomaly_ft.run.summary_text import doubtful, story_of, varied_sentence
+from anomaly_ft.run.summary_text import condition_cells, doubtful, story_of, varied_sentence
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
     from anomaly_ft.finetune.records import EpochRecord
@@ -118,6 +118,10 @@ class Terminal:
         for row in summary.test_attention:
             if row.elsewhere:
                 self.say(f"{row.kind}: the detector looks elsewhere than at the defect, see the report")
+        if summary.conditions:
+            self.table(f"by {summary.by}", [condition_cells(row) for row in summary.conditions])
+        for notice in summary.notices:
+            self.say(f"note: {notice}")
         self.say(f"report      {folder}/report.html")
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,31 @@ import torch
 
 from anomaly_ft import __version__
 from anomaly_ft.data.cache import load_cached
+from anomaly_ft.data.conditions import conditions_of, refuse_unread
 from anomaly_ft.data.dataset import place, read_records
 from anomaly_ft.data.images import Decoder
-from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.layouts.detect import Reading, read_root
+from anomaly_ft.data.lazy_images import view
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.assess import Assessment, assess
+from anomaly_ft.evaluation.conditions import Judged, by_condition
+from anomaly_ft.evaluation.false_alarms import say_false_alarms, say_far_too_many
 from anomaly_ft.evaluation.measure import prediction_table, threshold_numbers
 from anomaly_ft.evaluation.report import ReportData, write_report
-from anomaly_ft.evaluation.working_points import chi_square
+from anomaly_ft.evaluation.working_points import chi_square, observed
 from anomaly_ft.model.inference import predict
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.by_condition import condition_metrics, condition_table, frozen_predictions
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.folder import finish_folder, start_folder
 from anomaly_ft.run.open import open_run, open_summary
 from anomaly_ft.run.run_summary import EvaluationSummary
 from anomaly_ft.run.setup import data_options
 from anomaly_ft.run.summary import LIBRARIES
+from anomaly_ft.run.today import ImageWatch
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.store import EVALUATION_TAG, refuse_new_database
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
@@ -41,6 +47,7 @@ def evaluate(
     terminal: Terminal,
     *,
     root: str | None = None,
+    by: str = "",
     output: Path | None = None,
     mlflow: bool = False,
 ) -> tuple[Path, EvaluationSummary]:
@@ -50,31 +57,41 @@ def evaluate(
     Args:
         folder: what `train` left.
         terminal: for progress.
-        root: labelled images; unset: the data of the run itself.
+        root: labelled images, or good ones alone; unset: the data of the run itself.
+        by: under which conditions images were taken, see `conditions_of`; empty: nobody asks.
         output: where the new folder `<run>-evaluation-001` goes; unset: beside the run.
         mlflow: whether MLflow gets it too, as a run below the one that is measured.
 
     Raises:
         RunError: a folder that is not a finished run, or, with `mlflow`, one that MLflow does not know.
-        DataError: no labelled images.
+        DataError: no labelled images, or conditions that are not there.
     """
     recipe, run = open_run(folder)
     measured = _tracked_run(folder) if mlflow else None
     if mlflow:
         refuse_new_database(recipe.tracking.uri)
     source = root or recipe.data.root
-    layout, records = _own_test(recipe) if root is None else _labelled(root)
+    reading, records = _own_test(recipe) if root is None else _labelled(root)
+    conditions = conditions_of(reading, records, by, _manifest(recipe, root)) if by and records else {}
     images = _load(source, records, recipe, run.decoder, terminal)
+    refuse_unread(conditions, images.records)
     outputs = predict(run.detector, images.pixels, run.compute)
     assessment = assess(images.records, outputs, run.point, run.decoder)
-    data = _describe(source, layout, images)
-    summary = EvaluationSummary.model_validate({**_summary(recipe, run, assessment), "data": data})
+    found = {"data": _describe(source, reading.layout, images), **_whole(run, images, assessment)}
+    if by:
+        rows, notices = _by_condition(run, assessment, conditions, own=root is None)
+        found |= {"by": by, "conditions": rows, "notices": [*found["notices"], *notices]}
+    summary = EvaluationSummary.model_validate({**_summary(recipe, run, assessment), **found})
     table = prediction_table(assessment.records, outputs.scores, run.score, run.point)
+    if by:
+        table.insert(3, "condition", [conditions[record.name] for record in assessment.records])
     partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
     try:
         write_text(partial / "recipe.yaml", recipe.to_yaml())
         write_json(partial / "summary.json", summary.plain())
         table.to_csv(partial / "predictions.csv", index=False)
+        if by:
+            condition_table(rows).to_csv(partial / "conditions.csv", index=False)
         shown = ReportData(recipe.to_yaml(), assessment, run.point.threshold, np.empty(0), run.detector.labels)
         write_report(partial / "report.html", summary.plain(), shown)
         finished = finish_folder(partial)
@@ -113,11 +130,13 @@ def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Pat
         )
         tracker.params({"data.root": summary.data.root, "run": summary.run})
         tracker.metrics({f"test/{name}": value for name, value in (summary.test or {}).items()})
+        for row in summary.plain()["conditions"]:
+            tracker.metrics(condition_metrics(row))
         tracker.artifacts(finished)
 
 
-def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:
-    """Read the layout of the run's own data, and its test images."""
+def _own_test(recipe: Recipe) -> tuple[Reading, list[Record]]:
+    """Read the run's own data, and which of it are test images."""
     data = recipe.data
     reading = read_records(
         data.root,
@@ -126,13 +145,53 @@ def _own_test(recipe: Recipe) -> tuple[str, list[Record]]:
         group_by=data.group_by,
         allow_leak=data.allow_leak,
     )
-    return reading.layout, [record for record in reading.records if record.split == "test"]
+    return reading, [record for record in reading.records if record.split == "test"]
 
 
-def _labelled(root: str) -> tuple[str, list[Record]]:
-    """Read the layout of other data, and everything in it that was not set aside for training."""
+def _labelled(root: str) -> tuple[Reading, list[Record]]:
+    """Read other data, and everything in it that was not set aside for training; of a folder of good images
+    alone everything."""
     reading = read_root(root)
-    return reading.layout, [record for record in reading.records if record.split != "train"]
+    if reading.layout == "plain":
+        return reading, [replace(record, split="test") for record in reading.records]
+    return reading, [record for record in reading.records if record.split != "train"]
+
+
+def _manifest(recipe: Recipe, root: str | None) -> str:
+    """The table that lists the images, where it is named."""
+    if root is None and recipe.data.manifest:
+        return recipe.data.manifest
+    named = root or recipe.data.root
+    return named if Path(named).expanduser().is_file() else ""
+
+
+def _whole(run: LoadedRun, images: Images, assessment: Assessment) -> dict[str, Any]:
+    """Whether the images as a whole are as they were, and what is to be said of that."""
+    good = [i for i, record in enumerate(images.records) if not record.anomalous]
+    watch = ImageWatch(run.folder)
+    watch.look_at_all(view(images.pixels, good) if good else images.pixels)
+    rates = observed(run.point.threshold, assessment.scores[good])
+    difference = watch.difference
+    notices = [say_false_alarms(rates, run.point)] if rates else []
+    if rates and (many := say_far_too_many(rates.rejected, rates.images, run.point, known_good=True)):
+        notices.append(many)
+    notices += watch.says("good images" if good else "images")
+    if difference is None:
+        return {"appearance": None, "notices": notices}
+    plain = {"images": difference.images, "limit": difference.limit, "spreads": dict(difference.spreads)}
+    return {"appearance": {**plain, "differs": difference.beyond}, "notices": notices}
+
+
+def _by_condition(
+    run: LoadedRun, assessment: Assessment, conditions: Mapping[str, str], *, own: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of both detectors for each condition, and why there are none of the frozen one."""
+    frozen = frozen_predictions(run.folder, assessment.records, own)
+    judged = Judged(assessment.scores, assessment.scores > run.point.threshold)
+    names = [conditions[record.name] for record in assessment.records]
+    if isinstance(frozen, str):
+        return by_condition(assessment.records, names, judged), [frozen]
+    return by_condition(assessment.records, names, judged, frozen), []
 
 
 def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder, terminal: Terminal) -> Images:

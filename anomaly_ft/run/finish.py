@@ -9,9 +9,11 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
+from anomaly_ft.evaluation.appearance_shift import learn_appearance
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.evaluation.measure import (
+    frozen_columns,
     gain_intervals,
     intervals,
     measure,
@@ -88,7 +90,7 @@ def finish(
     assessment = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)) if tested else None
     save(setup, partial, kept, kind)
     if assessment:
-        _write_predictions(partial, assessment)
+        _write_predictions(partial, assessment, baseline)
     varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
     others = {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
     numbers = {**others, kind: assessment.numbers() if assessment else None}
@@ -212,7 +214,9 @@ def save(setup: Setup, partial: Path, kept: Calibrated, kind: str) -> None:
     """Write encoder and detector into the run folder."""
     data = setup.recipe.data
     preprocessing = {"resize": data.resize, "range": data.range}
-    kept.detector.save(partial, about={"statistics": kind, "preprocessing": preprocessing})
+    looks = learn_appearance(setup.varied("calibration").pixels, len(setup.data.split.calibration))
+    about = {"statistics": kind, "preprocessing": preprocessing, "appearance": looks.plain()}
+    kept.detector.save(partial, about=about)
 
 
 def _compare(
@@ -230,10 +234,12 @@ def _compare(
     }
 
 
-def _write_predictions(partial: Path, assessment: Assessment) -> None:
-    """Write a row for each test image."""
-    outputs = assessment.outputs
+def _write_predictions(partial: Path, assessment: Assessment, baseline: Baseline) -> None:
+    """Write a row for each test image, with what the pretrained encoder's detector said of it."""
+    outputs, before = assessment.outputs, baseline.tested
     table = prediction_table(assessment.records, outputs.scores, outputs.decides, assessment.point)
+    if before:
+        table = table.assign(**frozen_columns(before.score, baseline.point))
     table.to_csv(partial / "predictions.csv", index=False)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -23,17 +23,20 @@ from anomaly_ft.data.images import why_unreadable
 from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
 from anomaly_ft.errors import DataError, DivergedError, RunError
+from anomaly_ft.evaluation.false_alarms import say_far_too_many
 from anomaly_ft.evaluation.map_files import colour_scale, write_maps
 from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
 from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, render
+from anomaly_ft.run.today import ImageWatch
 
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
 WILDCARDS = frozenset("*?[")
 AHEAD = 2  # batches decoded while one is scored
 
 
+Look = Callable[[Pixels], None]
 Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the name for its column `map`
 
 
@@ -65,7 +68,12 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
 
 
 def predict(
-    run: LoadedRun, paths: Iterable[Path], *, threads: int = 1, maps: bool = False
+    run: LoadedRun,
+    paths: Iterable[Path],
+    *,
+    threads: int = 1,
+    maps: bool = False,
+    look: Look = lambda pixels: None,
 ) -> Iterator[Prediction]:
     """Score images in the order of their paths.
 
@@ -74,7 +82,14 @@ def predict(
         paths: drawn from no further ahead than is decoded ahead.
         threads: so many files are decoded at a time.
         maps: whether predictions carry a map.
+        look: is shown each image that could be decoded, in the thread that did.
     """
+
+    def decode(path: Path) -> Pixels:
+        pixels = run.decoder(path)
+        look(pixels)
+        return pixels
+
     Image.init()  # not safe to leave to several threads
     remaining = iter(paths)
     size = run.compute.batch_size
@@ -82,7 +97,7 @@ def predict(
     with ThreadPoolExecutor(threads) as pool:
         while True:
             for path in islice(remaining, (1 + AHEAD) * size - len(waiting)):
-                waiting.append((path, pool.submit(run.decoder, path)))
+                waiting.append((path, pool.submit(decode, path)))
             if not waiting:
                 return
             batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
@@ -96,6 +111,7 @@ class Tally:
     images: int = 0
     anomalous: int = 0
     errors: int = 0
+    notices: tuple[str, ...] = ()  # on the images as a whole
 
     def __str__(self) -> str:
         text = f"{self.images} images, {self.anomalous} anomalous"
@@ -162,10 +178,11 @@ def predict_to(
     paths: Iterable[Path] = expand(images, stdin)
     if known:
         paths = list(paths)
-    predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps)
+    watch = ImageWatch(run.folder)
+    predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps, look=watch.look)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if destination.folder is None:
-        return stream(seen, sys.stdout, form, run.detector.score_names)
+        return _noticed(run, watch, stream(seen, sys.stdout, form, run.detector.score_names))
     scale = colour_scale(run)
     folder = _make(destination.folder / "maps" if maps else destination.folder)
 
@@ -174,7 +191,17 @@ def predict_to(
             return ""
         return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
 
-    return _stream_to(destination.folder / f"predictions.{form}", seen, form, draw, run.detector.score_names)
+    tally = _stream_to(destination.folder / f"predictions.{form}", seen, form, draw, run.detector.score_names)
+    return _noticed(run, watch, tally)
+
+
+def _noticed(run: LoadedRun, watch: ImageWatch, tally: Tally) -> Tally:
+    """The tally with what is to be said of the images as a whole."""
+    scored = tally.images - tally.errors
+    if not scored:
+        return tally
+    many = say_far_too_many(tally.anomalous, scored, run.point)
+    return replace(tally, notices=(*watch.says(), *([many] if many else [])))
 
 
 def _stream_to(

@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 
 from anomaly_ft.data.checks.audit import ShortcutAudit
 from anomaly_ft.run.summary_parts import (
+    Appearance,
     AttentionRow,
     Baseline,
     ChiSquare,
+    ConditionRow,
     Count,
     Ends,
     KindRow,
@@ -73,6 +75,14 @@ class EvaluationSummary(Tested):
     """The name of the run folder that was measured."""
     data: MeasuredData
     """What it was measured on."""
+    by: str = ""
+    """What the conditions are, as `--by` said."""
+    conditions: tuple[ConditionRow, ...] = ()
+    """A row for each condition: camera, shift, month, lamp."""
+    appearance: Appearance | None = None
+    """Whether the images as a whole look like those the detector knows; `null` where the run does not tell."""
+    notices: tuple[str, ...] = ()
+    """What a person must know: false alarms beside the guarantee, images that differ, what is not at hand."""
 
 
 class RunSummary(Tested):

@@ -230,3 +230,57 @@ class UnderVariation(Part):
     def together(self) -> VariationRow | None:
         """Give all changes at the strength of the recipe."""
         return next((row for row in self.rows if row.change == "all together" and row.factor == 1), None)
+
+
+class Rejected(Part):
+    """How many of some images a threshold rejected."""
+
+    rejected: Count
+    """Images above the threshold."""
+    images: Count
+    """Of so many."""
+    rate: Number
+    """The one over the other."""
+    low: Number
+    """Lower end of its 95 % Wilson interval."""
+    high: Number
+    """Upper end."""
+
+
+class UnderCondition(Part):
+    """What one detector is worth under one condition; `null` where a kind of image is missing."""
+
+    false_alarms: Rejected | None
+    """Normal images that it rejects at its threshold."""
+    found: Rejected | None
+    """Anomalous images that it rejects."""
+    image_auroc: Number | None
+    """Its AUROC on this condition's images."""
+    image_auroc_interval: Ends | None
+    """Bootstrap interval of it."""
+
+
+class ConditionRow(UnderCondition):
+    """What both detectors are worth under one condition."""
+
+    condition: str
+    """The value of the column, of the (group) or of the folder."""
+    normal: Count
+    """Normal images."""
+    anomalous: Count
+    """Anomalous images."""
+    frozen: UnderCondition | None
+    """The same of the pretrained encoder's detector at its own threshold; `null` where it is not at hand."""
+
+
+class Appearance(Part):
+    """How the images as a whole look beside those the detector knows."""
+
+    images: Count
+    """Images that were looked at: the normal ones, or all where none is."""
+    limit: Number
+    """Spreads from which on a difference is said."""
+    spreads: dict[str, Number]
+    """Of each property how far the mean lies beside what is known, in standard deviations of single images."""
+    differs: tuple[str, ...]
+    """The properties beyond the limit, the farthest first."""

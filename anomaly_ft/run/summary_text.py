@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
 from anomaly_ft.run.run_summary import RunSummary
-from anomaly_ft.run.summary_parts import StopReason
+from anomaly_ft.run.summary_parts import ConditionRow, Rejected, StopReason, UnderCondition
 
 SHOWN = ("image_auroc", "image_ap", "image_tpr_at_1pct_fpr", "pixel_auroc")  # metrics in a note
 
@@ -145,3 +145,33 @@ def sparkline(values: Sequence[float]) -> str:
     """
     low, span = min(values, default=0.0), (max(values, default=0.0) - min(values, default=0.0)) or 1.0
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in values)
+
+
+def condition_cells(row: ConditionRow) -> dict[str, str]:
+    """Name the cells of one condition in a table, the frozen detector's beside where they are at hand."""
+    detectors: dict[str, UnderCondition | None] = {"": row, ", frozen": row.frozen}
+    cells = {"": row.condition, "normal": str(row.normal), "anomalous": str(row.anomalous)}
+    for title, of in (("false alarms", _false_alarms), ("found", _found), ("image AUROC", _auroc)):
+        cells |= {f"{title}{whose}": of(part) for whose, part in detectors.items() if part}
+    return cells
+
+
+def _false_alarms(part: UnderCondition) -> str:
+    return _rejected(part.false_alarms)
+
+
+def _found(part: UnderCondition) -> str:
+    return _rejected(part.found)
+
+
+def _rejected(share: Rejected | None) -> str:
+    if share is None:
+        return "-"
+    return f"{share.rejected} ({share.rate:.1%}; {share.low:.1%} to {share.high:.1%})"
+
+
+def _auroc(part: UnderCondition) -> str:
+    if part.image_auroc is None:
+        return "-"
+    ends = part.image_auroc_interval
+    return f"{part.image_auroc:.4f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")

@@ -177,3 +177,151 @@ def test_an_evaluation_of_a_run_that_mlflow_does_not_know_says_how_it_learns_of_
     assert result.exit_code == 2
     assert f"{small_run} is no run in MLflow; anomaly-ft sync {small_run} makes it one" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_good_images_alone_says_how_many_false_alarms_there_are(
+    small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(mvtec_folder / "test" / "good", tmp_path / "march")
+    result = call(small_run, "--data", root, "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    observed, promise = found["test_threshold"]["observed"], found["thresholds"]["guaranteed_fpr"]
+    assert observed["images"] == found["data"]["test_normal"] == 6
+    rate, low, high = (f"{100 * observed[name]:.1f} %" for name in ("rate", "low", "high"))
+    line = (
+        f"{observed['rejected']} of 6 good images rejected ({rate}; 95 % interval {low} to {high}), promised "
+        f"at most {100 * promise:.1f} %"
+    )
+    assert found["notices"][0].startswith(line)
+    assert line in result.stderr
+    page = (tmp_path / "out" / "small-001-evaluation-001" / "report.html").read_text()
+    assert line in page
+
+
+def test_far_more_rejected_good_images_than_promised_are_said(
+    small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    for k in range(5):  # white squares that somebody calls good
+        shutil.copytree(mvtec_folder / "test" / "hole", tmp_path / "march" / f"week{k}")
+    result = call(small_run, "--data", tmp_path / "march", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "20 of 20 good images rejected where at most " in result.stderr
+
+
+def cameras(mvtec_folder: Path, folder: Path) -> Path:
+    """The set with half of the images of each kind from one camera and half from the other."""
+    root = shutil.copytree(mvtec_folder, folder)
+    for kind in (root / "train" / "good", root / "test" / "good", root / "test" / "hole"):
+        for i, path in enumerate(sorted(kind.glob("*.png"))):
+            (kind / f"cam{i % 2}").mkdir(exist_ok=True)
+            path.rename(kind / f"cam{i % 2}" / path.name)
+    return root
+
+
+@pytest.mark.parametrize("by", ["folder", r"(cam\d)/"])
+def test_each_condition_has_a_row_in_summary_table_report_and_terminal(
+    by: str, small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    root = cameras(mvtec_folder, tmp_path / "two")
+    result = call(small_run, "--data", root, "--output", tmp_path / "out", "--by", by, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["by"] == by
+    assert [(row["condition"], row["normal"], row["anomalous"]) for row in found["conditions"]] == [
+        ("cam0", 3, 2), ("cam1", 3, 2)
+    ]  # fmt: skip
+    folder = tmp_path / "out" / "small-001-evaluation-001"
+    images = pd.read_csv(folder / "predictions.csv")
+    for row in found["conditions"]:
+        own = images[images["condition"] == row["condition"]]
+        assert row["image_auroc"] == pytest.approx(roc_auc_score(own["label"], own["score"]))
+        good = own[own["label"] == 0]
+        assert row["false_alarms"]["rejected"] == (good["decision"] == "anomalous").sum()
+        assert row["frozen"] is None
+    table = pd.read_csv(folder / "conditions.csv")
+    assert table["image_auroc"].tolist() == pytest.approx([row["image_auroc"] for row in found["conditions"]])
+    assert "cam1" in (folder / "report.html").read_text()
+    assert "cam1" in result.stderr
+    assert "the frozen detector is not at hand for other images than the run's own" in result.stderr
+    assert "schedule.max_epochs=0" in result.stderr
+
+
+def test_the_frozen_detector_stands_beside_on_the_runs_own_test_images(small_run: Path, tmp_path: Path) -> None:
+    result = call(small_run, "--output", tmp_path / "out", "--by", r"test/good/(\d)|test", "--json")
+    assert result.exit_code == 2, "holes match without a group"
+    result = call(small_run, "--output", tmp_path / "out", "--by", r"^(test)/|^train", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout.splitlines()[-1])["conditions"]
+    trained = pd.read_csv(small_run / "predictions.csv")
+    frozen = json.loads((small_run / "summary.json").read_text())["frozen_test"]
+    assert row["frozen"]["image_auroc"] == pytest.approx(frozen["image_auroc"])
+    rejected = trained["frozen_decision"] == "anomalous"
+    assert row["frozen"]["found"]["rejected"] == rejected[trained["label"] == 1].sum()
+    assert row["frozen"]["false_alarms"]["rejected"] == rejected[trained["label"] == 0].sum()
+    assert "not at hand" not in result.stderr
+
+
+def test_a_run_without_the_frozen_detectors_word_says_so(small_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(small_run, tmp_path / "old-001")
+    table = pd.read_csv(run / "predictions.csv").drop(columns=["frozen_score", "frozen_decision"])
+    table.to_csv(run / "predictions.csv", index=False)
+    result = call(run, "--by", "^(test)|^train")
+    assert result.exit_code == 0, result.output
+    assert "the frozen detector is not at hand in this run's predictions.csv" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        ("camera", "--by: 'camera' is no column of the manifest"),
+        ("folder", "no folder below that of its kind holds 10 of 10 test images"),
+        ("(train|test)/", "no test images of train"),
+        ("cam(", "is no regular expression with a"),
+    ],
+)
+def test_conditions_that_are_not_there_end_with_two(
+    by: str, message: str, small_run: Path, tmp_path: Path
+) -> None:
+    result = call(small_run, "--output", tmp_path / "out", "--by", by)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_condition_whose_images_are_damaged_ends_with_two(
+    small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    root = cameras(mvtec_folder, tmp_path / "two")
+    for path in root.glob("test/*/cam1/*.png"):
+        path.write_bytes(b"no image")
+    result = call(small_run, "--data", root, "--output", tmp_path / "out", "--by", "folder")
+    assert result.exit_code == 2
+    assert "not one image of cam1 can be read" in result.stderr
+
+
+def test_conditions_are_metrics_in_mlflow(
+    store: str, small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "measured-002")
+    CliRunner().invoke(main, ["sync", str(run), "--store", store])
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["tracking"] |= {"uri": store}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    root = cameras(mvtec_folder, tmp_path / "two")
+    for path in sorted(root.glob("test/*/cam1")):
+        path.rename(path.with_name("cam,1é"))
+    shutil.rmtree(root / "train" / "good" / "cam1")
+    done = call(run, "--data", root, "--by", "folder", "--mlflow", "--json")
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout.splitlines()[-1])["conditions"]
+    client = MlflowClient(store)
+    (below,) = client.search_runs(
+        [client.get_experiment_by_name(recipe["tracking"]["experiment"]).experiment_id],
+        "attributes.run_name = 'measured-002-evaluation-001'",
+    )
+    for row, name in zip(rows, ("cam,1é", "cam0"), strict=True):
+        assert row["condition"] == name
+        logged = {key: value for key, value in below.data.metrics.items() if key.startswith("condition/")}
+        key = f"condition/{name.replace(',', '_')}.image_auroc"
+        assert logged[key] == pytest.approx(row["image_auroc"])

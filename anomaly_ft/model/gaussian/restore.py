@@ -90,7 +90,9 @@ def _try_out(detector: GaussianDetector) -> None:
         if name not in NOT_YET_SET and not tensor.isfinite().all():
             raise ValueError(f"{name} holds numbers that are not finite")
     thresholds = detector.thresholds
-    if thresholds and not all(math.isfinite(value) for value in vars(thresholds.point).values()):
+    if thresholds and not all(
+        math.isfinite(value) for value in vars(thresholds.point).values() if value is not None
+    ):
         raise ValueError("the threshold is not finite")
     size = detector.encoder.image_size
     with torch.inference_mode():
