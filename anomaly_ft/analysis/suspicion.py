@@ -4,6 +4,7 @@ An image that a Gaussian was fitted to looks nearer to it than it is, the more s
 So each image is scored by Gaussians that were fitted without it.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,7 +86,10 @@ def robust_distances(levels: Levels, *, seed: int = 0) -> Floats:
     for features in levels:
         wanted = min(features.shape[1], len(features) // IMAGES_A_DIMENSION, ROBUST_DIMENSIONS)
         white = _whitened(features, max(1, wanted))
-        each.append(np.sqrt(MinCovDet(random_state=seed).fit(white).mahalanobis(white)))
+        with warnings.catch_warnings():  # scikit-learn says of each subset of images that it spans too little
+            warnings.simplefilter("ignore", UserWarning)
+            robust = MinCovDet(random_state=seed).fit(white)
+        each.append(np.sqrt(robust.mahalanobis(white)))
     return np.asarray(np.mean(each, axis=0))
 
 

@@ -100,3 +100,9 @@ def test_with_nothing_planted_there_is_nothing_to_find() -> None:
 def test_mcd_of_a_wide_level_takes_fewer_dimensions_than_images() -> None:
     wide = [np.random.default_rng(0).normal(size=(40, 300)).astype(np.float32)]
     assert np.isfinite(robust_distances(wide)).all()
+
+
+def test_directions_that_no_image_varies_in_are_no_trouble_to_mcd() -> None:
+    flat = np.random.default_rng(0).normal(size=(60, 10)).astype(np.float32)
+    flat[:, 6:] = flat[:, :4]
+    assert np.isfinite(robust_distances([flat])).all()
