@@ -51,10 +51,8 @@ def calibrate(
     sets = {}
     for augmentation in augmentations:
         best = _pseudo_set(normals, augmentation, 1.0)
-        low, high = (
-            0.0,
-            1.0,
-        )  # at full severity most is told apart: where that is too little, nothing else helps
+        # at full severity most is told apart: where even that is too little, nothing weaker helps
+        low, high = 0.0, 1.0
         for _ in range(HALVINGS if best.baseline_auroc > target else 0):
             if abs(best.baseline_auroc - target) <= CLOSE:
                 break
