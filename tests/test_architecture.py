@@ -138,6 +138,12 @@ def test_each_library_has_its_owner(module: Path) -> None:
     assert foreign == set()
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """Folders of tests are no packages, so pytest cannot import two files of one name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_owners_use_what_they_own() -> None:
     used = {
         (library, part(m)) for m in MODULES for library in OWNERS if library in m.read_text(encoding="utf-8")
