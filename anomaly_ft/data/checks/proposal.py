@@ -16,7 +16,7 @@ from anomaly_ft.data.checks.pose import SEEN, Pose
 
 FEWEST = 8  # images; of fewer nothing is said
 # Share of the pairs from which on turned, mirrored or shifted parts are no exception. On five real sets with
-# one pose at most 0.24 of the pairs were taken for turned, of as few as 8 images; turned by quarters 0.38 or more
+# one pose at most 0.24 of the pairs seemed turned, of as few as 8 images; turned by quarters 0.38 or more
 OFTEN = 0.3
 # Two images differ by so many times what one differs from its place: uniform ones by 1.55, normal ones by 1.4
 PAIR_SPREAD = 1.5
