@@ -15,8 +15,8 @@ import numpy as np
 from anomaly_ft.data.checks.pose import SEEN, Pose
 
 FEWEST = 8  # images; of fewer nothing is said
-# Share of the pairs from which on turned, mirrored or shifted parts are no exception. On five real sets with one
-# pose at most 0.24 of the pairs were taken for turned, with as few as 8 images; turned by quarters 0.38 and more
+# Share of the pairs from which on turned, mirrored or shifted parts are no exception. On five real sets with
+# one pose at most 0.24 of the pairs seemed turned, of as few as 8 images; turned by quarters 0.38 or more
 OFTEN = 0.3
 # Two images differ by so many times what one differs from its place: uniform ones by 1.55, normal ones by 1.4
 PAIR_SPREAD = 1.5
@@ -181,7 +181,7 @@ def _of_a_shift(pose: Pose, size: int, usual: float, wanted: Wanted, seen: list[
     pixels = _within(pose.shifts) * size if often else 0.0
     says = f"shift: parts lie within {pixels:.1f} pixels of their place, at {size} pixels"
     if pixels < 0.1:
-        seen.append(f"shift: none was seen; the preset has {usual:g}")
+        seen.append(f"shift: hardly any was seen; the preset has {usual:g}")
     elif pixels > usual:
         wanted["shift"] = float(math.ceil(pixels)), says
     else:
