@@ -511,3 +511,11 @@ def test_what_frozen_blocks_gave_is_kept_while_the_cache_has_room(recipe: Path) 
     assert isinstance(tight.inputs("val"), EarlyActivations)
     assert not isinstance(tight.early("more", pixels), EarlyActivations), "the cache is full"
     assert not isinstance(prepare(read_recipe(recipe), Terminal()).inputs("val"), EarlyActivations)
+
+
+def test_predictions_have_the_frozen_detectors_decision_at_its_own_threshold(small_run: Path) -> None:
+    table = pd.read_csv(small_run / "predictions.csv")
+    frozen = json.loads((small_run / "summary.json").read_text())["frozen_test"]
+    assert roc_auc_score(table["label"], table["frozen_score"]) == pytest.approx(frozen["image_auroc"])
+    rejected = table["frozen_decision"] == "anomalous"
+    assert table["frozen_score"][rejected].min() > table["frozen_score"][~rejected].max()
