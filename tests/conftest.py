@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from settings import write_images
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 REAL_DATA = Path(os.environ.get("ANOMALY_FT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -65,12 +66,6 @@ def mvtec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     masks[:, 20:40, 20:40] = 255
     write_images(root / "ground_truth" / "hole", masks, name="{:03d}_mask.png")
     return root
-
-
-def write_images(folder: Path, images: np.ndarray, name: str = "{:03d}.png") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(folder / name.format(i))
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from omegaconf import OmegaConf
+from PIL import Image
 
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 
@@ -51,3 +53,10 @@ def write_recipe(path: Path, root: Path, *changes: str) -> Path:
 def tracked(store: str, experiment: str) -> tuple[str, ...]:
     """Changes by which a run is logged to a store."""
     return ("tracking.mlflow=true", f"tracking.uri={store}", f"tracking.experiment={experiment}")
+
+
+def write_images(folder: Path, images: np.ndarray, name: str = "{:03d}.png") -> None:
+    """Write images as numbered files into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / name.format(i))

@@ -44,7 +44,7 @@ def folder(
     tmp_path_factory: pytest.TempPathFactory, make_textures: Callable[[int, int, int], np.ndarray]
 ) -> Path:
     """24 good training images; 6 good and 8 defective ones to test with, with masks."""
-    from conftest import write_images
+    from settings import write_images
 
     root = tmp_path_factory.mktemp("to be planted")
     write_images(root / "train" / "good", make_textures(24, 64, 1))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import write_images
+from settings import write_images
 from summaries import PLAIN
 
 from anomaly_ft.cli.main import main

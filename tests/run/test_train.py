@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 from settings import tracked, write_recipe
+from sklearn.metrics import roc_auc_score
 
 import anomaly_ft.finetune.watch
 from anomaly_ft.cli.main import main
