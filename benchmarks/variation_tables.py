@@ -64,8 +64,8 @@ def left_out(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     table = frozen.pivot_table(
         index="statistics", columns="set", values=f"auroc.{score}"
     )  # mean of both strengths
+    table = table.dropna(axis=1)  # sets that were measured with all of them
     judged = [name for name in table.columns if name in JUDGED] or list(table.columns)
-    table = table.dropna()
     out = []
     for name in table.columns:
         others = [other for other in judged if other != name]
