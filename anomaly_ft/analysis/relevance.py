@@ -128,8 +128,9 @@ def deletion(score: Score, image: Tensor, baseline: Tensor, relevance: Floats) -
     """Measure the area under the score while the most relevant blocks of an image `(1, 3, h, w)` become the
     baseline.
 
-    The score counts from that of the whole baseline, 0, to that of the image, 1; the lower the area, the more
-    the relevance was right about what raises the score. Compare it with that of `relevance` at random.
+    The score counts from that of the whole baseline, 0, to that of the image, 1, and what lies beyond as the
+    nearer end: a baseline may score nearly as the image does. The lower the area, the more the relevance was
+    right about what raises the score. Compare it with that of `relevance` at random.
     """
     height, width = relevance.shape
     ranks = np.argsort(np.argsort(-_blocks(relevance).ravel())).reshape(BLOCKS, BLOCKS) / BLOCKS**2
@@ -138,7 +139,7 @@ def deletion(score: Score, image: Tensor, baseline: Tensor, relevance: Floats) -
     with torch.no_grad():
         scores = score(torch.cat(steps)).double().cpu().numpy()
     span = scores[0] - scores[-1]
-    left = (scores - scores[-1]) / (span if span else 1.0)
+    left = np.clip((scores - scores[-1]) / (span if span else 1.0), 0, 1)
     return float(np.trapezoid(left, DELETED))
 
 

@@ -115,6 +115,17 @@ def test_deletion_of_a_score_that_the_baseline_has_too_is_no_error() -> None:
     assert deletion(lambda z: torch.ones(len(z)), images(0, 1), torch.zeros(1), np.ones((SIDE, SIDE))) == 0
 
 
+def test_a_baseline_that_scores_as_the_image_does_gives_no_area_beyond_one() -> None:
+    x, baseline = images(6, 1), images(7, 1)
+    relevance = np.random.default_rng(0).normal(size=(SIDE, SIDE))
+
+    def score(z: Tensor) -> Tensor:
+        mixed = (z - x).abs().amax((1, 2, 3)) * (z - baseline).abs().amax((1, 2, 3))
+        return mixed + 1e-3 * (z - baseline).abs().mean((1, 2, 3))
+
+    assert 0 <= deletion(score, x, baseline, relevance) <= 1
+
+
 def test_rank_correlation_is_spearmans_of_blocks_and_nothing_for_a_flat_map() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(BLOCKS, BLOCKS)), rng.normal(size=(BLOCKS, BLOCKS))
