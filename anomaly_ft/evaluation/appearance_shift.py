@@ -21,8 +21,8 @@ from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.metrics import Floats
 
 FALSE_ALARMS = 0.01  # share of batches of known images that may be said to differ
-# Spreads of single images; by less a batch may differ, however many images say so: the threshold holds there.
-# On three sets no more good images than promised were rejected below it, up to 100 % from three spreads on.
+# Spreads of single images; by less a batch may differ, however many images say so: on two sets and part of a
+# third at most 3 % of good images were rejected below it, up to 100 % beyond.
 EFFECT = 2.0
 RESAMPLES = 400
 ENOUGH = 200  # images to resample

@@ -37,7 +37,7 @@ from anomaly_ft.tracking.experiment_view import experiment_tags
 FILES = {
     "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
     "scores.png", "report.html", "detector.json", "detector.safetensors", "encoder/config.json",
-    "encoder/model.safetensors",
+    "encoder/model.safetensors", "variation.png",
 }  # fmt: skip
 
 
@@ -302,7 +302,10 @@ def test_a_dry_run_shows_everything_and_writes_nothing(recipe: Path, output: Pat
         ("expert.gaussian.dense_levels=[]", r"gaussian\.dense_levels: expected one or more levels, got none"),
         ("encoder.weights=none.pth", r"encoder\.weights: file does not exist: none\.pth"),
         ("expert.gaussian.dense_levels=[99]", r"gaussian\.dense_levels: 99 is none of the levels"),
-        ("expert.gaussian.shrinkage=0", r"level bn1: cannot fit a full Gaussian to 14 images in 24 dimensions"),
+        (
+            "expert.gaussian.shrinkage=0",
+            r"level blocks.\d+: cannot fit a full Gaussian to 42 images in 48 dimensions",
+        ),
     ],
 )
 def test_what_the_user_can_mend_ends_with_two_and_no_traceback(
