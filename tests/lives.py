@@ -112,7 +112,7 @@ def _die_while_varying(number: int) -> None:
 
 
 def _lose_the_loss(number: int) -> None:
-    from anomaly_ft.finetune.objective import InducedDistance
+    from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
 
     forward, calls = InducedDistance.forward, iter(range(1, 10**6))
 

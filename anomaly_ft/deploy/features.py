@@ -15,7 +15,7 @@ from anomaly_ft.model.loading import LoadedRun, load_run
 
 
 def features(run: str | Path | LoadedRun, images: Iterable[Any]) -> NDArray[np.float32]:
-    """Concatenate the pooled features of every level: `(n, sum of d_l)`, float32, in the order of the levels.
+    """Concatenate the averaged features of every level: `(n, sum of d_l)`, float32, in the order of the levels.
 
     For scikit-learn: `make_pipeline(FunctionTransformer(partial(anomaly_ft.features, "runs/bottle-001")), …)`.
 

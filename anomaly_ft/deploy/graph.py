@@ -55,7 +55,7 @@ class EncoderGraph(nn.Module):
 
 
 def trace(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
-    """Trace the graph for any number of images, batch norms fused, without the paths of source files."""
+    """Trace the graph for any number of images, batch norms folded in, without the paths of source files."""
     encoder = graph.encoder if isinstance(graph, EncoderGraph) else graph.detector.encoder
     size = encoder.image_size
     image = torch.zeros(2, 3, size, size)

@@ -26,7 +26,7 @@ class Fit:
     Attributes:
         detector: its scores are in units of the held-out normal images.
         held_out: validated scores of the held-out normal images, `(n, parts)`, as `Method.score` gives them.
-        train_features: pooled features of the first training images; empty unless they were asked for.
+        train_features: averaged features of the first training images; empty unless they were asked for.
         held_out_features: the same of the first held-out ones.
     """
 

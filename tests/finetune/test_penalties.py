@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from anomaly_ft.finetune.brakes.penalties import distillation, l2_sp
-from anomaly_ft.finetune.objective import InducedDistance
+from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector

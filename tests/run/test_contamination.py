@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from anomaly_ft.analysis.contamination import plan
 from anomaly_ft.cli.main import main
-from anomaly_ft.finetune.objective import InducedDistance
+from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run import contamination
 from anomaly_ft.run.console import Terminal

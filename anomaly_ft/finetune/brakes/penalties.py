@@ -1,7 +1,7 @@
 """Penalties: terms added to the objective, each zero at the pretrained weights.
 
 Each function makes one term from the encoder as it is when called, which is before training. A term
-gets the pooled features of a batch and its images, and gives a scalar.
+gets the averaged features of a batch and its images, and gives a scalar.
 """
 
 import copy

@@ -13,7 +13,7 @@ from anomaly_ft.data.records import Part
 from anomaly_ft.finetune.brakes.penalties import Term, distillation, l2_sp
 from anomaly_ft.finetune.drift import effective_rank, linear_cka
 from anomaly_ft.finetune.method import Features, Fit
-from anomaly_ft.finetune.objective import Distance, InducedDistance, Target
+from anomaly_ft.finetune.methods.gaussian_objective import Distance, InducedDistance, Target
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder

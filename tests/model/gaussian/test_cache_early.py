@@ -7,7 +7,7 @@ from settings import detector_settings
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.finetune.objective import InducedDistance
+from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_ft.finetune.objective import InducedDistance
+from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector
