@@ -1,9 +1,9 @@
 """Compare an export with its detector on real images before it is called done.
 
 The reference is what `predict` says: the run as it is loaded there, along the same path. Distances are compared
-relative to what matters: a score to itself or to the threshold, whichever is larger (a score in standard deviations of a
-usual image is near 0, where a relative difference says nothing); a map to its own maximum. A decision
-may only differ where the score is so near to the threshold that the tolerance covers it.
+relative to what matters: a score to itself or to the threshold, whichever is larger (in standard deviations a
+usual image scores near 0, where a relative difference says nothing); a map to its own maximum. A decision may
+only differ where the score is so near to the threshold that the tolerance covers it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
