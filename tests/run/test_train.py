@@ -183,7 +183,7 @@ def test_mlflow_knows_the_run_from_epoch_zero_on(
     logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert logged == {name.split("/")[0] for name in FILES} | {"images"}
     pictures = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
-    sliders = {tuple(path.split("+")[:3]) for path in pictures}
+    sliders = {tuple(path.split("+")[:3]) for path in pictures if "/suspicious~" not in path}
     names = {name for name, *_ in sliders}
     assert {f"images/maps~{name} 000" for name in ("good", "hole")} < names
     assert sliders == {(name, "step", step) for name in names for step in "01"}
