@@ -1,7 +1,7 @@
 """Training augmentations: a pipeline of albumentations transforms, as the recipe lists them.
 
-By default a little brightness and contrast, which differ wherever there is a lamp, and nothing else:
-whatever varies in training becomes normal to the encoder, and a defect may be just that. What happens
+None by default: what may differ between good parts is `variation`, which statistics and threshold know too.
+Whatever varies in training becomes normal to the encoder, and a defect may be just that. What happens
 to an image depends on the seed, the epoch and the image alone, not on its batch, so that a run that is
 resumed goes on as it would have.
 """
@@ -19,7 +19,7 @@ from anomaly_ft.errors import DataError, did_you_mean
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for news on the network
 import albumentations
 
-# Pixels (n, h, w, 3), which images they are in the fit share, and the epoch, to pixels of the same shape
+# Pixels (n, h, w, 3), which training images they are, and the pass, to pixels of the same shape
 Augment = Callable[[Pixels, Sequence[int], int], Pixels]
 
 

@@ -2,8 +2,9 @@
 
 A *change* is one way in which images differ: light, focus, noise of the sensor, compression, place. Each has a
 strength in a unit of its own; a varied image goes through one to three of the changes that are switched on,
-each drawn anew up to its strength. The name of an image, the seed and the number of the copy decide all of it,
-so that an image varies alike in every process, in every batch and after a run was resumed.
+each drawn anew up to its strength, and, where parts lie anyhow, through a pose of its own. An image's name, the
+seed and the number of the copy decide all of it, so that an image varies alike in every process, in every
+batch and after a run was resumed.
 
 What is called benign here the detector will no longer see. These changes and the pseudo-anomalies of
 `pseudo_anomalies` are different families, always; a recipe in which both are one thing is refused.
@@ -27,7 +28,8 @@ from anomaly_ft.data.pixels import Pixels
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for news on the network
 import albumentations
 
-AT_ONCE = 3  # changes of one image at most
+AT_ONCE = 3  # changes of one image at most, beside those of POSE
+POSE = ("flips", "rotation")  # how a part lies: where that varies, it varies in every image
 BORDER_MIRROR = 4  # cv2.BORDER_REFLECT_101
 JPEG_BEST = 95  # above it compression is not to be seen
 
@@ -49,12 +51,12 @@ def affine(**moves: Any) -> Any:
 
 # Albumentations transforms that vary up to a strength; of a grey image, if the flag is set, all channels alike.
 # In the order in which they happen on the way from the part to the file: it lies somehow, is lit, seen through
-# a lens, read from a sensor, compressed. The units stand where a recipe sets the strengths.
+# a lens, read from a sensor, compressed; turned after its noise an image would have less of it. A shift is by
+# whole pixels, so it may come last. The units stand where a recipe sets the strengths.
 CHANGES: Mapping[str, Callable[[float, bool], Any]] = {
     "flips": lambda s, grey: albumentations.D4(p=s),
     "rotation": lambda s, grey: affine(rotate=(-s, s)),
     "scale": lambda s, grey: affine(scale=_around(s)),
-    "shift": lambda s, grey: affine(translate_px={axis: (-round(s), round(s)) for axis in "xy"}),
     "brightness": lambda s, grey: jitter(brightness=_around(s)),
     "contrast": lambda s, grey: jitter(contrast=_around(s)),
     "gamma": lambda s, grey: albumentations.RandomGamma(gamma_limit=(100 * 2**-s, 100 * 2**s), p=1),
@@ -67,6 +69,7 @@ CHANGES: Mapping[str, Callable[[float, bool], Any]] = {
     "compression": lambda s, grey: albumentations.ImageCompression(
         quality_range=(min(round(100 - s), JPEG_BEST), JPEG_BEST), p=1
     ),
+    "shift": lambda s, grey: affine(translate_px={axis: (-round(s), round(s)) for axis in "xy"}),
 }
 
 
@@ -100,12 +103,16 @@ class Variation:
             return image
         rng = np.random.default_rng([self.seed, *key])
         grey = bool((image[..., :1] == image).all())
-        count = int(rng.integers(1, 1 + min(AT_ONCE, len(self.strengths))))
-        chosen = rng.choice(len(self.strengths), count, replace=False)
-        for name in (list(self.strengths)[i] for i in sorted(chosen)):
-            transform = self._transforms[name, grey]
-            transform.set_random_seed(_seed(rng))
-            image = transform(image=image)["image"]
+        active = [name for name in CHANGES if name in self.strengths]
+        chosen = {name for name in active if name in POSE}
+        if others := [name for name in active if name not in POSE]:
+            count = int(rng.integers(1, 1 + min(AT_ONCE, len(others))))
+            chosen |= {others[i] for i in rng.choice(len(others), count, replace=False)}
+        for name in active:
+            if name in chosen:
+                transform = self._transforms[name, grey]
+                transform.set_random_seed(_seed(rng))
+                image = transform(image=image)["image"]
         return image
 
     def batch(self, pixels: Pixels, names: Sequence[str], number: int, *, clean: float = 0.0) -> Pixels:

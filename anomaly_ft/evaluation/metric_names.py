@@ -79,7 +79,8 @@ METRICS: dict[str, Metric] = {
     ),
     "varied/image_auroc": Metric(
         "image AUROC, varied",
-        "of the fine-tuned encoder's detector on a few test images with all benign changes together",
+        "of the fine-tuned encoder's detector on a few test images, or held-out ones where there are none, "
+        "with all benign changes together",
     ),
     "varied/false_positive_rate": Metric(
         "good rejected, varied", "share of the good ones among them that it rejects", PERCENT

@@ -60,7 +60,8 @@ def conformal_varied(scores: Floats, false_positive_rate: float) -> WorkingPoint
     if not np.isfinite(copies).all():
         raise DivergedError("a threshold needs finite scores")
     allowed = math.floor((len(scores) - 1) * (guarantee * (n + 1) - 1) + 1e-9)  # copies that may be rejected
-    return replace(clean, threshold=max(clean.threshold, float(copies[-1 - allowed])), varied_fpr=guarantee)
+    highest = float(copies[max(0, len(copies) - 1 - allowed)])  # of one image all copies may be rejected
+    return replace(clean, threshold=max(clean.threshold, highest), varied_fpr=guarantee)
 
 
 @dataclass(frozen=True)

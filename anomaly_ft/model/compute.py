@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
+from anomaly_ft.data.lazy_images import Rows
 from anomaly_ft.errors import DeviceError
 from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.encoder import Encoder
@@ -50,6 +51,8 @@ class Compute:
             return pixels
         if len(pixels) < ranks:
             raise DeviceError(f"{len(pixels)} images are too few for {ranks} processes; start fewer")
+        if isinstance(pixels, Rows):  # still not fetched, or varied, before a batch is asked for
+            return cast(P, pixels.rows(list(range(self.fabric.global_rank, len(pixels), ranks))))
         return pixels[self.fabric.global_rank :: ranks]
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:

@@ -33,12 +33,13 @@ LIMITS = {
     "scale": 0.3,
     "flips": 1,
 }  # beyond them hardly anybody would call it the same part
+_COLOUR = ("brightness", "contrast", "gamma", "white_balance")
 # Pseudo-anomalies that are none where one of these changes is benign
 SAME_AS = {
     "blur": ("focus",),
     "noise": ("noise",),
-    "colour": ("brightness", "contrast", "gamma", "white_balance"),
-    "augmix": ("rotation", "shift", "brightness", "contrast", "focus", "noise"),
+    "colour": _COLOUR,
+    "augmix": ("rotation", "shift", *_COLOUR, "focus", "noise"),  # chains of these
 }
 
 
@@ -66,11 +67,11 @@ class VariationSection(Section):
     shift: Annotated[float, Field(ge=0, le=LIMITS["shift"])] | None = None
     """Shift by at most so many pixels of the resized image, either way; mirrored at the border."""
     rotation: Annotated[float, Field(ge=0, le=LIMITS["rotation"])] | None = None
-    """Turn by at most so many degrees, either way; mirrored at the border."""
+    """Turn every varied image by at most so many degrees, either way; mirrored at the border."""
     scale: Annotated[float, Field(ge=0, le=LIMITS["scale"])] | None = None
     """Larger or smaller by at most this share."""
     flips: Annotated[float, Field(ge=0, le=LIMITS["flips"])] | None = None
-    """Share of varied images that are mirrored or turned by quarters."""
+    """Share of varied images that get one of the eight poses of a square: mirrored, or turned by quarters."""
     copies: int = Field(default=2, ge=0, le=16)
     """Varied copies of each training image in the statistics; the image itself is always there."""
 

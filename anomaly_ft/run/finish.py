@@ -175,11 +175,11 @@ def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
 
 
 def vary_test(setup: Setup, detector: Detector, point: WorkingPoint) -> list[Row]:
-    """Measure what growing variation does to a few test images, or, without a test split, to calibration ones.
+    """Measure what growing variation does to a few test images, or, without a test split, to held-out ones.
 
     Where the recipe calls nothing benign, the camera's preset is shown: the light changes all the same.
     """
-    images: Images = setup.data.test if len(setup.data.test) else setup.data.normals("calibration")
+    images: Images = setup.data.test if len(setup.data.test) else setup.data.normals("val")
     strengths = setup.recipe.variation.strengths() or PRESETS["camera"]
 
     def score(pixels: Pixels) -> Floats:
@@ -199,7 +199,7 @@ def variation_summary(setup: Setup, rows: list[Row]) -> dict[str, Any]:
     return {
         "preset": setup.recipe.variation.preset,
         "strengths": setup.recipe.variation.strengths(),
-        "on": "test" if len(setup.data.test) else "calibration",
+        "on": "test" if len(setup.data.test) else "val",
         "rows": rows,
     }
 

@@ -222,7 +222,7 @@ class UnderVariation(Part):
     """Of the recipe; for `none`, which calls no change benign, the rows show the camera's changes."""
     strengths: dict[str, Number]
     """Of each change that the detector takes for benign."""
-    on: Literal["test", "calibration"]
+    on: Literal["test", "val"]
     """The images: of the test split, or held-out normal ones where there is none."""
     rows: tuple[VariationRow, ...]
     """A row for each change and strength."""

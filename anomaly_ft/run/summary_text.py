@@ -97,8 +97,10 @@ def varied_sentence(summary: RunSummary) -> str:
     auroc = ""
     if row.auroc is not None and row.frozen_auroc is not None:
         auroc = f"image AUROC {row.auroc:.3f} (frozen {row.frozen_auroc:.3f}), "
+    benign = summary.variation and summary.variation.strengths
+    which = "all changes that the recipe calls benign" if benign else "light, focus, noise and compression"
     return (
-        f"If light, focus, noise, compression and place change (a few images): {auroc}"
+        f"If {which} come together (a few images): {auroc}"
         f"{row.rejected:.0%} of the good ones rejected (frozen {row.frozen_rejected:.0%})."
     )
 

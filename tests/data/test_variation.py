@@ -125,3 +125,22 @@ def test_a_share_of_training_images_stays_clean():
     names = [f"{i}.png" for i in range(300)]
     seen = Variation({"brightness": 0.15}).batch(images, names, 1000, clean=1 / 3)
     assert (seen == images).all((1, 2, 3)).mean() == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_where_parts_lie_anyhow_every_varied_image_has_a_pose_of_its_own():
+    arrow = np.zeros((40, 33, 33, 3), np.uint8)
+    arrow[:, 4:8, 10:20] = 255  # above the middle, to the left
+    seen = Variation({"flips": 1.0, "brightness": 0.01}).copy(images_of(arrow), 0).pixels[:]
+    poses = {tuple(np.argwhere(image[..., 0] > 100).mean(0).round().astype(int)) for image in seen}
+    assert len(poses) == 8
+    same = [np.array_equal(image > 100, arrow[0] > 100) for image in seen]
+    assert np.mean(same) < 0.4, "one pose of eight is the image's own"
+
+
+def test_an_image_is_turned_before_its_noise_and_not_after_it():
+    flat = np.full((20, 64, 64, 3), 128, np.uint8)
+    both = Variation({"rotation": 45, "noise": 20}, seed=1)
+    noise = Variation({"noise": 20}, seed=1)
+    spread = [np.std(image.astype(float)) for image in both.copy(images_of(flat), 0).pixels]
+    alone = [np.std(image.astype(float)) for image in noise.copy(images_of(flat), 0).pixels]
+    assert np.mean(spread) == pytest.approx(np.mean(alone), rel=0.25), "interpolation would smooth it"

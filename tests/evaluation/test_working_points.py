@@ -113,3 +113,8 @@ def test_a_point_says_what_it_guarantees_of_varied_images() -> None:
     assert str(point) == (
         "threshold 197: at most 1.00% of normal images are rejected; varied as the recipe allows, at most 1.00%"
     )
+
+
+def test_a_single_image_with_copies_gives_a_threshold_and_no_error() -> None:
+    point = conformal_varied(np.array([[1.0], [3.0], [2.0]]), 0.01)
+    assert (point.threshold, point.varied_fpr) == (2.0, 1.0)
