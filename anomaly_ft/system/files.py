@@ -63,6 +63,19 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(before, ignore_errors=True)
 
 
+def clear_aside(folder: Path) -> None:
+    """Remove what a process that was killed had written aside, at any depth.
+
+    A folder that was being replaced and is not there comes back as it was before.
+    """
+    for before in list(folder.rglob(".*.old")):
+        replaced = before.with_name(before.name.removeprefix(".").removesuffix(".old"))
+        if not replaced.exists():
+            before.rename(replaced)
+    for left in [*folder.rglob(".*.new"), *folder.rglob(".*.old")]:
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     """Let the disk have a file, or the names in a folder."""
     if os.name == "nt" and path.is_dir():  # Windows does so by itself
