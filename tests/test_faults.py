@@ -24,6 +24,10 @@ def assert_absent_or_complete(place: Place, whole: Place) -> None:  # noqa: F811
             assert (place.finished / name).read_bytes() == (whole.finished / name).read_bytes(), name
 
 
+def names_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
 def go_on(place: Place, whole: Place) -> None:  # noqa: F811
     """With what is there, or from the beginning where nothing is, to the same end, also in MLflow."""
     assert_absent_or_complete(place, whole)
@@ -33,6 +37,7 @@ def go_on(place: Place, whole: Place) -> None:  # noqa: F811
         assert place.train(*(["--resume"] if resumable else [])) == 0, place.said()
     assert lives.run(["sync", str(place.finished), "--store", place.store], place.log) == 0, place.said()
     assert not list(place.output.glob("*.partial"))
+    assert names_below(place.finished) == names_below(whole.finished)
     for name in SAME:
         assert (place.finished / name).read_bytes() == (whole.finished / name).read_bytes(), name
     run = MlflowClient(place.store).get_run(
@@ -45,6 +50,17 @@ def go_on(place: Place, whole: Place) -> None:  # noqa: F811
 def kill_at(site: str, place: Place, whole: Place) -> None:  # noqa: F811
     code = place.train(death={"write": site, "below": str(place.output)})
     assert code == lives.KILLED, place.said()
+    go_on(place, whole)
+
+
+def test_a_kill_while_the_best_encoder_is_written_leaves_nothing_aside(
+    place: Place, whole: Place  # noqa: F811
+) -> None:  # fmt: skip
+    """In its last epoch: no later one writes the encoder again and tidies up."""
+    made = lives.changes(whole.log)
+    last = max(number for number, site in enumerate(made, 1) if "/.encoder.new" in site)
+    assert place.train(death={"write": last, "below": str(place.output)}) == lives.KILLED, place.said()
+    assert any(".encoder.new" in name for name in names_below(place.partial))
     go_on(place, whole)
 
 

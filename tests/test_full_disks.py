@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from anomaly_ft.cli.main import main
+from anomaly_ft.system.files import write_text
 
 
 def command(*arguments: object) -> click.testing.Result:
@@ -83,6 +84,26 @@ def test_an_export_that_does_not_fit_leaves_nothing(
     assert result.exit_code == 2
     assert_one_message(result.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["init", "data --sheet"])
+def test_a_sheet_that_does_not_fit_leaves_nothing(name: str, mvtec_folder: Path, tmp_path: Path) -> None:
+    out = {"init": "recipe.yaml", "data --sheet": "sheet.png"}[name]
+    word, *option = name.split()
+    with no_file_beyond(1000):
+        result = command(word, mvtec_folder, *option, tmp_path / out)
+    assert result.exit_code == 2
+    assert_one_message(result.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+    file = tmp_path / "summary.json"
+    write_text(file, "before")
+    with no_file_beyond(1000), pytest.raises(OSError, match="too large"):
+        write_text(file, "x" * 2000)
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert file.read_text() == "before"
 
 
 # every write of every command; {name} stands for a path

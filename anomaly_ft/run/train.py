@@ -31,7 +31,14 @@ from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.suspicious import suspicious_images
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.addresses import without_password
-from anomaly_ft.system.files import append_json_line, json_line, replace_folder, write_json, write_text
+from anomaly_ft.system.files import (
+    append_json_line,
+    clear_aside,
+    json_line,
+    replace_folder,
+    write_json,
+    write_text,
+)
 from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
@@ -145,6 +152,7 @@ def _tracker(setup: Setup, output: Path, partial: Path) -> Any:
 
 def _start(setup: Setup, partial: Path, tracker: Tracker, tags: Mapping[str, str]) -> None:
     """Write down what the run is, before anything takes time."""
+    clear_aside(partial)  # of a run that was killed while it wrote; it would stay in the finished folder
     write_start(partial, setup)
     split = pd.DataFrame(setup.data.manifest())
     log_start(setup.recipe, split, tracker, git_commit())

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file such that it holds the old content or all of the new, whenever the machine stops."""
+    """Write a file such that it holds the old content or all of the new, whenever the machine stops.
+
+    Where the disk is full, nothing new is left on it: a half written file would keep the room it took.
+    """
     aside = path.with_name(f".{path.name}.new")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
     _flush(path.parent)
 
 
@@ -52,6 +61,19 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
         folder.rename(before)
     aside.rename(folder)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def clear_aside(folder: Path) -> None:
+    """Remove what a process that was killed had written aside, at any depth.
+
+    A folder that was being replaced and is not there comes back as it was before.
+    """
+    for before in list(folder.rglob(".*.old")):
+        replaced = before.with_name(before.name.removeprefix(".").removesuffix(".old"))
+        if not replaced.exists():
+            before.rename(replaced)
+    for left in [*folder.rglob(".*.new"), *folder.rglob(".*.old")]:
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
