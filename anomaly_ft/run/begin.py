@@ -1,5 +1,6 @@
 """Write what identifies an unfinished run: its recipe, its split, its MLflow run."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def write_start(partial: Path, setup: Setup) -> None:
 def split_table(setup: Setup) -> str:
     """Tabulate which image is in which split, as CSV."""
     return str(pd.DataFrame(setup.data.manifest()).to_csv(index=False, lineterminator="\n"))
+
+
+def split_digest(setup: Setup) -> str:
+    """Hash which image is in which split (BLAKE2b), in whatever order they are listed."""
+    rows = "\n".join(sorted(split_table(setup).splitlines()))
+    return hashlib.blake2b(rows.encode(), digest_size=16).hexdigest()
 
 
 def remember_run(partial: Path, run_id: str | None) -> None:

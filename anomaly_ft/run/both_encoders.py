@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_ft.data.duplicates import digest
 from anomaly_ft.data.lazy_images import view
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
@@ -13,7 +14,7 @@ from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.begin import split_table
+from anomaly_ft.run.begin import split_digest, split_table
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.open import open_run, open_summary
 from anomaly_ft.run.setup import Setup, prepare
@@ -75,6 +76,11 @@ def open_both(folder: Path, terminal: Terminal, root: str | None = None) -> Both
         ) from cause
     _refuse_other_images(folder, setup)
     return BothEncoders(setup, run, recipe, open_summary(folder).best_epoch)
+
+
+def digests(folder: Path, setup: Setup) -> dict[str, str]:
+    """Hash detector and split of a run, which tell it from another one that later got the same name."""
+    return {"detector": digest(folder / "detector.safetensors"), "split": split_digest(setup)}
 
 
 def images_of(setup: Setup) -> Images:

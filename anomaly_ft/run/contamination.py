@@ -31,6 +31,7 @@ from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import pooled_features
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.begin import split_digest
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.finish import Calibrated, calibrate, decoder_of, predict_test
 from anomaly_ft.run.planting import Planted, plant, with_data, without
@@ -112,7 +113,8 @@ def study_contamination(
     first = prepare(recipe, terminal)
     shares = _shares(first, extent, terminal)
     flat = {key: value for key, value in recipe.flat().items() if "tracking." not in key}
-    settings = {"study": NAME, **asdict(extent), "shares": list(shares), "recipe": flat}
+    images = {"shares": list(shares), "split": split_digest(first)}
+    settings = {"study": NAME, **asdict(extent), **images, "recipe": flat}
     with open_study(folder, settings, terminal) as study:
         rows: list[Row] = []
         cells = [(recipe.seed + k, share) for k in range(extent.seeds) for share in shares]

@@ -34,7 +34,7 @@ from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import pooled_features
-from anomaly_ft.run.both_encoders import FROZEN, TUNED, BothEncoders, open_both, refuse_without_test
+from anomaly_ft.run.both_encoders import FROZEN, TUNED, BothEncoders, digests, open_both, refuse_without_test
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.explain_tables import differences, summary_rows
 from anomaly_ft.run.study import Row, log_with_run, open_study
@@ -137,7 +137,8 @@ def explain_run(
         terminal.say(f"{both.recipe.data.root} has no masks: where defects are is not known, so the share of "
                      "relevance inside them is left out; the frame and deletion are measured")  # fmt: skip
     place = (output or folder.resolve().parent) / f"{name}-studies" / NAME
-    with open_study(place, {"study": NAME, "run": name, **asdict(effort)}, terminal) as study:
+    settings = {"study": NAME, "run": name, **asdict(effort), **digests(folder, both.setup)}
+    with open_study(place, settings, terminal) as study:
         explainer, chosen = _Explainer(both, effort.steps), _chosen(records, effort.images)
         rows: list[Row] = []
         for place_in, i in enumerate(terminal.track(chosen, "explaining", len(chosen), unit="")):

@@ -23,6 +23,7 @@ from anomaly_ft.run.both_encoders import (
     FROZEN,
     TUNED,
     BothEncoders,
+    digests,
     images_of,
     open_both,
     pixels_of,
@@ -53,7 +54,8 @@ def study_subspaces(
     refuse_without_test(folder, both.setup, "a study of subspaces", FOLDS)
     name = folder.resolve().name
     place = (output or folder.resolve().parent) / f"{name}-studies" / NAME
-    with open_study(place, {"study": NAME, "run": name, "folds": FOLDS}, terminal) as study:
+    settings = {"study": NAME, "run": name, "folds": FOLDS, **digests(folder, both.setup)}
+    with open_study(place, settings, terminal) as study:
         known = images_of(both.setup)
         folds = folds_of(known.train, known.anomalous, seed=both.recipe.seed)
 

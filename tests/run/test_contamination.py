@@ -174,6 +174,21 @@ def test_the_study_has_a_row_for_each_share_and_treatment_and_goes_on_after_a_ki
     pd.testing.assert_frame_equal(again, table)
 
 
+def test_steps_measured_with_images_that_are_gone_are_not_taken_for_those_of_the_others(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy, recipe = tmp_path / "copy", tmp_path / "dirty.yaml"
+    shutil.copytree(folder, copy)
+    recipe.write_text(RECIPE.format(root=copy))
+    options = ["analyse", "contamination", str(recipe), "--shares", "0", "--seeds", "1"]
+    for gone, ended in ((None, 0), (None, 0), ("test/good/000.png", 2)):
+        if gone:
+            (copy / gone).unlink()
+        done = CliRunner().invoke(main, [*options, "--output", str(tmp_path)])
+        assert done.exit_code == ended, done.output
+    assert "holds a study with other settings (split '" in done.stderr
+
+
 def test_fine_tuned_treatments_are_measured_when_asked_for(recipe: Path, tmp_path: Path) -> None:
     run(recipe, "--shares", "0.2", "--seeds", 1, "--finetune", "--output", tmp_path)
     table = pd.read_csv(tmp_path / "dirty-contamination" / "contamination.csv")
