@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anomaly_ft.analysis.contamination import SHARES, Plan, plan, possible, to_plant
 from anomaly_ft.analysis.suspicion import (
+    FEWEST,
     Levels,
     cross_fitted,
     distances_to,
@@ -34,7 +35,7 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.begin import split_digest
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.finish import Calibrated, calibrate, decoder_of, predict_test
-from anomaly_ft.run.planting import Planted, plant, with_data, without
+from anomaly_ft.run.planting import Planted, enough, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.study import Row, log_alone, open_study
 from anomaly_ft.run.train import METHODS
@@ -105,7 +106,7 @@ def study_contamination(
         output: where the study's folder goes.
 
     Raises:
-        DataError: shares for which there are not enough defective images.
+        DataError: too few training images, or shares for which there are not enough defective images.
     """
     if extent.seeds < 1:
         raise DataError(f"--seeds: expected 1 or more, got {extent.seeds}")
@@ -145,13 +146,16 @@ def _shares(setup: Setup, extent: Extent, terminal: Terminal) -> tuple[float, ..
     """List the shares to try, rising; the usual ones as far as there are defective images.
 
     Raises:
-        DataError: none can be had, or not all of those asked for.
+        DataError: none can be had, or not all of those asked for; or too few training images.
     """
     normal, root = len(setup.data.undivided), setup.recipe.data.root
     defective = sum(record.anomalous for record in setup.data.test.records)
     if len(setup.data.test) == defective or defective < 2:
         raise DataError(f"{root}: contamination needs good and at least two defective test images: some are "
                         "planted among the training images, the others measured with")  # fmt: skip
+    if normal < FEWEST:
+        raise DataError(f"{root}: contamination looks for suspicious training images, which takes {FEWEST} at "
+                        f"least, there are {normal}; add good images")  # fmt: skip
     if extent.shares:
         try:
             plan(normal, defective, extent.shares, seed=0)
@@ -177,17 +181,17 @@ def _cell(
     deal: Plan = plan(len(setup.data.undivided), defective, shares, seed=seed)
     planted = plant(setup.data, deal, share)
     levels = pooled_features(setup.encoder, planted.data.undivided.pixels, setup.compute)
-    rows = []
+    rows, kept_by = [], {}
     for name, usual_of in USUAL.items():
-        usual = usual_of(levels)
-        finding = found_again(planted.planted, SUSPICION[name](levels)) if planted.planted.any() else {}
+        suspicion = SUSPICION[name](levels)
+        usual = kept_by[name] = enough(planted.data.split, usual_of(levels), suspicion)
+        finding = found_again(planted.planted, suspicion) if planted.planted.any() else {}
         cleaned = with_data(setup, without(planted.data, usual))
         about = {"seed": seed, "share": share, "treatment": name, **_dropped(planted, usual), **finding}
         rows.append(about | measure_run(cleaned))
     if finetune:
-        usual = usual_by_trimming(levels)
-        everything = np.ones_like(usual)
-        for name, kept in ((TRAINED, everything), (TRAINED_TRIMMED, usual), (TRAINING_TRIMMED, everything)):
+        everything, trimmed = kept_by[AS_IS], kept_by[TRIMMED]
+        for name, kept in ((TRAINED, everything), (TRAINED_TRIMMED, trimmed), (TRAINING_TRIMMED, everything)):
             cleaned = with_data(setup, without(planted.data, kept))
             about = {"seed": seed, "share": share, "treatment": name, **_dropped(planted, kept)}
             rows.append(about | measure_run(cleaned, train=True, trim=name == TRAINING_TRIMMED))

@@ -12,7 +12,8 @@ from anomaly_ft.data.lazy_images import Rows, as_array, view
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import PARTS
-from anomaly_ft.data.splits import Split
+from anomaly_ft.data.splits import FEWEST, Split
+from anomaly_ft.metrics import Floats
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.run.setup import Setup
 
@@ -52,6 +53,23 @@ def plant(data: Dataset, deal: Plan, share: float) -> Planted:
     counts = dealt(len(wanted), [len(part) for part in parts])
     split = Split(*((*part, *(next(places) for _ in range(k))) for part, k in zip(parts, counts, strict=True)))
     return Planted(replace(data, undivided=train, test=test, split=split), flags)
+
+
+def enough(split: Split, usual: Flags, suspicion: Floats) -> Flags:
+    """Select the usual images `(n,)`, and where they are too few for a part, its least suspicious others.
+
+    Args:
+        split: of the n images.
+        usual: `(n,)`.
+        suspicion: `(n,)`, higher = more suspicious.
+    """
+    kept = usual.copy()
+    for part in PARTS:
+        places = np.array(getattr(split, part))
+        gone = places[~usual[places]]
+        missing = max(0, FEWEST - (len(places) - len(gone)))
+        kept[gone[np.argsort(suspicion[gone], kind="stable")][:missing]] = True
+    return kept
 
 
 def without(data: Dataset, usual: Flags) -> Dataset:

@@ -19,7 +19,7 @@ from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run import contamination
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.contamination import Extent, TrimmedDistance, detect, mean_rows
-from anomaly_ft.run.planting import plant, with_data, without
+from anomaly_ft.run.planting import enough, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
 
@@ -132,6 +132,46 @@ def test_images_that_are_not_usual_serve_nothing(setup: Setup) -> None:
     usual = np.arange(24) % 4 != 0
     split = without(setup.data, usual).split
     assert sorted((*split.train, *split.val, *split.calibration)) == np.flatnonzero(usual).tolist()
+
+
+def test_a_part_of_which_hardly_anything_is_usual_keeps_its_two_least_suspicious_images(setup: Setup) -> None:
+    split, suspicion = setup.data.split, np.random.default_rng(0).permutation(24).astype(float)
+    usual = np.isin(np.arange(24), split.train)
+    usual[split.calibration[0]] = True
+    kept = without(setup.data, enough(split, usual, suspicion)).split
+    assert kept.train == split.train
+    assert kept.val == tuple(sorted(sorted(split.val, key=suspicion.__getitem__)[:2]))
+    others = sorted(split.calibration[1:], key=suspicion.__getitem__)
+    assert kept.calibration == tuple(sorted((split.calibration[0], others[0])))
+    assert usual.sum() == len(split.train) + 1, "flags that came in are left as they were"
+
+
+def test_nothing_comes_back_where_enough_is_usual(setup: Setup) -> None:
+    usual = np.isin(
+        np.arange(24),
+        [i for part in ("train", "val", "calibration") for i in getattr(setup.data.split, part)[:2]],
+    )
+    assert (enough(setup.data.split, usual, np.zeros(24)) == usual).all()
+
+
+def test_a_treatment_that_drops_nearly_everything_is_measured_with_what_a_part_needs(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(contamination.USUAL, "MCD", lambda levels: np.zeros(len(levels[0]), dtype=bool))  # type: ignore[arg-type]
+    rows = contamination._cell(lambda seed: setup, 0, [0.0], 0.0, False)
+    assert [row["dropped_good"] for row in rows if row["treatment"] == "MCD"] == [24 - 3 * 2]
+    assert all(np.isfinite(row["image_auroc"]) for row in rows)
+
+
+def test_fewer_than_ten_training_images_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    few, recipe = tmp_path / "few", tmp_path / "dirty.yaml"
+    shutil.copytree(folder, few)
+    for path in sorted((few / "train" / "good").iterdir())[9:]:
+        path.unlink()
+    recipe.write_text(RECIPE.format(root=few))
+    done = CliRunner().invoke(main, ["analyse", "contamination", str(recipe), "--output", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "which takes 10 at least, there are 9; add good images" in done.stderr.splitlines()[-1]
 
 
 def test_trimmed_training_leaves_the_farthest_images_of_a_batch_out_of_the_loss(setup: Setup) -> None:
