@@ -122,15 +122,19 @@ def _of_a_part(pose: Pose, wanted: Wanted, seen: list[str]) -> None:
     """Propose rotations of a part: at any angle, by quarters, a small tilt, or none; mirrored or not."""
     matching = len(pose.angles)
     turned = [abs(angle) for angle in pose.angles if angle]
+    little = [angle for angle in turned if angle <= TILT]
     of_pairs = f"of {matching} pairs of images"
     often = len(turned) >= OFTEN * matching
     if not often:
         seen.append(f"one fixed pose: {matching - len(turned)} {of_pairs} match best as they lie")
         if pose.round:
             seen.append("round: the parts look much the same at every angle, so turns do not show")
-    elif sum(angle <= TILT for angle in turned) >= NEARLY_ALL * len(turned):
-        tilt = math.ceil(_within([abs(angle) for angle in pose.angles]))
-        why = f"{len(turned)} {of_pairs} match best when turned a little, up to {max(turned):.0f} degrees"
+    elif len(little) >= NEARLY_ALL * len(turned):
+        tilt = math.ceil(_within([*little, *[0.0] * (matching - len(turned))]))
+        far = len(turned) - len(little)
+        why = f"{len(little)} {of_pairs} match best when turned a little, up to {max(little):.0f} degrees" + (
+            f"; {far} when turned farther, which this leaves out" if far else ""
+        )
         wanted["rotation"] = float(tilt), why
     elif sum(_from_quarter(angle) <= QUARTER_WITHIN for angle in turned) >= NEARLY_ALL * len(turned):
         why = f"{len(turned)} {of_pairs} match best when turned by quarters or halves"

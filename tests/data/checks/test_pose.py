@@ -203,6 +203,19 @@ def test_empty_images_show_nothing_and_ask_for_nothing(value):
     assert proposed(np.full((12, SIDE, SIDE), value, np.uint8))[0] == {}
 
 
+@pytest.mark.parametrize("far", [(), (170.0,) * 4, (-90.0, 180.0)])
+def test_the_few_that_are_turned_far_do_not_widen_a_small_tilt(far):
+    """Pairs turned by 1 to 20 degrees either way, and as many that lie alike: 95 % are within 19 degrees."""
+    near = (*range(1, 21), *range(-20, 0), *[0] * 40)
+    pose = Pose(20, 100, (*map(float, near), *far), 0, (0.0,) * 80, 0.1, False, False, (0.5, 1.0), 1.0)
+    found = propose(pose, "camera", USUAL, limits=LIMITS, image_size=224)
+    assert found.strengths == {"rotation": np.ceil(np.quantile(np.abs(near), 0.95) / 1.5)}
+    said = found.why["rotation"]
+    assert said.startswith(f"40 of {80 + len(far)} pairs")
+    assert "up to 20 degrees" in said
+    assert ("turned farther, which this leaves out" in said) == bool(far)
+
+
 def test_too_few_images_say_so():
     found = propose(None, "camera", USUAL, limits=LIMITS, image_size=224)
     assert found.strengths == {}
