@@ -24,6 +24,11 @@ def write_sheet(report: Report, path: Path) -> None:
     """
     if among_images(report, path):
         raise DataError(f"{path}: a sheet in {report.root} would be taken for an image; name another folder")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        ending = path.suffix or "no ending"
+        raise DataError(f"{path}: the sheet cannot be written: {ending} is no image that Pillow writes; "
+                        "name it .png")  # fmt: skip
     pixels = sample_pixels(evenly(good_images(report), ROWS), IMAGE_SIZE, fitting_resize(report), report.limits)
     if not len(pixels):
         raise DataError(f"{path}: no sheet: {report.root} has no good training image that can be read")
@@ -31,8 +36,6 @@ def write_sheet(report: Report, path: Path) -> None:
     strengths = VariationSection.model_validate(proposed).strengths()
     content = io.BytesIO()
     try:
-        Image.preinit()
-        kind = Image.registered_extensions().get(path.suffix.lower())
         variation_sheet(pixels, strengths).save(content, kind)
         write_bytes(path, content.getvalue())
     except (OSError, ValueError) as cause:

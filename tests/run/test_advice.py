@@ -117,7 +117,7 @@ def test_data_draws_a_sheet_on_request(root):
         assert (sheet.width, sheet.height) > (7 * 224, 8 * 224)
 
 
-@pytest.mark.parametrize("name", ["nowhere/sheet.png", "sheet.txt"])
+@pytest.mark.parametrize("name", ["nowhere/sheet.png", "sheet.txt", "sheet.psd", "sheet", "sheet.hdf"])
 def test_a_sheet_that_cannot_be_written_is_said_in_one_line(root, name):
     message = one_line(run("data", root, "--sheet", name))
     assert f"{name}: the sheet cannot be written" in message
