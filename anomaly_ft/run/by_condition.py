@@ -40,11 +40,20 @@ def frozen_predictions(folder: Path, records: Sequence[Record], own: bool) -> Ju
         )
 
 
-def condition_metrics(row: Mapping[str, Any]) -> dict[str, float | None]:
-    """Name the numbers of one condition as MLflow does; characters that it refuses become underscores."""
-    name = re.sub(r"[^\w.\- ]", "_", row["condition"])[:100]
-    columns = as_columns(dict(row))
-    return {f"condition/{name}.{key}": columns[key] for part in METRICS for key in (part, f"frozen_{part}")}
+def condition_metrics(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
+    """Name the numbers of each condition as MLflow does; characters that it refuses become underscores, and of
+    conditions that differ in nothing else the second gets a 2, and so on."""
+    metrics: list[dict[str, float | None]] = []
+    named: set[str] = set()
+    for row in rows:
+        plain = re.sub(r"[^\w.\- ]", "_", row["condition"])[:100]
+        numbered = (f"{plain}_{k}" for k in range(2, len(rows) + 1))
+        name = next(name for name in (plain, *numbered) if name not in named)
+        named.add(name)
+        columns = as_columns(dict(row))
+        keys = [key for part in METRICS for key in (part, f"frozen_{part}")]
+        metrics.append({f"condition/{name}.{key}": columns[key] for key in keys})
+    return metrics
 
 
 def condition_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

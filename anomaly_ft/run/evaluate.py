@@ -130,8 +130,8 @@ def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Pat
         )
         tracker.params({"data.root": summary.data.root, "run": summary.run})
         tracker.metrics({f"test/{name}": value for name, value in (summary.test or {}).items()})
-        for row in summary.plain()["conditions"]:
-            tracker.metrics(condition_metrics(row))
+        for metrics in condition_metrics(summary.plain()["conditions"]):
+            tracker.metrics(metrics)
         tracker.artifacts(finished)
 
 

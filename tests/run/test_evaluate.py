@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.data import images
+from anomaly_ft.run.by_condition import condition_metrics
 
 
 def call(*arguments: object) -> Result:
@@ -298,6 +300,20 @@ def test_a_condition_whose_images_are_damaged_ends_with_two(
     result = call(small_run, "--data", root, "--output", tmp_path / "out", "--by", "folder")
     assert result.exit_code == 2
     assert "not one image of cam1 can be read" in result.stderr
+
+
+def test_conditions_that_mlflow_would_call_alike_keep_their_numbers_apart() -> None:
+    names = ["cam:1", "cam/1", "cam_1_2", "cam,1", "x" * 120, "x" * 110]
+    rows = [
+        {"condition": name, "normal": 1, "anomalous": 1, "image_auroc": k / 10, "frozen": None}
+        for k, name in enumerate(names)
+    ]
+    metrics = {name: value for of_one in condition_metrics(rows) for name, value in of_one.items()}
+    known = {name: value for name, value in metrics.items() if name.endswith(".image_auroc")}
+    assert list(known.values()) == [k / 10 for k in range(6)]
+    assert known["condition/cam_1.image_auroc"] == 0
+    assert known["condition/cam_1_2.image_auroc"] == 0.1
+    assert all(re.fullmatch(r"[\w.\- /]{,250}", name) for name in metrics)
 
 
 def test_conditions_are_metrics_in_mlflow(
