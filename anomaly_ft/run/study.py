@@ -37,17 +37,19 @@ class Study:
         """Give the rows of a step, from the folder or computed now."""
         if name not in self.done:
             rows = list(compute())
-            append_json_line(self.folder / STEPS, {"step": name, "rows": rows})
+            with _writing(self.folder):
+                append_json_line(self.folder / STEPS, {"step": name, "rows": rows})
             self.done[name] = rows
         return self.done[name]
 
     def write(self, tables: Mapping[str, Sequence[Row]], figures: Mapping[str, Any]) -> None:
         """Write tables as CSV and matplotlib's figures as PNG, each under its name."""
-        for name, rows in tables.items():
-            text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
-            write_text(self.folder / f"{name}.csv", text)
-        for name, figure in figures.items():
-            figure.savefig(self.folder / f"{name}.png", dpi=130)
+        with _writing(self.folder):
+            for name, rows in tables.items():
+                text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+                write_text(self.folder / f"{name}.csv", text)
+            for name, figure in figures.items():
+                figure.savefig(self.folder / f"{name}.png", dpi=130)
 
 
 @contextmanager
@@ -63,19 +65,14 @@ def open_study(folder: Path, settings: Mapping[str, Any], terminal: Terminal) ->
         RunError: a folder that cannot be written to, or one of a study with other settings.
     """
     with locked(folder):
-        try:
-            _refuse_others(folder, settings)
+        _refuse_others(folder, settings)
+        with _writing(folder):
             done = _read(folder / STEPS)
             write_json(folder / SETTINGS, settings)
             write_text(folder / STEPS, "".join(json_line({"step": k, "rows": v}) for k, v in done.items()))
-            if done:
-                terminal.say(f"going on with {folder}: {len(done)} steps are done")
-            yield Study(folder, done)
-        except OSError as cause:
-            raise RunError(
-                f"{folder}: cannot be written ({cause}); what is there is kept. Make room, then give the same "
-                "command again"
-            ) from cause
+        if done:
+            terminal.say(f"going on with {folder}: {len(done)} steps are done")
+        yield Study(folder, done)
 
 
 def log_with_run(study: Study, run: Path, recipe: Recipe) -> None:
@@ -106,7 +103,20 @@ def log_alone(study: Study, recipe: Recipe, name: str, output: Path) -> None:
         tracker.tags({"dataset": Path(recipe.data.root).name, "study": name})
         tracker.artifacts(study.folder)
     if tracker.run_id:
-        write_json(remembered, {"mlflow_run_id": tracker.run_id})
+        with _writing(study.folder):
+            write_json(remembered, {"mlflow_run_id": tracker.run_id})
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Raise a RunError for an OSError inside the block, in which nothing but the study is written."""
+    try:
+        yield
+    except OSError as cause:
+        raise RunError(
+            f"{folder}: cannot be written ({cause}); what is there is kept. Make room, then give the same "
+            "command again"
+        ) from cause
 
 
 def _refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -14,10 +14,12 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_ft.analysis.subspaces import folds_of
 from anomaly_ft.cli.main import main
+from anomaly_ft.errors import RunError
 from anomaly_ft.model.inference import pooled_features
 from anomaly_ft.run import subspace
 from anomaly_ft.run.both_encoders import images_of, open_both, pixels_of
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.study import Row, open_study
 
 
 def analyse(*arguments: object) -> str:
@@ -141,6 +143,28 @@ def test_images_that_moved_are_named_with_data(
     analyse("subspace", small_run, "--data", moved, "--output", tmp_path)
     again = tmp_path / "small-001-studies" / "subspace" / "subspaces.csv"
     assert again.read_text() == (subspaces / "subspaces.csv").read_text()
+
+
+def test_an_image_that_is_gone_is_not_said_to_be_a_full_disk(tmp_path: Path) -> None:
+    def gone() -> list[Row]:
+        (tmp_path / "000.png").read_bytes()
+        return []
+
+    with (
+        pytest.raises(FileNotFoundError, match=r"000\.png"),
+        open_study(tmp_path / "study", {}, Terminal(quiet=True)) as study,
+    ):
+        study.step("one", gone)
+
+
+@pytest.mark.parametrize("file", ["steps.jsonl", "table.csv"])
+def test_a_study_that_cannot_be_written_says_so(tmp_path: Path, file: str) -> None:
+    said = r"study: cannot be written \(.*Make room"
+    with open_study(tmp_path / "study", {}, Terminal(quiet=True)) as study:
+        (study.folder / file).unlink(missing_ok=True)
+        (study.folder / file).mkdir()
+        with pytest.raises(RunError, match=said):
+            study.step("one", list) if file == "steps.jsonl" else study.write({"table": [{"a": 1}]}, {})
 
 
 @pytest.fixture(scope="module")
