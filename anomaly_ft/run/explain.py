@@ -169,14 +169,15 @@ def _explain(explainer: _Explainer, i: int, *, sane: bool) -> list[Row]:
     record, decoder = setup.data.test.records[i], explainer.both.run.decoder
     mask = _mask(record, decoder)
     chance = np.random.default_rng([explainer.both.recipe.seed, i]).normal(size=tuple(image.shape[2:]))
+    shuffled = {kind: explainer.attribution(RANDOM, i, kind).maps[0] for kind in BASELINES} if sane else {}
     rows: list[Row] = []
     for name in explainer.detectors:
         if name == RANDOM:
             continue
         maps = {baseline: explainer.attribution(name, i, baseline) for baseline in BASELINES}
-        other = explainer.attribution(RANDOM, i, MEAN).maps[0] if sane else None
         same = rank_correlation(*(relevance_map.maps[0] for relevance_map in maps.values()))
         for baseline, relevance_map in maps.items():
+            other = shuffled.get(baseline)
             score, against = partial(explainer.score, name), explainer.baseline(baseline, image)
             rows.append(
                 {

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
+from anomaly_ft.analysis.relevance import rank_correlation
 from anomaly_ft.analysis.subspaces import folds_of
 from anomaly_ft.cli.main import main
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.inference import pooled_features
-from anomaly_ft.run import subspace
+from anomaly_ft.run import explain, subspace
 from anomaly_ft.run.both_encoders import images_of, open_both, pixels_of
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.study import Row, open_study
@@ -187,6 +188,20 @@ def test_an_explained_run_says_of_each_encoder_and_baseline_where_its_relevance_
     assert row["inside"] == pytest.approx(own["inside"].mean())
     assert row["inside_over_area"] == pytest.approx(own["inside"].mean() / own["area"].mean())
     assert (explained / "relevance.png").stat().st_size > 10_000
+
+
+def test_maps_are_compared_with_those_of_random_weights_against_the_same_baseline(
+    small_run: Path, explained: Path
+) -> None:
+    images = pd.read_csv(explained / "images.csv").query("anomalous")
+    explainer = explain._Explainer(open_both(small_run, Terminal(quiet=True)), 4)
+    names = [record.name for record in explainer.both.setup.data.test.records]
+    row = images.query("encoder == 'frozen'").iloc[0]
+    i = names.index(row["image"])
+    for baseline in ("mean good image", "blurred image"):
+        maps = [explainer.attribution(name, i, baseline).maps[0] for name in ("frozen", "random weights")]
+        known = images.query("encoder == 'frozen' and image == @row.image and baseline == @baseline").iloc[0]
+        assert known["same_random"] == pytest.approx(rank_correlation(*maps), abs=1e-3)
 
 
 def test_levels_share_the_distance_and_each_has_carriers(explained: Path) -> None:
