@@ -52,7 +52,9 @@ def no_network() -> Iterator[None]:
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _guard["up"] or event not in LOOK_UPS | CONNECTIONS:
+    if not _guard or not _guard["up"]:  # the hook outlives this module's names when Python ends
+        return
+    if event not in LOOK_UPS | CONNECTIONS:
         return
     address = arguments[0] if event in LOOK_UPS else arguments[1]
     host = address[0] if isinstance(address, tuple) else address
