@@ -9,6 +9,7 @@ from typing import Any
 from anomaly_ft.system.addresses import without_password
 
 PAUSE = 30.0  # seconds before a receiver that failed is tried again
+LAST = 60.0  # seconds that what fails may cost when a run ends
 
 
 class NotSent(UserWarning):
@@ -40,15 +41,18 @@ class RetryQueue:
 
     def empty(self, begun: Callable[[], bool]) -> bool:
         """Try everything that waits for the last time; whether all of it succeeded. Nothing more is tried after
-        a failure unless it has `begun`."""
-        failed = 0
+        a failure unless it has `begun`, nor when failures have taken `LAST` seconds: a server that hangs lets
+        each of many actions wait in vain."""
+        failed, lost = 0, 0.0
         for action in self._waiting:
-            if failed and not begun():
+            if failed and (not begun() or lost > LAST):
                 break
+            began = time.monotonic()
             try:
                 action()
             except Exception as cause:
                 failed += 1
+                lost += time.monotonic() - began
                 self._say(cause)
         self._waiting.clear()
         return not failed
