@@ -73,7 +73,7 @@ def load_detector(folder: Path) -> GaussianDetector:
     """
     description, tensors = read_detector(folder)
     kind = description.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         older = "; it is of a version before the first release: train it again" if kind is None else ""
         expected = f"expected one of {', '.join(KINDS)}"
         raise RunError(f"{folder}: detector.json has kind {kind!r:.40}, {expected}{older}")
