@@ -55,14 +55,14 @@ def finish_folder(partial: Path) -> Path:
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Raise a RunError for an OSError inside the block: a full or failing disk is the user's to mend."""
+def writing_to(folder: Path, then: str = "go on with the same command and --resume") -> Iterator[None]:
+    """Raise a RunError for an OSError inside the block: a full or failing disk is the user's to mend; `then` is
+    what to do after that."""
     try:
         yield
     except OSError as cause:
         raise RunError(
-            f"{folder}: cannot be written ({cause}); what is there is kept. "
-            "Make room, then go on with the same command and --resume"
+            f"{folder}: cannot be written ({cause}); what is there is kept. Make room, then {then}"
         ) from cause
 
 

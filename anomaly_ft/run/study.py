@@ -16,7 +16,7 @@ import pandas as pd
 from anomaly_ft.errors import RunError
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.folder import locked
+from anomaly_ft.run.folder import locked, writing_to
 from anomaly_ft.run.open import open_summary
 from anomaly_ft.system.files import append_json_line, json_line, write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
@@ -24,6 +24,7 @@ from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 Row = dict[str, Any]
 STEPS, SETTINGS = "steps.jsonl", "study.json"
+AGAIN = "give the same command again"  # once there is room on the disk
 
 
 @dataclass
@@ -37,14 +38,14 @@ class Study:
         """Give the rows of a step, from the folder or computed now."""
         if name not in self.done:
             rows = list(compute())
-            with _writing(self.folder):
+            with writing_to(self.folder, AGAIN):
                 append_json_line(self.folder / STEPS, {"step": name, "rows": rows})
             self.done[name] = rows
         return self.done[name]
 
     def write(self, tables: Mapping[str, Sequence[Row]], figures: Mapping[str, Any]) -> None:
         """Write tables as CSV and matplotlib's figures as PNG, each under its name."""
-        with _writing(self.folder):
+        with writing_to(self.folder, AGAIN):
             for name, rows in tables.items():
                 text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
                 write_text(self.folder / f"{name}.csv", text)
@@ -66,7 +67,7 @@ def open_study(folder: Path, settings: Mapping[str, Any], terminal: Terminal) ->
     """
     with locked(folder):
         _refuse_others(folder, settings)
-        with _writing(folder):
+        with writing_to(folder, AGAIN):
             done = _read(folder / STEPS)
             write_json(folder / SETTINGS, settings)
             write_text(folder / STEPS, "".join(json_line({"step": k, "rows": v}) for k, v in done.items()))
@@ -103,20 +104,8 @@ def log_alone(study: Study, recipe: Recipe, name: str, output: Path) -> None:
         tracker.tags({"dataset": Path(recipe.data.root).name, "study": name})
         tracker.artifacts(study.folder)
     if tracker.run_id:
-        with _writing(study.folder):
+        with writing_to(study.folder, AGAIN):
             write_json(remembered, {"mlflow_run_id": tracker.run_id})
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Raise a RunError for an OSError inside the block, in which nothing but the study is written."""
-    try:
-        yield
-    except OSError as cause:
-        raise RunError(
-            f"{folder}: cannot be written ({cause}); what is there is kept. Make room, then give the same "
-            "command again"
-        ) from cause
 
 
 def _refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
