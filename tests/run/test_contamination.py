@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from settings import ONE_AUGMENTATION, write_images, write_recipe
 
 from anomaly_ft.analysis.contamination import plan
 from anomaly_ft.cli.main import main
@@ -23,20 +24,7 @@ from anomaly_ft.run.planting import enough, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
 
-RECIPE = """
-name: dirty
-data: {{root: "{root}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 1}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{mlflow: false}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1, batch_size: 4}}
-"""
+DIRTY = (*ONE_AUGMENTATION, "name=dirty", "expert.runtime.batch_size=4")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +32,6 @@ def folder(
     tmp_path_factory: pytest.TempPathFactory, make_textures: Callable[[int, int, int], np.ndarray]
 ) -> Path:
     """24 good training images; 6 good and 8 defective ones to test with, with masks."""
-    from settings import write_images
-
     root = tmp_path_factory.mktemp("to be planted")
     write_images(root / "train" / "good", make_textures(24, 64, 1))
     write_images(root / "test" / "good", make_textures(6, 64, 2))
@@ -60,7 +46,7 @@ def folder(
 @pytest.fixture(scope="module")
 def recipe(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "dirty.yaml"
-    path.write_text(RECIPE.format(root=folder))
+    write_recipe(path, folder, *DIRTY)
     return path
 
 
@@ -168,7 +154,7 @@ def test_fewer_than_ten_training_images_are_refused_in_one_line(folder: Path, tm
     shutil.copytree(folder, few)
     for path in sorted((few / "train" / "good").iterdir())[9:]:
         path.unlink()
-    recipe.write_text(RECIPE.format(root=few))
+    write_recipe(recipe, few, *DIRTY)
     done = CliRunner().invoke(main, ["analyse", "contamination", str(recipe), "--output", str(tmp_path)])
     assert done.exit_code == 2
     assert "which takes 10 at least, there are 9; add good images" in done.stderr.splitlines()[-1]
@@ -219,7 +205,7 @@ def test_steps_measured_with_images_that_are_gone_are_not_taken_for_those_of_the
 ) -> None:
     copy, recipe = tmp_path / "copy", tmp_path / "dirty.yaml"
     shutil.copytree(folder, copy)
-    recipe.write_text(RECIPE.format(root=copy))
+    write_recipe(recipe, copy, *DIRTY)
     options = ["analyse", "contamination", str(recipe), "--shares", "0", "--seeds", "1"]
     for gone, ended in ((None, 0), (None, 0), ("test/good/000.png", 2)):
         if gone:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from settings import write_images
+from settings import ONE_AUGMENTATION, write_images, write_recipe
 from summaries import PLAIN
 
 from anomaly_ft.cli.main import main
@@ -23,20 +23,7 @@ from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.summary_text import doubtful, run_note
 from anomaly_ft.run.suspicious import suspicious_images
 
-RECIPE = """
-name: doubt
-data: {{root: "{root}", image_size: 64}}
-encoder: {{name: test_efficientnet, weights: random}}
-validation: {{augmentations: [scar]}}
-schedule: {{max_epochs: 0}}
-runtime: {{device: cpu, precision: fp32}}
-tracking: {{mlflow: false}}
-expert:
-  data: {{val_share: 0.2, calibration_share: 0.2}}
-  gaussian: {{grid: 4}}
-  validation: {{severity: 0.5}}
-  runtime: {{threads: 1, batch_size: 4}}
-"""
+DOUBT = (*ONE_AUGMENTATION, "name=doubt", "schedule.max_epochs=0", "expert.runtime.batch_size=4")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_textures: Callable[[int, 
     images = make_textures(30, 64, 1)
     images[9, ::2] = 255
     write_images(folder / "images", images)
-    (folder / "doubt.yaml").write_text(RECIPE.format(root=folder / "images"))
+    write_recipe(folder / "doubt.yaml", folder / "images", *DOUBT)
     done = CliRunner().invoke(main, ["train", str(folder / "doubt.yaml"), "--output", str(folder / "runs")])
     assert done.exit_code == 0, done.output
     assert "look at     009.png" in done.stderr
