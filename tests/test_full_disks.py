@@ -1,5 +1,6 @@
 """Full disks under every command that writes: one message, nothing half there, and the next try works."""
 
+import json
 import os
 import resource
 import shutil
@@ -180,7 +181,12 @@ def assert_nothing_half(name: str, place: Place) -> None:
         for path in place.out.glob("maps/*.npy"):
             assert np.load(path).shape == (64, 64)
     elif name != "sweep":  # what a sweep leaves is gone on with
-        assert left <= {"sheet.png"} | {path for path in left if path.endswith((".npy", ".lock"))}, left
+        cached = {path for path in left if path.endswith((".npy", ".lock"))}
+        for about in place.out.glob("*.json"):  # of decoded images that were all written
+            assert json.loads(about.read_text())["sums"]
+            assert f"{about.stem}.npy" in cached
+            cached.add(about.name)
+        assert left <= {"sheet.png"} | cached, left
 
 
 @pytest.mark.faults
