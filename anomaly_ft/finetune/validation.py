@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pseudo_anomalies import Pixels, pseudo_anomalies
@@ -85,15 +84,15 @@ def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Val
         DivergedError: a score that is not finite.
     """
     by_augmentation: dict[str, float] = {}
-    influences: list[NDArray[np.float64]] = []
+    influences: dict[str, Floats] = {}
     for name, pseudo in sets.items():
         of_normal, of_pseudo = _placements(normal, score(pseudo.pixels))
         by_augmentation[name] = float(of_pseudo.mean())
         if pseudo.informative:
             each = of_normal.reshape(-1, len(of_pseudo)).mean(0)  # an image and its varied copies count as one
-            influences.append(each + of_pseudo - 2 * of_pseudo.mean())
-    auroc = np.mean([by_augmentation[name] for name, pseudo in sets.items() if pseudo.informative])
-    return Validation(float(auroc), by_augmentation, np.mean(influences, axis=0), float(normal.mean()))
+            influences[name] = each + of_pseudo - 2 * of_pseudo.mean()
+    auroc = np.mean([by_augmentation[name] for name in influences])
+    return Validation(float(auroc), by_augmentation, influences, float(normal.mean()))
 
 
 def _pseudo_set(normals: HeldOut, augmentation: str, severity: float) -> PseudoSet:

@@ -16,7 +16,20 @@ from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal[
-    "mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"
+    "mixup",
+    "cutmix",
+    "cutout",
+    "cutpaste",
+    "scar",
+    "confetti",
+    "line",
+    "stain",
+    "blend",
+    "warp",
+    "augmix",
+    "blur",
+    "noise",
+    "colour",
 ]
 
 
