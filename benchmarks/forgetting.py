@@ -10,9 +10,9 @@ best epoch by test, shown for regret only. Sets and where they lie: see `sets.py
 
 Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and for each validation
 the pooled and dense scores of test images, held-out normal images and their pseudo-anomalies: another way to
-join or to watch them is judged without training again (`witnesses.py`). At the end the trained weights are mixed
-with the pretrained ones, in three shares (`.mixtures.csv`). A run that the table has is not run again, so a
-benchmark that was stopped goes on. Prints a table, and what would be chosen, of training's length and of the
+join or to watch them is judged without training again (`witnesses.py`). At the end the trained weights are
+mixed with the pretrained ones, in three shares (`.mixtures.csv`). A run that the table has is not run again, so
+a benchmark that was stopped goes on. Prints a table, and what would be chosen, of training's length and of the
 settings that the table has, on the other sets.
 """
 

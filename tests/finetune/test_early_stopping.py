@@ -18,7 +18,7 @@ def history(*aurocs: float) -> list[Validation]:
         # the difference of any two a standard error of 0.01
         influence[2 * epoch : 2 * epoch + 2] = [1.0, -1.0]
         scale = 0.01 * math.sqrt(200) / np.std(influence - np.roll(influence, 2), ddof=1)
-        validations.append(Validation(auroc, {"scar": auroc}, influence * scale, 0.0))
+        validations.append(Validation(auroc, {"scar": auroc}, {"scar": influence * scale}, 0.0))
     return validations
 
 
@@ -111,7 +111,7 @@ def test_patience_counts_validations_since_the_last_kept() -> None:
 
 
 def test_measurements_that_agree_image_by_image_are_no_progress() -> None:
-    same = [Validation(0.5, {}, np.zeros(30), 0.0)] * 4
+    same = [Validation(0.5, {}, {"scar": np.zeros(30)}, 0.0)] * 4
     assert early_stop(same, StoppingRule(10)) == stopped("no_progress", 0)
 
 
