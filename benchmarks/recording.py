@@ -58,7 +58,7 @@ class Recording:
         """Begin a validation, see `Method`."""
         fit = self.method.refit(kind, watching=watching)
         self.number, self.scored = self.number + 1, 0
-        self.raw[f"{self.number} normal"] = fit.held_out
+        self._keep("normal", fit.detector, self.method.inputs("val"))
         return fit
 
     def objective(self) -> nn.Module:
@@ -67,9 +67,13 @@ class Recording:
 
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
         """Score the next pseudo-anomalies, see `Method`."""
-        scores = self.method.score(detector, pixels)
-        self.raw[f"{self.number} pseudo.{self.names[self.scored]}"] = scores
+        scores = self._keep(f"pseudo.{self.names[self.scored]}", detector, pixels)
         self.scored += 1
+        return scores[self.method.settings.score][:, None]
+
+    def _keep(self, name: str, detector: Detector, pixels: Pixels) -> dict[str, Floats]:
+        scores = score_images(detector, pixels, self.method.compute)
+        self.raw[f"{self.number} {name}"] = np.stack([scores["pooled"], scores["dense"]], 1)
         return scores
 
     def drift(self, fit: Fit) -> dict[str, float]:

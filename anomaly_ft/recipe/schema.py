@@ -161,9 +161,7 @@ class Objective(Section):
 class Validation(Section):
     """Pseudo-anomalies by which validation sees forgetting."""
 
-    augmentations: tuple[Augmentation, ...] = Field(
-        default=("cutmix", "cutpaste", "scar", "cutout"), min_length=1
-    )
+    augmentations: tuple[Augmentation, ...] = Field(default=("line", "stain", "blend", "warp"), min_length=1)
     """How pseudo-anomalies are made from held-out normal images."""
     severity: Literal["calibrated"] | Annotated[float, Field(ge=0, le=1)] = "calibrated"
     """How strong they are: found for each augmentation at epoch 0, or one number for all."""
@@ -208,7 +206,7 @@ class Schedule(Section):
     patience: int = Field(default=3, ge=1)
     """Stop after so many validations in a row that are not kept."""
     tolerance: float = Field(default=1.0, ge=0)
-    """The last epoch less than so many standard errors below the highest is kept; 0: the highest."""
+    """An epoch is kept if it is better by so many standard errors than the one before; 0: the highest."""
     margin: float = Field(default=2.0, ge=0)
     """Standard errors below the highest from which a fall counts as forgetting."""
 
