@@ -19,6 +19,7 @@ import click
 import numpy as np
 import pandas as pd
 from choices import RUN, scores_name
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -153,6 +154,12 @@ RULES: dict[str, Watch] = {
 }
 
 
+DRAWN = {
+    "faint, fused, better by 1": "faint pseudo-anomalies, by the score that decides (default)",
+    "large, both, last within 1": "large ones, by pooled and dense score apart",
+}
+
+
 def judge(rows: pd.DataFrame, folder: Path, score: str) -> pd.DataFrame:
     """A line for each rule and run."""
     lines = []
@@ -181,12 +188,39 @@ def judge(rows: pd.DataFrame, folder: Path, score: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def draw(rows: pd.DataFrame, folder: Path, score: str, path: Path) -> None:
+    """Plot what is watched, dotted the validation kept, beside the truth; a panel for each run."""
+    runs = list(rows.groupby(RUN, sort=False))
+    figure = Figure(figsize=(4.2 * len(runs), 3.6), layout="constrained")
+    for axes, ((name, settings, seed), run) in zip(
+        figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True
+    ):
+        with np.load(folder / scores_name(name, seed, settings)) as scores:
+            trajectory = Trajectory(run.reset_index(drop=True), dict(scores))
+        seen = run["images"].cumsum()
+        for (rule, label), colour in zip(DRAWN.items(), ("tab:blue", "tab:gray"), strict=True):
+            try:
+                watched, kept = RULES[rule](trajectory)
+            except LookupError:
+                continue
+            axes.plot(seen, watched, color=colour, marker=".", label=label)
+            axes.axvline(seen.iloc[kept], color=colour, linestyle=":")
+        twin = axes.twinx()
+        twin.plot(seen, run[f"test.{score}"], color="tab:orange", linewidth=2.2)
+        axes.set(title=f"{name}, seed {seed}", xlabel="images seen in training", ylabel="vicinal AUROC")
+        twin.set_ylabel(f"test AUROC, {score} score", color="tab:orange")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--score", default="fused", show_default=True, help="Of test images, by which rules are judged.")
 def main(folder: Path, score: str) -> None:
     """Judge all rules on the runs of FOLDER."""
-    lines = judge(pd.read_csv(folder / "forgetting.csv"), folder, score)
+    rows = pd.read_csv(folder / "forgetting.csv")
+    lines = judge(rows, folder, score)
+    draw(rows, folder, score, folder / "witnesses.png")
     lines.to_csv(folder / "witnesses.csv", index=False)
     for column in ("kept", "regret", "gain"):
         wide = lines.pivot_table(index="rule", columns=["set", "seed"], values=column, sort=False)
