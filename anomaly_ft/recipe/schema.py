@@ -169,7 +169,7 @@ class Validation(Section):
     """AUROC of the pretrained encoder to which each severity is calibrated."""
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target does not count for the stop decision."""
-    max_share: Share = 0.25
+    max_share: Share = 0.4
     """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
 
 
@@ -193,7 +193,7 @@ class Schedule(Section):
 
     max_epochs: int = Field(default=6, ge=0)
     """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
-    max_steps: int = Field(default=90, ge=1)
+    max_steps: int = Field(default=150, ge=1)
     """Training steps at most, whole epochs but never less than one; raise with max_epochs to train longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Passes over all images, at most half of max_steps, while the learning rate rises to its full height."""
