@@ -186,7 +186,9 @@ def test_forgetting_goes_on_where_it_was(run: Run, sets: Path, tmp_path: Path) -
     judged = finite(tmp_path / "witnesses.csv", "regret", "gain")
     assert (judged["regret"] >= 0).all()
     assert set(judged.groupby("rule").size()) == {2}
-    assert "mean of all" in set(judged["rule"])
+    assert "all, fused, better by 1" in set(judged["rule"])
+    assert "chosen on the other sets" in said
+    assert (tmp_path / "witnesses.png").stat().st_size > 1000
 
 
 def test_variation_measures_six_detectors_and_goes_on_where_it_was(
