@@ -8,14 +8,16 @@ validations afterwards: `stopped` is the validation at which it would have ended
 Test images are scored beside every validation to show the truth; the verdict never sees them. `oracle` is the
 best epoch by test, shown for regret only. Sets and where they lie: see `sets.py`.
 
-Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and the pooled and dense
-scores of the test images at each validation, so that another way to join them can be judged without training
-again. A run that the table has is not run again, so a benchmark that was stopped goes on. Prints a table, and
-what would be chosen, of training's length and of the settings that the table has, on the other sets.
+Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and for each validation
+the pooled and dense scores of test images, held-out normal images and their pseudo-anomalies: another way to
+join or to watch them is judged without training again (`witnesses.py`). At the end the trained weights are
+mixed with the pretrained ones, in three shares (`.mixtures.csv`). A run that the table has is not run again, so
+a benchmark that was stopped goes on. Prints a table, and what would be chosen, of training's length and of the
+settings that the table has, on the other sets.
 """
 
 import logging
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,70 +26,80 @@ import numpy as np
 import pandas as pd
 from choices import RUN, dense_weights, scores_name, settings_left_out, steps_left_out, summarise
 from matplotlib.figure import Figure
+from recording import Recording, generic_images
 from sets import COMMON, RECIPE, grid, grid_options
 
-from anomaly_ft.evaluation.measure import measure
+from anomaly_ft.finetune.brakes.weight_average import Weights, put_weights, trained_weights
 from anomaly_ft.finetune.early_stopping import early_stop
-from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.finetune.records import EpochRecord
+from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.gaussian.settings import SCORES
-from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, rule_of
 
+SHARES = (0.25, 0.5, 0.75)
 NO_STOP = {"patience": 1000, "margin": 1e6}
 
 
 def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[str, Any]]:
-    """Train without stopping; one row for each epoch: what is true, and what the verdict sees that was
-    `asked` for. Leaves the scores of the test images in `scores_to`."""
-    started = time.perf_counter()
+    """Train without stopping; one row for each validation: what is true, and what the verdict sees that was
+    `asked` for. Leaves in `scores_to` whatever another way to watch would need."""
     recipe = asked.model_copy(update={"schedule": asked.schedule.model_copy(update=NO_STOP)})
     setup = prepare(recipe, terminal)
-    test: list[dict[str, float | None]] = []
-    raw = {"labels": np.array([record.anomalous for record in setup.data.test.records])}
-
-    def observe(detector: GaussianDetector) -> None:
-        scores = score_images(detector, setup.data.test.pixels, setup.compute)
-        location, spread = detector.location.tolist(), detector.spread.tolist()
-        for i, name in enumerate(("pooled", "dense")):  # in standard deviations of held-out normal images
-            raw[f"{len(test)} {name}"] = (scores[name] - location[i]) / spread[i]
-        np.savez(scores_to, **raw)
-        test.append(measure(setup.data.test.records, scores, recipe.gaussian.score))
-
     method = METHODS["gaussian"](setup)
     monitor = make_monitor(setup, method, method.fit())
-    monitor.observe = observe
+    recording = Recording(method, list(monitor.sets), generic_images(recipe.data.image_size))
+    monitor.method, monitor.observe = recording, lambda detector: recording.look(setup, detector)
+    pretrained = trained_weights(setup.encoder)
     state = loop_state(setup, method.objective())
-    records = list(epochs(setup, state, monitor))
+    rows = []
+    for record in epochs(setup, state, monitor):
+        if record.validation:
+            rows.append(row(record, recording.truth))
+        np.savez(scores_to, **recording.raw)
     rule = rule_of(asked.schedule, state.epoch_steps)
-    validations = [record.validation for record in records if record.validation]
-    verdicts = [early_stop(validations[: i + 1], rule) for i in range(len(validations))]
-    if records[-1].validation is None:
-        verdicts.append(early_stop(validations, rule, diverged=True))
+    verdicts = [early_stop(state.history[: i + 1], rule) for i in range(len(state.history))]
+    if state.records[-1].validation is None:
+        verdicts.append(early_stop(state.history, rule, diverged=True))
     stopped = next((i for i, verdict in enumerate(verdicts) if verdict.stop), len(verdicts) - 1)
     final = verdicts[stopped]
-    minutes = (time.perf_counter() - started) / 60
-    return [
-        {
-            "epoch": i,
-            "train_loss": record.train_loss,
-            "vicinal_auroc": record.validation.auroc,
-            **{f"vicinal.{name}": value for name, value in record.validation.by_augmentation.items()},
-            **record.validation.watched,
-            "images": record.images,
-            **{f"test.{name}": truth[f"{name}_image_auroc"] for name in SCORES},
-            "chosen": final.best_epoch,
-            "stopped": stopped,
-            "reason": final.reason,
-            "minutes": minutes,
-        }
-        for i, (record, truth) in enumerate(zip(records, test, strict=False))
-        if record.validation
-    ]
+    mixtures(setup, monitor, recording, pretrained).to_csv(scores_to.with_suffix(".mixtures.csv"), index=False)
+    np.savez(scores_to, **recording.raw)
+    return [{**each, "chosen": final.best_epoch, "stopped": stopped, "reason": final.reason} for each in rows]
+
+
+def mixtures(
+    setup: Setup, monitor: ValidationMonitor, recording: Recording, pretrained: Weights
+) -> pd.DataFrame:
+    """Mix the trained weights with the pretrained ones; a row for each share of the trained ones."""
+    tuned, rows = trained_weights(setup.encoder), []
+    for share in SHARES:
+        put_weights(setup.encoder, {name: old.lerp(tuned[name], share) for name, old in pretrained.items()})
+        vicinal = monitor.validate().auroc
+        truth = {f"test.{name}": recording.truth[f"{name}_image_auroc"] for name in SCORES}
+        rows.append({"number": recording.number, "share": share, "vicinal_auroc": vicinal, **truth})
+    return pd.DataFrame(rows)
+
+
+def row(record: EpochRecord, truth: Mapping[str, float | None]) -> dict[str, Any]:
+    """Put what one validation saw beside what is true."""
+    seen = record.validation
+    assert seen is not None
+    return {
+        "epoch": record.epoch,
+        "images": record.images,
+        "train_loss": record.train_loss,
+        "vicinal_auroc": seen.auroc,
+        **{f"vicinal.{name}": value for name, value in seen.by_augmentation.items()},
+        **seen.watched,
+        "retention": truth["retention"],
+        **{f"test.{name}": truth[f"{name}_image_auroc"] for name in SCORES},
+        "minutes": (record.train_seconds + record.validation_seconds) / 60,
+    }
 
 
 def draw(rows: pd.DataFrame, score: str, path: Path) -> None:

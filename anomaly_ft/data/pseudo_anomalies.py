@@ -17,6 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from anomaly_ft.data.faint_anomalies import blend, line, stain, warp
 from anomaly_ft.data.lazy_images import Rows, as_array
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for news on the network
@@ -151,6 +152,10 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "cutpaste": cutpaste,
     "scar": scar,
     "confetti": confetti,
+    "line": line,
+    "stain": stain,
+    "blend": blend,
+    "warp": warp,
     "augmix": augmix,
     "blur": blur,
     "noise": noise,

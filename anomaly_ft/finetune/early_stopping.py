@@ -4,9 +4,9 @@ Two validations are compared on the same held-out images, so the difference of t
 standard error of its own, far below that of either (`paired_standard_error`). Margins are counted in
 it: they mean the same on 30 images and on 3,000.
 
-Fine-tuning goes on for as long as nothing says that the encoder forgets, as in Rippel et al. (2021): the
-epoch kept is not the highest point of a noisy curve but the last one that noise cannot tell from it.
-An epoch that is told apart from nothing, because the curve does not move at all, is not kept.
+An epoch replaces the one kept so far only where it tells more apart by more than noise. Training that goes on
+for long makes pseudo-anomalies a little easier, and real ones harder: the first of two epochs that noise
+cannot tell apart is the safer one, as in the one-standard-error rule of model selection (Breiman et al., 1984).
 """
 
 import math
@@ -24,8 +24,7 @@ class StoppingRule:
     Attributes:
         max_epochs: epochs of training at most.
         patience: stop after this many validations in a row that are not kept.
-        tolerance: an epoch less than this many standard errors below the highest so far has not
-            forgotten, and the last such epoch is kept.
+        tolerance: an epoch more than this many standard errors above the one kept so far is kept instead.
         margin: a fall below the highest counts as forgetting from this many standard errors on.
         falls: so many validations in a row that are such a fall stop at once; where training ends anyway,
             one is enough to call it forgetting.
@@ -58,15 +57,13 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
     """
     if not history or any(math.isnan(validation.auroc) for validation in history):
         raise ValueError("a verdict needs at least one validation, and AUROCs that are numbers")
-    peak, best, falls = 0, 0, 0
-    for epoch in range(1, len(history)):
-        change = history[epoch].auroc - history[peak].auroc
-        error = paired_standard_error(history[epoch].influence, history[peak].influence)
-        falls = falls + 1 if change < 0 and change <= -rule.margin * error else 0
-        if change > -rule.tolerance * error:
-            best, falls = epoch, 0
-        if change > 0:
-            peak = best = epoch
+    best = peak = falls = 0
+    for epoch, validation in enumerate(history):
+        falls = falls + 1 if _above(history[peak], validation, rule.margin) else 0
+        if validation.auroc > history[peak].auroc:
+            peak = epoch
+        if _above(validation, history[best], rule.tolerance):
+            best = epoch
     epoch = len(history) - 1
     reason: Reason | None = None
     if diverged:
@@ -78,3 +75,9 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
     elif epoch >= rule.max_epochs:
         reason = "max_epochs"
     return StopDecision(reason is not None, reason, best)
+
+
+def _above(validation: Validation, other: Validation, errors: float) -> bool:
+    """Tell whether a validation lies more than so many standard errors of the difference above another."""
+    error = paired_standard_error(validation.influence, other.influence)
+    return validation.auroc - other.auroc > errors * error

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from anomaly_ft.data.pseudo_anomalies import Pixels
 from anomaly_ft.metrics import Floats
 
@@ -23,18 +25,25 @@ class PseudoSet:
 class Validation:
     """One measurement. AUROCs in [0, 1], higher = the encoder tells more apart.
 
-    `influence` `(n,)` is what each held-out image contributes to the AUROC's deviation: its mean is
-    zero, and its standard deviation over sqrt(n) is the AUROC's standard error. An image and its own
-    pseudo-anomalies count as one (Obuchowski, Biometrics 53 (1997), for clustered data).
+    `influences` `(n,)`, of each augmentation that counts for the stop decision, are what each held-out image
+    contributes to its AUROC's deviation: their mean is zero, and their standard deviation over sqrt(n) is the
+    AUROC's standard error. An image and its own pseudo-anomalies count as one (Obuchowski, Biometrics 53
+    (1997), for clustered data).
     """
 
     auroc: float
     by_augmentation: Mapping[str, float]
-    influence: Floats
+    influences: Mapping[str, Floats]
     normal_score_mean: float
     watched: Mapping[str, float] = field(
         default_factory=dict
     )  # numbers that do not count for the stop decision
+
+    @property
+    def influence(self) -> Floats:
+        """The influences on the mean over augmentations, `(n,)`."""
+        mean: Floats = np.mean(list(self.influences.values()), axis=0)
+        return mean
 
 
 Reason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]

@@ -16,7 +16,20 @@ from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal[
-    "mixup", "cutmix", "cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"
+    "mixup",
+    "cutmix",
+    "cutout",
+    "cutpaste",
+    "scar",
+    "confetti",
+    "line",
+    "stain",
+    "blend",
+    "warp",
+    "augmix",
+    "blur",
+    "noise",
+    "colour",
 ]
 
 
@@ -148,9 +161,7 @@ class Objective(Section):
 class Validation(Section):
     """Pseudo-anomalies by which validation sees forgetting."""
 
-    augmentations: tuple[Augmentation, ...] = Field(
-        default=("cutmix", "cutpaste", "scar", "cutout"), min_length=1
-    )
+    augmentations: tuple[Augmentation, ...] = Field(default=("line", "stain", "blend", "warp"), min_length=1)
     """How pseudo-anomalies are made from held-out normal images."""
     severity: Literal["calibrated"] | Annotated[float, Field(ge=0, le=1)] = "calibrated"
     """How strong they are: found for each augmentation at epoch 0, or one number for all."""
@@ -158,7 +169,7 @@ class Validation(Section):
     """AUROC of the pretrained encoder to which each severity is calibrated."""
     tolerance: float = Field(default=0.12, gt=0, lt=0.5)
     """An augmentation further than this from the target does not count for the stop decision."""
-    max_share: Share = 0.25
+    max_share: Share = 0.4
     """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
 
 
@@ -182,7 +193,7 @@ class Schedule(Section):
 
     max_epochs: int = Field(default=6, ge=0)
     """Epochs at most, from one validation to the next; 0 measures the frozen encoder and trains nothing."""
-    max_steps: int = Field(default=90, ge=1)
+    max_steps: int = Field(default=150, ge=1)
     """Training steps at most, whole epochs but never less than one; raise with max_epochs to train longer."""
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Passes over all images, at most half of max_steps, while the learning rate rises to its full height."""
@@ -195,7 +206,7 @@ class Schedule(Section):
     patience: int = Field(default=3, ge=1)
     """Stop after so many validations in a row that are not kept."""
     tolerance: float = Field(default=1.0, ge=0)
-    """The last epoch less than so many standard errors below the highest is kept; 0: the highest."""
+    """An epoch is kept if it is better by so many standard errors than the one before; 0: the highest."""
     margin: float = Field(default=2.0, ge=0)
     """Standard errors below the highest from which a fall counts as forgetting."""
 

@@ -23,7 +23,7 @@ class Unmoved:
 
     def __init__(self, images: int) -> None:
         self.sets: dict[str, object] = {}
-        self._found = Validation(0.8, {}, torch.zeros(images).numpy(), 0.0)
+        self._found = Validation(0.8, {}, {"scar": torch.zeros(images).numpy()}, 0.0)
 
     def validate(self) -> Validation:
         return self._found

@@ -179,6 +179,16 @@ def test_forgetting_goes_on_where_it_was(run: Run, sets: Path, tmp_path: Path) -
     assert (tmp_path / "forgetting.png").stat().st_size > 1000
     for title in ("what the dense score counts", "how long to train", "settings, fused score"):
         assert title in said
+    mixtures = [pd.read_csv(path) for path in tmp_path.glob("*.mixtures.csv")]
+    assert [list(mixture["share"]) for mixture in mixtures] == [[0.25, 0.5, 0.75]] * 2
+    code, said, errors = run("witnesses", tmp_path)
+    assert code == 0, errors
+    judged = finite(tmp_path / "witnesses.csv", "regret", "gain")
+    assert (judged["regret"] >= 0).all()
+    assert set(judged.groupby("rule").size()) == {2}
+    assert "all, fused, better by 1" in set(judged["rule"])
+    assert "chosen on the other sets" in said
+    assert (tmp_path / "witnesses.png").stat().st_size > 1000
 
 
 def test_variation_measures_six_detectors_and_goes_on_where_it_was(

@@ -6,7 +6,8 @@ import pytest
 from anomaly_ft.data.lazy_images import Rows
 from anomaly_ft.data.pseudo_anomalies import AUGMENTATIONS, pseudo_anomalies
 
-ALONE = ["cutout", "cutpaste", "scar", "confetti", "augmix", "blur", "noise", "colour"]  # these use no partner
+# these use no partner
+ALONE = ["cutout", "cutpaste", "scar", "confetti", "line", "stain", "warp", "augmix", "blur", "noise", "colour"]
 NAMES = [f"train/good/{i:03d}.png" for i in range(12)]
 every = pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 
@@ -121,6 +122,44 @@ def test_cutmix_takes_a_rectangle_of_the_partner_in_place(pixels: np.ndarray) ->
     box = out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     assert (box == 255).all()
     assert box.shape[0] * box.shape[1] / 1600 == pytest.approx(0.4**2, rel=0.1)
+
+
+@pytest.mark.parametrize("grey", [20, 128, 235])
+def test_lines_are_thin_and_stains_are_soft(grey: int) -> None:
+    flat = np.full((224, 224, 3), grey, np.uint8)
+    for seed in range(20):
+        line, stain = (
+            AUGMENTATIONS[name](flat, flat, 0.4, np.random.default_rng(seed)).astype(int).mean(-1)
+            for name in ("line", "stain")
+        )
+        assert 0 < (line != grey).mean() < 0.02
+        assert abs(line - grey).max() <= 0.5 * 0.4 * 255 + 1
+        assert abs(np.diff(stain, axis=0)).max() < 12, "no edge"
+        assert abs(stain - grey).max() <= 0.4 * 0.4 * 255 + 1
+
+
+def test_what_is_dark_gets_brighter_and_what_is_bright_gets_darker() -> None:
+    for grey, sign in ((0, 1), (255, -1)):
+        flat = np.full((64, 64, 3), grey, np.uint8)
+        out = AUGMENTATIONS["line"](flat, flat, 0.5, np.random.default_rng(3)).astype(int)
+        assert (sign * (out - grey)).max() > 50
+
+
+def test_a_blend_comes_from_another_place_of_the_partner() -> None:
+    image, partner = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
+    partner[:32] = 200  # wherever the patch comes from, it is the partner moved by a quarter to three quarters
+    out = AUGMENTATIONS["blend"](image, partner, 1.0, np.random.default_rng(0))
+    assert out.max() <= 0.8 * 200
+    assert not np.array_equal(out[:32] > 0, partner[:32] > 0)
+
+
+def test_a_warp_moves_what_is_there_and_invents_nothing() -> None:
+    rng = np.random.default_rng(0)
+    image = np.repeat(rng.integers(100, 156, (32, 32), np.uint8).repeat(4, 0).repeat(4, 1)[..., None], 3, 2)
+    out = AUGMENTATIONS["warp"](image, image, 1.0, rng)
+    assert image.min() <= out.min()
+    assert out.max() <= image.max()
+    assert (out != image).any(-1).mean() < 0.6
 
 
 @pytest.mark.parametrize("augmentation", ["cutpaste", "scar"])

@@ -60,7 +60,9 @@ class Training:
 
     def validate(self) -> Validation:
         shown = float(self.objective.conv.weight.detach().sum())
-        return Validation(0.8 + 0.01 * len(self.state.records), {"scar": shown}, np.full(5, shown), shown)
+        return Validation(
+            0.8 + 0.01 * len(self.state.records), {"scar": shown}, {"scar": np.full(5, shown)}, shown
+        )
 
     def run(
         self, keep: Callable[[LoopState, bool], None] = lambda state, ended: None, epochs: int = 3

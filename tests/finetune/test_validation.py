@@ -138,6 +138,27 @@ def test_calibration_reaches_the_target(normals: Images) -> None:
         assert auroc == pytest.approx(0.7, abs=0.06)
 
 
+def test_severities_are_searched_on_some_images_and_measured_on_all(
+    make_textures: Callable[[int, int, int], np.ndarray],
+) -> None:
+    records = tuple(Record(Path(), f"train/good/{i}.png", "train") for i in range(150))
+    many, scored = Images(make_textures(150, 16, 9), records), []
+
+    def score(pixels: np.ndarray) -> np.ndarray:
+        scored.append(len(pixels))
+        return deviation(pixels)
+
+    clean = deviation(many.pixels)
+    normals = HeldOut(many, np.r_[clean, clean + 1], score, seed=0)
+    assert np.array_equal(normals.first(3).normal, np.r_[clean[:3], clean[:3] + 1])
+    pseudo = calibrate(normals, ["cutout"], target=0.7, tolerance=0.1)["cutout"]
+    assert scored[-1] == len(pseudo.pixels) == 150
+    assert set(scored[:-1]) == {64}
+    assert pseudo.baseline_auroc == pytest.approx(
+        roc_auc_score(np.r_[np.zeros(300), np.ones(150)], np.r_[normals.normal, deviation(pseudo.pixels)])
+    )
+
+
 def test_calibration_leaves_out_an_augmentation_that_cannot_reach_the_target(normals: Images) -> None:
     """Mixing images makes them duller: this score takes them for more normal than normal ones."""
     sets = calibrate(held_out(normals), ["mixup", "cutout"], target=0.7, tolerance=0.06)

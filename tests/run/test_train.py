@@ -71,7 +71,7 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, *findings: float | type[BaseExc
     def validate(*args: object) -> Validation:
         found = next(left)
         if isinstance(found, float):
-            return Validation(found, {"scar": found}, np.zeros(5), 0.0)
+            return Validation(found, {"scar": found}, {"scar": np.zeros(5)}, 0.0)
         raise found
 
     monkeypatch.setattr(anomaly_ft.finetune.watch, "validate", validate)

@@ -116,13 +116,13 @@ def test_the_pretrained_statistics_stay_while_the_encoder_trains(path: Path) -> 
 
 def test_mixing_keeps_a_share_of_the_fine_tuned_weights(path: Path) -> None:
     setup = setup_of(
-        path, "expert.schedule.interpolate=[0.5]", "expert.schedule.tolerance=1000", "optimizer.lr=3e-3"
+        path, "expert.schedule.interpolate=[0.5]", "expert.schedule.tolerance=0", "optimizer.lr=3e-3"
     )
     pretrained = trained_weights(setup.encoder)
     monitor, _ = watched(setup)
     records = list(epochs(setup, state_of(setup, monitor), monitor))
     tuned = trained_weights(setup.encoder)
-    assert records[-1].verdict.best_epoch == 2
+    assert records[-1].verdict.best_epoch > 0
     aurocs = mix(setup, monitor, pretrained, records)
     assert set(aurocs) == {0.0, 0.5, 1.0}
     kept = list(aurocs)[-1]
@@ -154,7 +154,7 @@ def test_the_average_of_weights_is_what_is_kept(path: Path) -> None:
         "expert.schedule.average=true",
         "schedule.max_epochs=1",
         "expert.schedule.epoch_steps=12",
-        "expert.schedule.tolerance=1000",
+        "expert.schedule.tolerance=0",
         "optimizer.lr=3e-3",
     )
     setup = setup_of(path, *settings)

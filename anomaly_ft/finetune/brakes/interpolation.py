@@ -20,8 +20,8 @@ def interpolate(
     """Leave in the module the mixture of pretrained and fine-tuned weights that validation chooses
     (WiSE-FT, Wortsman et al., CVPR 2022).
 
-    The way from the pretrained to the fine-tuned weights is judged as epochs are: the mixture furthest
-    from the pretrained weights that has not forgotten is kept.
+    The way from the pretrained to the fine-tuned weights is judged as epochs are: a mixture is kept if it is
+    better than one nearer to the pretrained weights by more than noise.
 
     Args:
         module: holds the fine-tuned weights.

@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from anomaly_ft.data.pixels import Pixels
@@ -99,7 +98,8 @@ class GaussianMethod:
         else:
             detector, seen = fit_gaussians(self.encoder, train, self.compute, self.settings, keep)
         normal, held_out = scores_and_features(detector, self.inputs("val"), self.compute, keep=keep)
-        fit = Fit(detector.standardised(normal), self._watched(normal), seen, held_out)
+        detector = detector.standardised(normal)
+        fit = Fit(detector, self._watched(normal | {"fused": detector.fused(normal)}), seen, held_out)
         self._last = key, fit
         return fit
 
@@ -135,11 +135,9 @@ class GaussianMethod:
         return (min(train, DRIFT_IMAGES) if kind == PRETRAINED else train) + len(self.inputs("val"))
 
     def _watched(self, scores: Mapping[str, Floats]) -> Floats:
-        """Select the scores to validate: the one that decides, of the fused one both parts, since one may
-        forget while the sum hides it."""
-        score = self.settings.score
-        names = ("pooled", "dense") if score == "fused" else (score,)
-        return np.stack([scores[name] for name in names], axis=1)
+        """Select the score to validate, the one that decides. Of the fused one not its parts apart: the pooled
+        part goes on rising for long after the sum, and what the sum stands for, has begun to fall."""
+        return scores[self.settings.score][:, None]
 
 
 def _digest(encoder: Encoder) -> str:

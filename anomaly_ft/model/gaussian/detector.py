@@ -242,6 +242,13 @@ class GaussianDetector(nn.Module):
             self.encoder, self.settings, self.statistics.standardised(normal), self.thresholds
         )
 
+    def fused(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Compute the fused score `(n,)` of images whose pooled and dense scores are known."""
+        both = np.stack([scores["pooled"], scores["dense"]], 1) - self.location.cpu().numpy()
+        both /= self.spread.cpu().numpy()
+        sum_: NDArray[np.float64] = both[:, 0] + self.settings.dense_weight * both[:, 1]
+        return sum_
+
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
         """Give a view that decides by other thresholds."""
         return GaussianDetector(self.encoder, self.settings, self.statistics, thresholds)
