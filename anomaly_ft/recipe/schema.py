@@ -122,6 +122,8 @@ class GaussianSection(Section):
     """What each level counts for in the pooled score."""
     statistics: Literal["pretrained", "refit"] = "refit"
     """Gaussians of the detector: of the pretrained encoder, or of the fine-tuned one; they judge epochs."""
+    robust: bool = False
+    """Whether training images that stand out from all others are left out of the run, as if not there."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
