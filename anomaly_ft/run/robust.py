@@ -1,34 +1,12 @@
-"""Features of all training images, few of them in memory at a time, and the split without those that stand out.
+"""The training images of a run without those that stand out, judged by the pretrained encoder before anything
+is fitted."""
 
-What stands out is judged by the pretrained encoder, before anything is fitted (`analysis.suspicion`).
-"""
-
-from collections.abc import Iterator
 from dataclasses import replace
 
-from anomaly_ft.analysis.suspicion import FEWEST, Batches, Levels, cross_fitted, held, usual_by_trimming
+from anomaly_ft.analysis.suspicion import FEWEST, Batches, cross_fitted, usual_by_trimming
 from anomaly_ft.data.dataset import Dataset
-from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.splits import enough, only
 from anomaly_ft.errors import DataError, GaussianError
-from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.inference import pooled_features
-
-HELD = 16_384  # images whose features are held in memory, 8 KB each; of more they are computed in each pass
-CHUNK = 1024  # images whose features are computed together, where they are not held
-
-
-def features_of(encoder: Encoder, pixels: Pixels, compute: Compute) -> Batches:
-    """Give the pooled features of images `(n, h, w, 3)`; memory does not grow with their number."""
-    if len(pixels) <= HELD:
-        return held(pooled_features(encoder, pixels, compute))
-
-    def chunks() -> Iterator[Levels]:
-        for start in range(0, len(pixels), CHUNK):
-            yield pooled_features(encoder, pixels[start : start + CHUNK], compute)
-
-    return chunks
 
 
 def without_suspicious(data: Dataset, batches: Batches, seed: int) -> tuple[Dataset, list[str]]:

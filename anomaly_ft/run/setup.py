@@ -21,9 +21,10 @@ from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.settings import DetectorSettings
+from anomaly_ft.model.inference import feature_batches
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.robust import features_of, without_suspicious
+from anomaly_ft.run.robust import without_suspicious
 
 HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
 TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
@@ -154,7 +155,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
 def _robust(setup: Setup) -> Setup:
     """Leave out of the run the training images that stand out from the others, and say which."""
     pixels = setup.data.undivided.pixels
-    batches = features_of(setup.encoder, pixels, setup.compute)
+    batches = feature_batches(setup.encoder, pixels, setup.compute)
     data, names = without_suspicious(setup.data, batches, setup.recipe.seed)
     if names:
         some = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

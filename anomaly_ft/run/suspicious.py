@@ -11,7 +11,7 @@ import numpy as np
 from anomaly_ft.analysis.suspicion import CUTOFF, FEWEST, cross_fitted, modified_z
 from anomaly_ft.data.records import PARTS
 from anomaly_ft.errors import GaussianError
-from anomaly_ft.run.robust import features_of
+from anomaly_ft.model.inference import feature_batches
 from anomaly_ft.run.setup import Setup
 
 LISTED = 8
@@ -27,7 +27,7 @@ def suspicious_images(setup: Setup) -> list[dict[str, Any]]:
     images = setup.data.undivided
     if len(images) < FEWEST:
         return []
-    batches = setup.features or features_of(setup.encoder, images.pixels, setup.compute)
+    batches = setup.features or feature_batches(setup.encoder, images.pixels, setup.compute)
     try:
         distances = cross_fitted(batches, len(images), seed=setup.recipe.seed)
     except GaussianError as cause:  # such as copies of one image: without the others these do not vary

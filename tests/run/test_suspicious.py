@@ -18,12 +18,13 @@ from anomaly_ft.cli.main import main
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
-from anomaly_ft.run import robust
+from anomaly_ft.model import inference
+from anomaly_ft.model.inference import feature_batches
 from anomaly_ft.run.both_encoders import open_both
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.log import log_suspicious
 from anomaly_ft.run.open import open_recipe
-from anomaly_ft.run.robust import features_of, without_suspicious
+from anomaly_ft.run.robust import without_suspicious
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.summary_text import doubtful, run_note
@@ -115,15 +116,15 @@ def test_robust_needs_images_enough_to_tell_what_stands_out(run: Path) -> None:
     ):
         data = replace(setup.data, undivided=Images(chosen, setup.data.undivided.records[: len(chosen)]))
         with pytest.raises(DataError, match=says):
-            without_suspicious(data, features_of(setup.encoder, chosen, setup.compute), 0)
+            without_suspicious(data, feature_batches(setup.encoder, chosen, setup.compute), 0)
 
 
 def test_features_of_many_images_are_not_held_in_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = prepare(open_recipe(run), Terminal(quiet=True))
     whole = suspicious_images(setup)
-    monkeypatch.setattr(robust, "HELD", 29)
-    monkeypatch.setattr(robust, "CHUNK", 7)
-    batches = features_of(setup.encoder, setup.data.undivided.pixels, setup.compute)
+    monkeypatch.setattr(inference, "HELD", 29)
+    monkeypatch.setattr(inference, "CHUNK", 7)
+    batches = feature_batches(setup.encoder, setup.data.undivided.pixels, setup.compute)
     assert [len(levels[0]) for levels in batches()] == [7, 7, 7, 7, 2]
     again = suspicious_images(setup)
     assert [row["name"] for row in again] == [row["name"] for row in whole]
