@@ -14,7 +14,7 @@ from anomaly_ft.data.dataset import SHOWN, Dataset, Options, are_dark, load_data
 from anomaly_ft.data.loaded import DARK_SAYS, Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
-from anomaly_ft.data.splits import Shares
+from anomaly_ft.data.splits import Shares, only
 from anomaly_ft.data.variation import Variation, with_copies
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
@@ -24,7 +24,7 @@ from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.inference import feature_batches
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.robust import without_suspicious
+from anomaly_ft.run.robust import usual_images
 
 HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
 TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
@@ -154,12 +154,14 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
 
 def _robust(setup: Setup) -> Setup:
     """Leave out of the run the training images that stand out from the others, and say which."""
-    pixels = setup.data.undivided.pixels
-    batches = feature_batches(setup.encoder, pixels, setup.compute)
-    data, names = without_suspicious(setup.data, batches, setup.recipe.seed)
+    images, split = setup.data.undivided, setup.data.split
+    batches = feature_batches(setup.encoder, images.pixels, setup.compute)
+    usual = usual_images(split, batches, len(images), setup.recipe.seed)
+    names = [record.name for record, kept in zip(images.records, usual, strict=True) if not kept]
     if names:
         some = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
         setup.terminal.say(f"left out, for they stand out from the other training images: {some}")
+    data = replace(setup.data, split=only(split, usual))
     return replace(setup, data=data, features=batches)
 
 

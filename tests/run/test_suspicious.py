@@ -24,7 +24,7 @@ from anomaly_ft.run.both_encoders import open_both
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.log import log_suspicious
 from anomaly_ft.run.open import open_recipe
-from anomaly_ft.run.robust import without_suspicious
+from anomaly_ft.run.robust import usual_images
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.summary_text import doubtful, run_note
@@ -114,9 +114,9 @@ def test_robust_needs_images_enough_to_tell_what_stands_out(run: Path) -> None:
         (pixels[:9], "takes 10 at least, there are 9"),
         (pixels[:1].repeat(12, 0), "robust: "),
     ):
-        data = replace(setup.data, undivided=Images(chosen, setup.data.undivided.records[: len(chosen)]))
+        batches = feature_batches(setup.encoder, chosen, setup.compute)
         with pytest.raises(DataError, match=says):
-            without_suspicious(data, feature_batches(setup.encoder, chosen, setup.compute), 0)
+            usual_images(setup.data.split, batches, len(chosen), 0)
 
 
 def test_features_of_many_images_are_not_held_in_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
