@@ -191,8 +191,8 @@ def test_the_study_has_a_row_for_each_share_and_treatment_and_goes_on_after_a_ki
     assert table.query("share == 0.2")["found_auroc"].notna().all()
     assert table.query("share == 0")["planted"].sum() == 0
     assert json.loads(said.splitlines()[-1])[0]["image_auroc"] == pytest.approx(table["image_auroc"][0])
-    lines = (place / "steps.jsonl").read_text().splitlines(keepends=True)
-    (place / "steps.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    lines = (place / ".steps.jsonl").read_text().splitlines(keepends=True)
+    (place / ".steps.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
     seen: list[float] = []
     real = contamination._cell
     monkeypatch.setattr(contamination, "_cell", lambda *a: seen.append(a[3]) or real(*a))
