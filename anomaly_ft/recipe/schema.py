@@ -123,7 +123,7 @@ class GaussianSection(Section):
     statistics: Literal["pretrained", "refit"] = "refit"
     """Gaussians of the detector: of the pretrained encoder, or of the fine-tuned one; they judge epochs."""
     robust: bool = False
-    """Whether training images that stand out from all others are left out of the run, as if not there."""
+    """Whether training images that stand out are left out of the run; the threshold then promises less."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":
