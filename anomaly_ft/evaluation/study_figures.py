@@ -146,7 +146,7 @@ def contamination_figure(rows: Sequence[Row]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in all_axes[1:3]:
         axes.set_ylim(bottom=0)  # shares
-    all_axes[3].set_ylim(0.5, 1.02)  # from a coin to always right
+    all_axes[3].set_ylim(0, 1.02)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return figure
