@@ -5,7 +5,9 @@ So each image is scored by Gaussians that were fitted without it.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import MinCovDet
 
 from anomaly_ft.metrics import Floats, image_ap, image_auroc
-from anomaly_ft.model.gaussian.statistics import Gaussian, fit, moments, squared_distance
+from anomaly_ft.model.gaussian.statistics import Gaussian, Moments, fit, moments, squared_distance
 
 FOLDS = 5
 FEWEST = 2 * FOLDS  # images: each fold then holds out two
@@ -24,24 +26,40 @@ ROBUST_DIMENSIONS = 48  # at most: MCD's time grows with the cube
 IMAGES_A_DIMENSION = 5  # at least, for MCD
 
 Levels = Sequence[NDArray[np.float32]]  # features (n, d) of each level
+Batches = Callable[[], Iterable[Levels]]  # those of all images in order, some at a time
 Flags = NDArray[np.bool_]
 
 
-def cross_fitted(levels: Levels, *, seed: int = 0) -> Floats:
+def held(levels: Levels) -> Batches:
+    """Give features that are in memory as one batch."""
+    return lambda: [levels]
+
+
+def cross_fitted(batches: Batches, count: int, *, seed: int = 0, kept: Flags | None = None) -> Floats:
     """Compute the mean over levels of the distance of each image `(n,)` to Gaussians of the other four fifths
-    of the images; higher = more suspicious.
+    of the images; higher = more suspicious. Memory does not grow with the number of images.
+
+    Args:
+        batches: features of the images in order; drawn twice.
+        count: n.
+        seed: of the folds.
+        kept: `(n,)`, the images that Gaussians are fitted to; unset: all.
 
     Raises:
         ValueError: fewer than ten images.
+        GaussianError: images that do not vary.
     """
-    count = len(levels[0])
     if count < FEWEST:
         raise ValueError(f"{FOLDS} folds need at least {FEWEST} images, got {count}")
     fold = np.random.default_rng(seed).permutation(count) % FOLDS
+    sums = _sums_by_fold(batches, fold, np.ones(count, dtype=bool) if kept is None else kept)
+    gaussians = [_fitted([each for i, each in enumerate(sums) if i != k and each]) for k in range(FOLDS)]
     distances = np.empty(count)
-    for k in range(FOLDS):
-        held_out = fold == k
-        distances[held_out] = distances_to(levels, ~held_out, held_out)
+    for levels, places in _placed(batches):
+        for k in range(FOLDS):
+            rows = fold[places] == k
+            each = [_distances(g, f[rows]) for g, f in zip(gaussians[k], levels, strict=True)]
+            distances[places][rows] = np.mean(each, axis=0)
     return distances
 
 
@@ -60,12 +78,13 @@ def modified_z(values: Floats) -> Floats:
     return np.asarray(NORMAL_MAD * above / deviation if deviation else np.zeros_like(values))
 
 
-def usual_by_trimming(levels: Levels, *, seed: int = 0) -> Flags:
+def usual_by_trimming(batches: Batches, count: int, *, seed: int = 0) -> Flags:
     """Select the images `(n,)` that are left once those that stand out by their cross-fitted distance are
     dropped, and the others are scored again."""
-    kept = np.ones(len(levels[0]), dtype=bool)
+    kept = np.ones(count, dtype=bool)
     for _ in range(ROUNDS):
-        standing_out = modified_z(cross_fitted([features[kept] for features in levels], seed=seed)) > CUTOFF
+        distances = cross_fitted(batches, count, seed=seed, kept=kept)
+        standing_out = modified_z(distances[kept]) > CUTOFF
         if not standing_out.any() or kept.sum() - standing_out.sum() < FEWEST:
             break
         kept[np.flatnonzero(kept)[standing_out]] = False
@@ -107,6 +126,36 @@ def found_again(planted: Flags, suspicion: Floats) -> dict[str, float]:
         "found_ap": image_ap(planted, suspicion),
         "found_first": float(planted[first].mean()) if count else 0.0,
     }
+
+
+def _placed(batches: Batches) -> Iterator[tuple[Levels, slice]]:
+    """Yield each batch with the places of its images among all."""
+    start = 0
+    for levels in batches():
+        yield levels, slice(start, start + len(levels[0]))
+        start += len(levels[0])
+
+
+def _sums_by_fold(batches: Batches, fold: NDArray[np.intp], kept: Flags) -> list[list[Moments]]:
+    """Sum what Gaussians are fitted from over the kept images: for each fold, of each level."""
+    sums: list[list[Moments]] = [[] for _ in range(FOLDS)]
+    for levels, places in _placed(batches):
+        for k in range(FOLDS):
+            rows = (fold[places] == k) & kept[places]
+            if not rows.any():
+                continue
+            some = [torch.from_numpy(features[rows].astype(np.float64)) for features in levels]
+            if sums[k]:
+                for total, features in zip(sums[k], some, strict=True):
+                    total.absorb(features)
+            else:
+                sums[k] = [moments(features) for features in some]
+    return sums  # of a fold of which nothing is kept there are none
+
+
+def _fitted(folds: Sequence[Sequence[Moments]]) -> list[Gaussian]:
+    """Fit the Gaussian of each level to all of these folds together."""
+    return [fit(reduce(add, level)) for level in zip(*folds, strict=True)]
 
 
 def _gaussian(features: NDArray[np.float32]) -> Gaussian:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomaly_ft.data.records import PARTS, Record
 from anomaly_ft.errors import DataError
@@ -65,6 +66,28 @@ def split_normals(records: Sequence[Record], shares: Shares) -> Split:
             "images: use more images or raise expert.data.val_share and expert.data.calibration_share"
         )
     return Split(train=dealt[2], val=dealt[0], calibration=dealt[1])
+
+
+def enough(split: Split, usual: NDArray[np.bool_], suspicion: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Select the usual images `(n,)`, and where they are too few for a part, its least suspicious others.
+
+    Args:
+        split: of the n images.
+        usual: `(n,)`.
+        suspicion: `(n,)`, higher = more suspicious.
+    """
+    kept = usual.copy()
+    for part in PARTS:
+        places = np.array(getattr(split, part))
+        gone = places[~usual[places]]
+        missing = max(0, FEWEST - (len(places) - len(gone)))
+        kept[gone[np.argsort(suspicion[gone], kind="stable")][:missing]] = True
+    return kept
+
+
+def only(split: Split, usual: NDArray[np.bool_]) -> Split:
+    """Leave images that are not usual `(n,)` out of every part."""
+    return Split(*(tuple(i for i in getattr(split, part) if usual[i]) for part in PARTS))
 
 
 def hold_out(records: Sequence[Record]) -> list[Record]:

@@ -4,14 +4,15 @@ The threshold is one for all; AUROCs are of a condition's own good against its o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.measure import intervals
-from anomaly_ft.metrics import Floats, image_auroc, wilson_interval
+from anomaly_ft.evaluation.working_points import observed
+from anomaly_ft.metrics import Floats, image_auroc
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,8 @@ def _result(records: Sequence[Record], judged: Judged, members: np.ndarray[Any, 
 
 def _share(rejected: np.ndarray[Any, Any]) -> dict[str, Any] | None:
     """How many are rejected, and the 95 % Wilson interval of their share; None of no images."""
-    if not len(rejected):
-        return None
-    count = int(rejected.sum())
-    low, high = wilson_interval(count, len(rejected))
-    return {"rejected": count, "images": len(rejected), "rate": count / len(rejected), "low": low, "high": high}
+    share = observed(0.5, rejected)  # 1 where it is rejected
+    return asdict(share) if share else None
 
 
 def as_columns(row: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def contamination_figure(rows: Sequence[Row]) -> Figure:
         "found_auroc": "planted images found again, AUROC",
     }
     treatments = list(dict.fromkeys(row["treatment"] for row in rows))
-    figure = Figure(figsize=(12.5, 3.4), layout="constrained")
+    figure = Figure(figsize=(12.5, 3.7), layout="constrained")
     all_axes: Sequence[Axes] = figure.subplots(1, len(kinds))
     for axes, (key, title) in zip(all_axes, kinds.items(), strict=True):
         for name in treatments:
@@ -144,5 +144,9 @@ def contamination_figure(rows: Sequence[Row]) -> Figure:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("share of the training set")
         axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0].legend(fontsize=8, frameon=False)
+    for axes in all_axes[1:3]:
+        axes.set_ylim(bottom=0)  # shares
+    all_axes[3].set_ylim(0, 1.02)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return figure

@@ -1,6 +1,6 @@
 """Predict images with a detector, each seen once by the encoder; batches in, arrays out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Outputs, Predictions
 
 Floats = NDArray[Any]
+HELD = 16_384  # images whose features are held in memory, some 8 KB each; of more they are computed anew
+CHUNK = 1024  # images whose features are computed together, where they are not held
 
 
 def predict(detector: Detector, pixels: Pixels, compute: Compute) -> Predictions:
@@ -120,6 +122,18 @@ def pooled_features(encoder: Encoder, pixels: NDArray[np.uint8], compute: Comput
         for images in compute.batches(pixels):
             parts.append([features.cpu().numpy() for features in pool(encoder(images))])
     return [np.concatenate(level) for level in zip(*parts, strict=True)]
+
+
+def feature_batches(
+    encoder: Encoder, pixels: Pixels, compute: Compute
+) -> Callable[[], Iterable[list[NDArray[np.float32]]]]:
+    """Give `pooled_features` some images at a time, as often as they are asked for; memory does not grow with
+    the number of images."""
+    if len(pixels) <= HELD:
+        everything = pooled_features(encoder, pixels, compute)
+        return lambda: [everything]
+    starts = range(0, len(pixels), CHUNK)
+    return lambda: (pooled_features(encoder, pixels[start : start + CHUNK], compute) for start in starts)
 
 
 def level_distances(

@@ -135,6 +135,8 @@ class GaussianSection(Section):
     """What each level counts for in the pooled score."""
     statistics: Literal["pretrained", "refit"] = "refit"
     """Gaussians of the detector: of the pretrained encoder, or of the fine-tuned one; they judge epochs."""
+    robust: bool = False
+    """Whether training images that stand out are left out of the run; the threshold then promises less."""
 
     @model_validator(mode="after")
     def _smooth_within_the_grid(self) -> "GaussianSection":

@@ -1,15 +1,13 @@
 """`anomaly-ft analyse contamination`: what do defective training images cost, and what helps?"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from lightning_fabric import seed_everything
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from anomaly_ft.analysis.contamination import SHARES, Plan, plan, possible, to_plant
 from anomaly_ft.analysis.suspicion import (
@@ -18,24 +16,25 @@ from anomaly_ft.analysis.suspicion import (
     cross_fitted,
     distances_to,
     found_again,
+    held,
     robust_distances,
     usual_by_mcd,
     usual_by_trimming,
 )
+from anomaly_ft.data.splits import enough
 from anomaly_ft.errors import DataError
 from anomaly_ft.evaluation.assess import assess
 from anomaly_ft.evaluation.study_figures import contamination_figure
 from anomaly_ft.finetune.brakes.weight_average import put_weights, trained_weights
+from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.encoder.encoder import pool
-from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import pooled_features
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.begin import split_digest
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.finish import Calibrated, calibrate, decoder_of, predict_test
-from anomaly_ft.run.planting import Planted, enough, plant, with_data, without
+from anomaly_ft.run.planting import Planted, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.study import Row, log_alone, open_study
 from anomaly_ft.run.train import METHODS
@@ -51,12 +50,12 @@ TRAINED, TRAINED_TRIMMED, TRAINING_TRIMMED = (
 # how training images are looked through before statistics are fitted, and the suspicion by which
 USUAL: Mapping[str, Callable[[Levels], Flags]] = {
     AS_IS: lambda levels: np.ones(len(levels[0]), dtype=bool),
-    TRIMMED: usual_by_trimming,
+    TRIMMED: lambda levels: usual_by_trimming(held(levels), len(levels[0])),
     ROBUST: usual_by_mcd,
 }
 SUSPICION: Mapping[str, Callable[[Levels], Floats]] = {
     AS_IS: lambda levels: distances_to(levels, *[np.ones(len(levels[0]), dtype=bool)] * 2),
-    TRIMMED: cross_fitted,
+    TRIMMED: lambda levels: cross_fitted(held(levels), len(levels[0])),
     ROBUST: robust_distances,
 }
 
@@ -74,23 +73,6 @@ class Extent:
     shares: tuple[float, ...] = ()
     seeds: int = 3
     finetune: bool = False
-
-
-class TrimmedDistance(nn.Module):
-    """The mean distance to the pretrained statistics over all images of a batch but those farthest away."""
-
-    def __init__(self, detector: GaussianDetector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images `(n, 3, h, w)` in 0..255 to a scalar."""
-        with self.detector.encoder.folded():
-            features = pool(self.detector.encoder(images))
-        squared = self.detector.squared_level_distances(features)
-        each = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt() @ self.detector.level_weights
-        kept = len(each) - round(LEFT_OUT * len(each))
-        return each.sort().values[:kept].mean()
 
 
 def study_contamination(
@@ -111,6 +93,8 @@ def study_contamination(
     if extent.seeds < 1:
         raise DataError(f"--seeds: expected 1 or more, got {extent.seeds}")
     folder = output / f"{recipe.name}-{NAME}"
+    section = recipe.gaussian.model_copy(update={"robust": False})  # trimmed images are a treatment here
+    recipe = recipe.model_copy(update={"gaussian": section})
     first = prepare(recipe, terminal)
     shares = _shares(first, extent, terminal)
     flat = {key: value for key, value in recipe.flat().items() if "tracking." not in key}
@@ -225,8 +209,9 @@ def detect(
     if train:
         monitor = make_monitor(setup, method, induced)
         objective = method.objective()
-        if trim and isinstance(induced, GaussianDetector):
-            objective = TrimmedDistance(induced)
+        if trim and isinstance(objective, InducedDistance):
+            objective.left_out = LEFT_OUT
+            setup = _whole_batches(setup)  # the farthest of a batch, not of each part of it
         records = list(epochs(setup, loop_state(setup, objective), monitor))
         mix(setup, monitor, pretrained, records)
         epoch = records[-1].verdict.best_epoch
@@ -234,6 +219,12 @@ def detect(
     tested = predict_test(setup, kept.detector)
     put_weights(setup.encoder, pretrained)
     return kept, tested, epoch
+
+
+def _whole_batches(setup: Setup) -> Setup:
+    """Give the run with training steps that are computed in one part."""
+    runtime = setup.recipe.runtime.model_copy(update={"micro_batch_size": 0})
+    return replace(setup, recipe=setup.recipe.model_copy(update={"runtime": runtime}))
 
 
 def mean_rows(rows: Sequence[Row]) -> list[Row]:

@@ -12,8 +12,7 @@ from anomaly_ft.data.lazy_images import Rows, as_array, view
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import PARTS
-from anomaly_ft.data.splits import FEWEST, Split
-from anomaly_ft.metrics import Floats
+from anomaly_ft.data.splits import Split, only
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.run.setup import Setup
 
@@ -55,33 +54,15 @@ def plant(data: Dataset, deal: Plan, share: float) -> Planted:
     return Planted(replace(data, undivided=train, test=test, split=split), flags)
 
 
-def enough(split: Split, usual: Flags, suspicion: Floats) -> Flags:
-    """Select the usual images `(n,)`, and where they are too few for a part, its least suspicious others.
-
-    Args:
-        split: of the n images.
-        usual: `(n,)`.
-        suspicion: `(n,)`, higher = more suspicious.
-    """
-    kept = usual.copy()
-    for part in PARTS:
-        places = np.array(getattr(split, part))
-        gone = places[~usual[places]]
-        missing = max(0, FEWEST - (len(places) - len(gone)))
-        kept[gone[np.argsort(suspicion[gone], kind="stable")][:missing]] = True
-    return kept
-
-
 def without(data: Dataset, usual: Flags) -> Dataset:
     """Leave training images that are not usual `(n,)` out of every part of the split."""
-    parts = [tuple(i for i in getattr(data.split, part) if usual[i]) for part in PARTS]
-    return replace(data, split=Split(*parts))
+    return replace(data, split=only(data.split, usual))
 
 
 def with_data(setup: Setup, data: Dataset) -> Setup:
     """Give the run on other images; nothing that was computed of its own ones is kept."""
     early = EarlyCache(setup.encoder, setup.compute, setup.detector_settings(), setup.early.room)
-    return replace(setup, data=data, early=early, seconds={})
+    return replace(setup, data=data, early=early, seconds={}, features=None)
 
 
 def _some(images: Images, places: Sequence[int]) -> Images:

@@ -3,25 +3,28 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from lightning_fabric import seed_everything
 
+from anomaly_ft.analysis.suspicion import Batches
 from anomaly_ft.data.augment import Augment, make_augment
-from anomaly_ft.data.dataset import Dataset, Options, are_dark, load_dataset
+from anomaly_ft.data.dataset import SHOWN, Dataset, Options, are_dark, load_dataset
 from anomaly_ft.data.loaded import DARK_SAYS, Images
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
-from anomaly_ft.data.splits import Shares
+from anomaly_ft.data.splits import Shares, only
 from anomaly_ft.data.variation import Variation, with_copies
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.settings import DetectorSettings
+from anomaly_ft.model.inference import feature_batches
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.robust import usual_images
 
 HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
 TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
@@ -41,6 +44,7 @@ class Setup:
     early: EarlyCache = field(kw_only=True)  # of what frozen early blocks made of images
     augment: Augment = lambda pixels, *_: pixels  # what training images go through after they were varied
     variation: Variation = field(kw_only=True)  # what may differ between good parts
+    features: Batches | None = None  # of all training images, where they were looked through already
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -142,13 +146,28 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     early = EarlyCache(encoder, compute, detector_settings(recipe), room)
     variation = Variation(recipe.variation.strengths(), recipe.seed)
     setup = Setup(recipe, data, encoder, compute, terminal, augment=augment, early=early, variation=variation)
+    if recipe.gaussian.robust:
+        setup = _robust(setup)
     setup.seconds["prepare"] = time.perf_counter() - started
     return setup
 
 
+def _robust(setup: Setup) -> Setup:
+    """Leave out of the run the training images that stand out from the others, and say which."""
+    images, split = setup.data.undivided, setup.data.split
+    batches = feature_batches(setup.encoder, images.pixels, setup.compute)
+    usual = usual_images(split, batches, len(images), setup.recipe.seed)
+    names = [record.name for record, kept in zip(images.records, usual, strict=True) if not kept]
+    if names:
+        some = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        setup.terminal.say(f"left out, for they stand out from the other training images: {some}")
+    data = replace(setup.data, split=only(split, usual))
+    return replace(setup, data=data, features=batches)
+
+
 def detector_settings(recipe: Recipe) -> DetectorSettings:
     """Translate the recipe's settings of the detector."""
-    section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights"})
+    section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights", "robust"})
     weights = recipe.gaussian.level_weights
     return DetectorSettings(**section, level_weights=() if isinstance(weights, str) else weights)
 

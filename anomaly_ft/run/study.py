@@ -1,6 +1,6 @@
 """A study's folder: what was computed so far, so that a study that was killed goes on, and its tables.
 
-`steps.jsonl` has a line for each step that is done. A line that was cut off in the middle is computed again.
+`.steps.jsonl` has a line for each step that is done. A line that was cut off in the middle is computed again.
 Tables and figures are made from the steps alone, so that a study that is finished shows them at once.
 """
 
@@ -23,7 +23,7 @@ from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 Row = dict[str, Any]
-STEPS, SETTINGS = "steps.jsonl", "study.json"
+STEPS, SETTINGS = ".steps.jsonl", "study.json"
 AGAIN = "give the same command again"  # once there is room on the disk
 
 

@@ -180,7 +180,7 @@ class SuspiciousImage(Part):
     name: str
     """The image, below the root."""
     part: str
-    """The part of the split that it is in."""
+    """The part of the split that it is in, or `left out` (`expert.gaussian.robust`)."""
     distance: Number
     """Mean over levels of its distance to Gaussians that were fitted without it, pretrained encoder."""
     deviations: Number

@@ -144,8 +144,16 @@ class MlflowTracker:
         self._queue.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
     def artifacts(self, folder: Path) -> None:
-        """Log all files of a folder."""
-        self._queue.put(lambda: self._client.log_artifacts(self._id, str(folder)))
+        """Log all files of a folder but hidden ones: locks, and what a kill left half written."""
+
+        def log() -> None:
+            for path in sorted(folder.rglob("*")):
+                place = path.relative_to(folder)
+                if path.is_file() and not any(part.startswith(".") for part in place.parts):
+                    below = place.parent.as_posix() if place.parent.parts else None
+                    self._client.log_artifact(self._id, str(path), below)
+
+        self._queue.put(log)
 
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:
         """Log the detector of a finished run folder as a model, and register it where a name is given.

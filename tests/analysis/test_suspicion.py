@@ -11,6 +11,7 @@ from anomaly_ft.analysis.suspicion import (
     cross_fitted,
     distances_to,
     found_again,
+    held,
     modified_z,
     robust_distances,
     usual_by_mcd,
@@ -40,39 +41,69 @@ def test_distances_are_those_of_scikit_learns_ledoit_wolf_in_the_mean_over_level
 
 def test_each_image_is_scored_without_having_been_seen() -> None:
     levels = made(1)
-    before = cross_fitted(levels)
+    before = cross_fitted(held(levels), 100)
     for features in levels:
         features[17] *= 1000
-    after = cross_fitted(levels)
+    after = cross_fitted(held(levels), 100)
     assert after[17] > 500 * before[17], "an image that is seen bends its own Gaussian"
     seen = distances_to(levels, np.ones(100, dtype=bool), np.ones(100, dtype=bool))
     assert seen[17] < after[17] / 10
 
 
+def test_folds_leave_out_what_they_score_as_scikit_learn_would() -> None:
+    """A plain loop over the images: each by the covariance of all others that are not in its fold."""
+    levels = made(5)
+    fold = np.random.default_rng(3).permutation(100) % 5
+    expected = np.empty(100)
+    for i in range(100):
+        fitted = [LedoitWolf().fit(np.float64(level[fold != fold[i]])) for level in levels]
+        each = [f.mahalanobis(np.float64(x[i : i + 1]))[0] ** 0.5 for f, x in zip(fitted, levels, strict=True)]
+        expected[i] = np.mean(each)
+    assert cross_fitted(held(levels), 100, seed=3) == pytest.approx(expected, rel=1e-8)
+
+
+def test_in_how_many_batches_images_come_makes_no_difference() -> None:
+    levels, kept = made(6), np.arange(100) % 7 != 0
+    chunks = [[level[start : start + 13] for level in levels] for start in range(0, 100, 13)]
+    whole = cross_fitted(held(levels), 100, kept=kept)
+    assert cross_fitted(lambda: iter(chunks), 100, kept=kept) == pytest.approx(whole, rel=1e-9)
+    assert (usual_by_trimming(lambda: iter(chunks), 100) == usual_by_trimming(held(levels), 100)).all()
+
+
+def test_images_that_are_not_kept_are_scored_and_bend_nothing() -> None:
+    levels, kept = made(7), np.arange(100) != 17
+    before = cross_fitted(held(levels), 100, kept=kept)
+    for features in levels:
+        features[17] *= 1000
+    after = cross_fitted(held(levels), 100, kept=kept)
+    assert after[kept] == pytest.approx(before[kept], rel=1e-12)
+    assert after[17] > 500 * before[17]
+
+
 def test_planted_images_are_the_most_suspicious_ones() -> None:
-    for suspicion in (cross_fitted(made()), robust_distances(made())):
+    for suspicion in (cross_fitted(held(made()), 100), robust_distances(made())):
         assert roc_auc_score(PLANTED, suspicion) > 0.99
 
 
 def test_trimming_and_mcd_drop_what_stands_out_and_keep_nearly_all_others() -> None:
-    for usual in (usual_by_trimming(made(2)), usual_by_mcd(made(2, apart=8))):
+    for usual in (usual_by_trimming(held(made(2)), 100), usual_by_mcd(made(2, apart=8))):
         assert not usual[PLANTED].any()
         assert usual[~PLANTED].mean() > 0.9
 
 
 def test_where_nothing_was_planted_hardly_anything_is_dropped() -> None:
-    assert usual_by_trimming(made(3, apart=0)).mean() > 0.95
+    assert usual_by_trimming(held(made(3, apart=0)), 100).mean() > 0.95
     assert usual_by_mcd(made(3, apart=0)).mean() > 0.9
 
 
 def test_trimming_leaves_enough_to_go_on_with() -> None:
     few = [np.random.default_rng(0).standard_cauchy(size=(12, 2)).astype(np.float32)]
-    assert usual_by_trimming(few).sum() >= 10
+    assert usual_by_trimming(held(few), 12).sum() >= 10
 
 
 def test_fewer_than_ten_images_cannot_be_held_out_in_turn() -> None:
     with pytest.raises(ValueError, match="need at least 10 images, got 9"):
-        cross_fitted([np.ones((9, 2), np.float32)])
+        cross_fitted(held([np.ones((9, 2), np.float32)]), 9)
 
 
 def test_the_modified_z_score_counts_robust_deviations_from_the_median() -> None:

@@ -69,6 +69,11 @@ COCO = {
     "annotations": [{"image_id": 3, "category_id": 7}],
     "categories": [{"id": 7, "name": "dent"}],
 }
+DRAWN = {"image_id": 3, "category_id": 7, "segmentation": [[1, 1, 5, 1, 5, 5]]}
+OUTLINED = COCO | {
+    "images": [{"id": i, "file_name": f"{i}.jpg", "width": 16, "height": 12} for i in range(4)],
+    "annotations": [DRAWN, DRAWN | {"image_id": 2}, {"image_id": 2, "category_id": 7, "bbox": [0, 0, 2, 2]}],
+}
 VOC = "<annotation><object><name>dent</name></object></annotation>"
 FOUR = photos(*numbered("images/{}.jpg", 4))
 
@@ -217,6 +222,12 @@ LAYOUTS: dict[str, tuple[list[Build], str, dict[str, int], list[str]]] = {
         ["1 image files not used (masks that belong to no image): MASK/ng3.png"],
     ),
     "COCO": ([FOUR, text("result.json", COCO)], "annotated", {"undecided good": 3, "test dent": 1}, []),
+    "COCO with outlines": (
+        [FOUR, text("result.json", OUTLINED)],
+        "annotated",
+        {"undecided good": 2, "test dent": 2, "masks": 1},
+        [],
+    ),
     "LabelMe": (
         [photos("0.jpg", "1.jpg"), text("1.json", SHAPES | {"imageWidth": 16, "imageHeight": 12})],
         "annotated",

@@ -96,3 +96,29 @@ def test_outlines_of_labelme_are_filled(tmp_path):
 def test_an_outline_without_an_area_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="type line marks no area"):
         read_mask(labelme(tmp_path / "0.json", "line", [[0, 0], [9, 9]]))
+
+
+POLYGON = [[10, 20, 29, 20, 29, 39, 10, 39]]
+RUNS = [10 * 64 + 20, *[20, 44] * 19, 20, 24 + 18 * 64]
+
+
+@pytest.mark.parametrize("drawn", [POLYGON, {"counts": RUNS, "size": [64, 48]}], ids=["polygon", "runs"])
+def test_outlines_of_coco_are_filled_but_for_good_categories_and_other_images(drawn, tmp_path):
+    table = {
+        "images": [{"id": 7, "width": 48, "height": 64}, {"id": 8, "width": 48, "height": 64}],
+        "annotations": [
+            {"image_id": 7, "category_id": 1, "segmentation": drawn},
+            {"image_id": 7, "category_id": 2, "segmentation": [[0, 0, 9, 0, 9, 9]]},
+            {"image_id": 8, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]},
+            {"image_id": 9, "category_id": 1, "bbox": [0, 0, 9, 9]},
+        ],
+        "categories": [{"id": 1, "name": "dent"}, {"id": 2, "name": "ok"}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(table))
+    assert np.array_equal(read_mask(tmp_path / "all.json#7"), TRUE)
+    with pytest.raises(ValueError, match="no image has the id 9"):
+        read_mask(tmp_path / "all.json#9")
+    table["images"].append({"id": 9, "width": 48, "height": 64})
+    (tmp_path / "boxes.json").write_text(json.dumps(table))
+    with pytest.raises(ValueError, match="without an outline"):
+        read_mask(tmp_path / "boxes.json#9")

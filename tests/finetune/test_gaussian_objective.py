@@ -89,3 +89,20 @@ def test_an_image_that_lies_on_the_mean_has_a_gradient_that_is_a_number(
     gradients = [p.grad for p in detector.encoder.parameters() if p.grad is not None]
     assert gradients
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("target", ["pooled", "dense", "joint"])
+@pytest.mark.parametrize("distance", ["mahalanobis", "squared_mahalanobis"])
+def test_the_farthest_images_of_a_batch_are_left_out_of_its_distance_and_not_of_penalties(
+    distance: str, target: str, detector: GaussianDetector, make_textures: Textures, compute: Compute
+) -> None:
+    images = compute.batch(make_textures(10, 32, 3))
+    one = InducedDistance(detector, distance, target)  # type: ignore[arg-type]
+    with torch.no_grad():
+        each = [one(images[i : i + 1]).item() for i in range(10)]
+    trimmed = InducedDistance(detector, distance, target, {lambda features, images: images.float().mean(): 0.5})  # type: ignore[arg-type]
+    trimmed.left_out = 0.2
+    loss = trimmed(images)
+    expected = np.mean(sorted(each)[:8]) + 0.5 * images.float().mean().item()
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert loss.requires_grad

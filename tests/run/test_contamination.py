@@ -15,14 +15,13 @@ from settings import ONE_AUGMENTATION, write_images, write_recipe
 
 from anomaly_ft.analysis.contamination import plan
 from anomaly_ft.cli.main import main
-from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
+from anomaly_ft.data.splits import enough
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run import contamination
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.contamination import Extent, TrimmedDistance, detect, mean_rows
-from anomaly_ft.run.planting import enough, plant, with_data, without
+from anomaly_ft.run.contamination import Extent, detect, mean_rows
+from anomaly_ft.run.planting import plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
-from anomaly_ft.run.train import METHODS
 
 DIRTY = (*ONE_AUGMENTATION, "name=dirty", "expert.runtime.batch_size=4")
 
@@ -160,13 +159,16 @@ def test_fewer_than_ten_training_images_are_refused_in_one_line(folder: Path, tm
     assert "which takes 10 at least, there are 9; add good images" in done.stderr.splitlines()[-1]
 
 
-def test_trimmed_training_leaves_the_farthest_images_of_a_batch_out_of_the_loss(setup: Setup) -> None:
-    detector = METHODS["gaussian"](setup).fit()
-    images = setup.compute.batch(setup.data.undivided.pixels[:10])
-    each = [float(InducedDistance(detector)(images[i : i + 1]).detach()) for i in range(10)]  # type: ignore[arg-type]
-    trimmed = TrimmedDistance(detector)(images)  # type: ignore[arg-type]
-    assert float(trimmed.detach()) == pytest.approx(np.mean(sorted(each)[:9]), rel=1e-5)
-    assert trimmed.requires_grad
+def test_trimmed_training_is_of_whole_batches_whatever_is_computed_at_a_time(setup: Setup) -> None:
+    """In parts of one image nothing could be left out: rounding would keep each."""
+    runtime = setup.recipe.runtime.model_copy(update={"micro_batch_size": 1})
+    parts = replace(setup, recipe=setup.recipe.model_copy(update={"runtime": runtime}))
+    found = [
+        detect(own, train=True, trim=trim)[1] for own, trim in ((setup, True), (parts, True), (setup, False))
+    ]
+    scores = [tested.score.tolist() for tested in found if tested]
+    assert scores[0] == scores[1]
+    assert scores[0] != scores[2]
 
 
 def run(*arguments: object) -> str:
@@ -189,8 +191,8 @@ def test_the_study_has_a_row_for_each_share_and_treatment_and_goes_on_after_a_ki
     assert table.query("share == 0.2")["found_auroc"].notna().all()
     assert table.query("share == 0")["planted"].sum() == 0
     assert json.loads(said.splitlines()[-1])[0]["image_auroc"] == pytest.approx(table["image_auroc"][0])
-    lines = (place / "steps.jsonl").read_text().splitlines(keepends=True)
-    (place / "steps.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    lines = (place / ".steps.jsonl").read_text().splitlines(keepends=True)
+    (place / ".steps.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
     seen: list[float] = []
     real = contamination._cell
     monkeypatch.setattr(contamination, "_cell", lambda *a: seen.append(a[3]) or real(*a))

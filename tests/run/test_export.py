@@ -16,6 +16,7 @@ import timm
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.deploy import formats
@@ -309,3 +310,21 @@ def test_an_encoder_that_cannot_be_converted_is_named_in_one_line(
     )
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_maxvit_which_onnx_cannot_hold_is_refused_in_one_line_that_helps(
+    mvtec_folder: Path, tmp_path: Path
+) -> None:
+    maxvit = ("encoder.name=maxvit_rmlp_pico_rw_256", "name=maxvit", "schedule.max_epochs=0")
+    recipe = write_recipe(tmp_path / "r.yaml", mvtec_folder, *maxvit, *ONE_AUGMENTATION)
+    trained = CliRunner().invoke(main, ["train", str(recipe), "--output", str(tmp_path)])
+    assert trained.exit_code == 0, trained.output
+    result = call(tmp_path / "maxvit-001", "onnx", tmp_path / "onnx", "--count", 2)
+    assert result.exit_code == 2, result.output
+    line = result.stderr.splitlines()[-1]
+    assert re.search(r"MaxxVit cannot be converted to ONNX \(.+\); use pt2, encoder-pt2 or timm$", line)
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "onnx").exists()
+    right = call(tmp_path / "maxvit-001", "timm", tmp_path / "timm", "--count", 2)
+    assert right.exit_code == 0, right.output

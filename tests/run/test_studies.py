@@ -79,8 +79,8 @@ def test_a_study_that_was_killed_goes_on_where_it_was(
 ) -> None:
     place = tmp_path / "small-001-studies" / "subspace"
     place.mkdir(parents=True)
-    lines = (subspaces / "steps.jsonl").read_text().splitlines(keepends=True)
-    (place / "steps.jsonl").write_text("".join(lines[:3]) + lines[3][: len(lines[3]) // 2])
+    lines = (subspaces / ".steps.jsonl").read_text().splitlines(keepends=True)
+    (place / ".steps.jsonl").write_text("".join(lines[:3]) + lines[3][: len(lines[3]) // 2])
     shutil.copy(subspaces / "study.json", place)
     seen: list[int] = []
     real = subspace.subspace_rows
@@ -93,11 +93,11 @@ def test_a_study_that_was_killed_goes_on_where_it_was(
 
 
 def test_a_finished_study_is_shown_again_without_computing(small_run: Path, subspaces: Path) -> None:
-    before = (subspaces / "steps.jsonl").read_text()
+    before = (subspaces / ".steps.jsonl").read_text()
     shown = json.loads(
         analyse("subspace", small_run, "--output", subspaces.parents[1], "--json").splitlines()[-1]
     )
-    assert (subspaces / "steps.jsonl").read_text() == before
+    assert (subspaces / ".steps.jsonl").read_text() == before
     assert {row["subspace"] for row in shown} >= {"all", "PCA 0.95", "NPCA 0.9999", "random as NPCA 0.99"}
 
 
@@ -158,14 +158,14 @@ def test_an_image_that_is_gone_is_not_said_to_be_a_full_disk(tmp_path: Path) -> 
         study.step("one", gone)
 
 
-@pytest.mark.parametrize("file", ["steps.jsonl", "table.csv"])
+@pytest.mark.parametrize("file", [".steps.jsonl", "table.csv"])
 def test_a_study_that_cannot_be_written_says_so(tmp_path: Path, file: str) -> None:
     said = r"study: cannot be written \(.*Make room"
     with open_study(tmp_path / "study", {}, Terminal(quiet=True)) as study:
         (study.folder / file).unlink(missing_ok=True)
         (study.folder / file).mkdir()
         with pytest.raises(RunError, match=said):
-            study.step("one", list) if file == "steps.jsonl" else study.write({"table": [{"a": 1}]}, {})
+            study.step("one", list) if file == ".steps.jsonl" else study.write({"table": [{"a": 1}]}, {})
 
 
 @pytest.fixture(scope="module")
@@ -217,12 +217,12 @@ def test_an_explanation_that_was_killed_goes_on_where_it_was(
 ) -> None:
     place = tmp_path / "small-001-studies" / "shortcuts"
     shutil.copytree(explained, place)
-    lines = (place / "steps.jsonl").read_text().splitlines(keepends=True)
-    (place / "steps.jsonl").write_text("".join(lines[:2]))
+    lines = (place / ".steps.jsonl").read_text().splitlines(keepends=True)
+    (place / ".steps.jsonl").write_text("".join(lines[:2]))
     for table in place.glob("*.csv"):
         table.unlink()
     analyse("shortcuts", small_run, "--output", tmp_path, "--images", 3, "--steps", 4)
-    assert (place / "steps.jsonl").read_text().splitlines(keepends=True)[:2] == lines[:2]
+    assert (place / ".steps.jsonl").read_text().splitlines(keepends=True)[:2] == lines[:2]
     again, before = (pd.read_csv(folder / "images.csv") for folder in (place, explained))
     assert again["inside"].to_numpy() == pytest.approx(before["inside"].to_numpy(), rel=1e-3, nan_ok=True)
 

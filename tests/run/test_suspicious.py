@@ -8,16 +8,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from settings import ONE_AUGMENTATION, write_images, write_recipe
 from summaries import PLAIN
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
+from anomaly_ft.errors import DataError
+from anomaly_ft.model import inference
+from anomaly_ft.model.inference import feature_batches
+from anomaly_ft.run.both_encoders import open_both
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.log import log_suspicious
 from anomaly_ft.run.open import open_recipe
+from anomaly_ft.run.robust import usual_images
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.summary_text import doubtful, run_note
@@ -74,6 +81,54 @@ def test_too_few_images_or_copies_of_one_are_not_looked_through(run: Path) -> No
     assert suspicious_images(with_images(pixels)) == []
     assert len(said) == 1
     assert "suspicious training images are not looked for" in said[0]
+
+
+def test_robust_leaves_out_what_stands_out_as_if_it_were_not_there(run: Path) -> None:
+    """The other run is made from the split of the first, which lacks the image that was left out."""
+    folder = run.parents[1]
+    train = ["train", str(folder / "doubt.yaml"), "--output", str(folder / "robust")]
+    done = CliRunner().invoke(main, [*train, "-s", "expert.gaussian.robust=true"])
+    assert done.exit_code == 0, done.output
+    says = next(line for line in done.stderr.splitlines() if line.startswith("left out, for they stand out"))
+    left_out = says.rpartition(": ")[2].split(", ")
+    assert "009.png" in left_out
+    first, plain = folder / "robust" / "doubt-001", folder / "robust" / "doubt-002"
+    split = (first / "split.csv").read_text()
+    assert not any(name in split for name in left_out)
+    assert len(split.splitlines()) == 1 + 30 - len(left_out)
+    assert json.loads((first / "summary.json").read_text())["suspicious"][0]["part"] == "left out"
+    assert "those left out had no part" in " ".join((first / "report.html").read_text().split())
+    again = CliRunner().invoke(main, [*train, "-s", f"data.manifest={first / 'split.csv'}"])
+    assert again.exit_code == 0, again.output
+    left, right = (load_file(each / "detector.safetensors") for each in (first, plain))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    both = open_both(first, Terminal(quiet=True))  # refuses a split other than the run's
+    assert len(both.setup.data.undivided) == 30
+
+
+def test_robust_needs_images_enough_to_tell_what_stands_out(run: Path) -> None:
+    setup = prepare(open_recipe(run), Terminal(quiet=True))
+    pixels = np.asarray(setup.data.undivided.pixels[:12])
+    for chosen, says in (
+        (pixels[:9], "takes 10 at least, there are 9"),
+        (pixels[:1].repeat(12, 0), "robust: "),
+    ):
+        batches = feature_batches(setup.encoder, chosen, setup.compute)
+        with pytest.raises(DataError, match=says):
+            usual_images(setup.data.split, batches, len(chosen), 0)
+
+
+def test_features_of_many_images_are_not_held_in_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = prepare(open_recipe(run), Terminal(quiet=True))
+    whole = suspicious_images(setup)
+    monkeypatch.setattr(inference, "HELD", 29)
+    monkeypatch.setattr(inference, "CHUNK", 7)
+    batches = feature_batches(setup.encoder, setup.data.undivided.pixels, setup.compute)
+    assert [len(levels[0]) for levels in batches()] == [7, 7, 7, 7, 2]
+    again = suspicious_images(setup)
+    assert [row["name"] for row in again] == [row["name"] for row in whole]
+    assert [row["distance"] for row in again] == pytest.approx([row["distance"] for row in whole], rel=1e-4)
 
 
 def test_pictures_go_to_the_tracker_by_rank() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import lives
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
@@ -102,6 +103,23 @@ def test_a_password_is_used_and_neither_shown_nor_kept(
     client = MlflowClient(database)
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert run.data.params["tracking.uri"] == f"http://{door.host}"
+    assert {path.name for path, content in everything_below(tmp_path) if b"s3cret" in content} == set()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_with_a_password_in_its_address(
+    mvtec_folder: Path, tmp_path: Path, door: Doorkeeper
+) -> None:
+    changes = ("name=tiny", "tracking.mlflow=true", "expert.schedule.epoch_steps=2", *ONE_AUGMENTATION)
+    recipe = write_recipe(tmp_path / "r.yaml", mvtec_folder, *changes)
+    address = f"tracking.uri=http://ann:s3cret@{door.host}"
+    command = ["train", str(recipe), "--output", str(tmp_path / "runs"), "-s", address]
+    assert lives.run(command, tmp_path / "1.txt", {"step": 1}) == lives.KILLED
+    assert (tmp_path / "runs" / ".tiny-001.partial").is_dir()
+    door.seen.clear()
+    assert lives.run([*command, "--resume"], tmp_path / "2.txt") == 0, (tmp_path / "2.txt").read_text()
+    assert (tmp_path / "runs" / "tiny-001" / "summary.json").is_file()
+    assert door.saw("ann", "s3cret")
     assert {path.name for path, content in everything_below(tmp_path) if b"s3cret" in content} == set()
 
 

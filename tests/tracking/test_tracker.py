@@ -40,6 +40,11 @@ def logged(tracker: MlflowTracker) -> Run:
 def test_a_run_holds_what_it_was_told(tracker: MlflowTracker, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").write_text("{}")
+    (tmp_path / "run" / "encoder").mkdir()
+    (tmp_path / "run" / "encoder" / "config.json").write_text("{}")
+    (tmp_path / "run" / ".summary.json.new").write_text("{")  # left by a kill
+    (tmp_path / "run" / ".encoder.old").mkdir()
+    (tmp_path / "run" / ".encoder.old" / "config.json").write_text("{")
     with tracker as inside:
         inside.params({"optimizer.lr": 1e-4, "encoder.levels": [0, "bn2"], "tracking.uri": None})
         inside.tags({"encoder": "resnet18"})
@@ -52,7 +57,10 @@ def test_a_run_holds_what_it_was_told(tracker: MlflowTracker, tmp_path: Path) ->
     assert run.data.tags["encoder"] == "resnet18"
     assert run.data.tags["mlflow.source.name"] == "anomaly-ft"
     client = MlflowClient(tracker.uri)
-    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["summary.json"]
+    listed = [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+    assert listed == ["encoder", "summary.json"]
+    (inner,) = client.list_artifacts(run.info.run_id, "encoder")
+    assert inner.path == "encoder/config.json"
     assert any(tmp_path.glob("mlartifacts/**/summary.json"))
 
 

@@ -131,7 +131,8 @@ def meter(image: Pixels) -> dict[str, float]:
         "red cast": red - green,
         "blue cast": blue - green,
     }
-    return {name: float(np.median(values)) for name, values in measured.items()}
+    medians = np.median(np.stack(list(measured.values())), axis=1)  # one call costs as much as one of nine
+    return dict(zip(measured, medians.tolist(), strict=True))
 
 
 def _tiles(layer: NDArray[Any]) -> NDArray[Any]:

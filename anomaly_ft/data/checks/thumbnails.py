@@ -1,5 +1,6 @@
 """Draw a contact sheet: a few images of every kind on one page, masks outlined."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from anomaly_ft.data.images import resize_image, resize_mask, view_image
 from anomaly_ft.data.loaded import UNREADABLE
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
+from anomaly_ft.system.files import write_bytes
 
 CELL = 128  # pixels along each side of a picture
 EACH = 8  # pictures of each kind
@@ -26,6 +28,8 @@ def contact_sheet(records: Sequence[Record], path: Path) -> int:
     Raises:
         OSError, ValueError: the file cannot be written, or its ending is no image format.
     """
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path.suffix or 'no ending'} is no image that Pillow writes; name it .png")
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(f"{record.split}: {record.kind}", []).append(record)
@@ -40,7 +44,9 @@ def contact_sheet(records: Sequence[Record], path: Path) -> int:
         for k, j in enumerate(chosen):
             sheet.paste(_picture(members[j]), (GAP + k * (CELL + GAP), top + HEADING))
         shown += len(chosen)
-    sheet.save(path)
+    content = io.BytesIO()
+    sheet.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_bytes(path, content.getvalue())
     return shown
 
 

@@ -1,7 +1,7 @@
 """Images with annotation files of a labelling tool: COCO and LabelMe (.json), Pascal VOC (.xml), YOLO (.txt).
 
-An image is defective where something is annotated on it that is not called good, ok or normal. LabelMe's
-outlines serve as masks, those of the others are not read. Label Studio's own JSON is refused by name.
+An image is defective where something is annotated on it that is not called good, ok or normal. Outlines of
+LabelMe and of COCO serve as masks, boxes do not. Label Studio's own JSON is refused by name.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from anomaly_ft.data.layouts.files import IMAGE_FOLDERS, TEST, TRAIN, VALIDATION, means_normal, stem_of
 from anomaly_ft.data.layouts.tree import Tree
+from anomaly_ft.data.masks import coco_defects, is_outlined
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
 from anomaly_ft.errors import DataError
 
@@ -87,7 +88,7 @@ def _read_notes(tree: Tree) -> tuple[str, dict[str, tuple[str, str]]] | None:
         table = _json(tree.root / note)
         if _is_coco(table):
             tools.add("COCO")
-            kinds |= {name: (kind, "") for name, kind in _coco(table, note, tree)}
+            kinds |= {name: (kind, mask) for name, kind, mask in _coco(table, note, tree)}
         elif (
             isinstance(table, list)
             and table
@@ -148,20 +149,21 @@ def _is_coco(table: Any) -> bool:
     )
 
 
-def _coco(table: dict[str, Any], note: str, tree: Tree) -> Iterator[tuple[str, str]]:
-    """Read the images that a COCO file annotates, each with the first category that is not a good one."""
-    names = {row["id"]: str(row.get("name", ANOMALOUS)) for row in table.get("categories", []) if "id" in row}
-    files = {row["id"]: str(row.get("file_name", "")) for row in table["images"] if "id" in row}
+def _coco(table: dict[str, Any], note: str, tree: Tree) -> Iterator[tuple[str, str, str]]:
+    """Read the images on which a COCO file marks a defect, each with the first category that is none of good
+    ones, and, where all defects are outlined, its mask."""
+    rows = {str(row["id"]): row for row in table["images"] if "id" in row}
     known = set(tree.names)
     by_file: dict[str, list[str]] = {}
     for name in tree.names:
         by_file.setdefault(PurePosixPath(name).name, []).append(name)
     base = PurePosixPath(note).parent
-    for row in table["annotations"]:
-        kind = names.get(row.get("category_id"), ANOMALOUS)
-        file = files.get(row.get("image_id"), "").replace("\\", "/")
+    for image_id, defects in coco_defects(table).items():
+        row = rows.get(image_id, {})
+        file = str(row.get("file_name", "")).replace("\\", "/")
         tried = [(base / folder / file).as_posix() for folder in ("", *sorted(IMAGE_FOLDERS))] + [file]
         same = by_file.get(PurePosixPath(file).name, [])
         name_of_image = next((name for name in tried if name in known), same[0] if len(same) == 1 else "")
-        if name_of_image and not means_normal(kind):
-            yield name_of_image, kind
+        outlined = {"width", "height"} <= set(row) and "/" not in image_id and all(map(is_outlined, defects))
+        if name_of_image:
+            yield name_of_image, defects[0]["kind"], f"{note}#{image_id}" if outlined else ""

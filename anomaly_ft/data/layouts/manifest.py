@@ -20,6 +20,7 @@ import pandas as pd
 
 from anomaly_ft.data.layouts.tables import LONG, read_table, short
 from anomaly_ft.data.layouts.tree import Tree
+from anomaly_ft.data.masks import file_and_image
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, PARTS, Part, Record
 from anomaly_ft.errors import DataError, did_you_mean
 
@@ -110,9 +111,10 @@ def _links_out(table: pd.DataFrame, base: Path) -> frozenset[str]:
 
 
 def _exists(path: Path, *, folder_too: bool) -> bool:
-    """Tell whether there is such a file; a mask in several files may be a folder."""
+    """Tell whether there is such a file; a mask in several files may be a folder, or lie in a COCO
+    file."""
     try:
-        return path.is_file() or (folder_too and path.is_dir())
+        return path.is_file() or (folder_too and (path.is_dir() or file_and_image(path)[0].is_file()))
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
         return False
 

@@ -73,12 +73,11 @@ def _holds(folder: str, tree: Tree, *, masks: bool) -> bool:
     """Tell whether a folder, or one on the way to it, is for masks; or for depth images."""
     parts = folder.split("/") if folder else []
     for i, part in enumerate(parts):
-        siblings = {name.lower() for name in tree.inside("/".join(parts[:i]))}
-        if masks and (
-            part.lower() in MASK_FOLDERS or (part.lower() in LABEL_FOLDERS and siblings & IMAGE_FOLDERS)
-        ):
+        word = part.lower()
+        if masks and word in MASK_FOLDERS:
             return True
-        if not masks and part.lower() in DEPTH_FOLDERS and "rgb" in siblings:
+        beside, wanted = (LABEL_FOLDERS, IMAGE_FOLDERS) if masks else (DEPTH_FOLDERS, {"rgb"})
+        if word in beside and any(name.lower() in wanted for name in tree.inside("/".join(parts[:i]))):
             return True
     return False
 

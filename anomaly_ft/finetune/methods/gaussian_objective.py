@@ -22,7 +22,8 @@ class InducedDistance(nn.Module):
     """Mean distance of a batch of normal images to the Gaussians of a detector; lower = nearer.
 
     The detector's encoder is what trains; its Gaussians are buffers and stay. `terms` are penalties,
-    each with its strength, added to the distance.
+    each with its strength, added to the distance. `left_out` is the share of a batch that counts for nothing
+    in its distance, those farthest away; gradients must then be computed of whole batches.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class InducedDistance(nn.Module):
         self.power = 1.0 if distance == "squared_mahalanobis" else 0.5
         self.target = target
         self.terms = dict(terms or {})
+        self.left_out = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the loss of images `(n, 3, h, w)` in 0..255: the mean over images, and over levels by their
@@ -47,10 +49,13 @@ class InducedDistance(nn.Module):
         parts = []
         if self.target != "dense":
             levels = self._raise(self.detector.squared_level_distances(features))
-            parts.append((levels * self.detector.level_weights).sum(1).mean())
+            parts.append((levels * self.detector.level_weights).sum(1))
         if self.target != "pooled":
-            parts.append(self._raise(self.detector.squared_dense_distances(maps)).mean())
-        loss = torch.stack(parts).mean()
+            parts.append(self._raise(self.detector.squared_dense_distances(maps)).mean(1))
+        each = torch.stack(parts).mean(0)
+        if self.left_out:
+            each = each.sort().values[: len(each) - round(self.left_out * len(each))]
+        loss = each.mean()
         for term, strength in self.terms.items():
             loss = loss + strength * term(features, images)
         return loss
