@@ -1,6 +1,7 @@
 """Fit a detector to normal images: all Gaussians in one pass, then the scores' scale."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -12,8 +13,9 @@ from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
+from anomaly_ft.model.gaussian.positions import POSITIONS, Position, grouped, joined
 from anomaly_ft.model.gaussian.settings import DetectorSettings
-from anomaly_ft.model.gaussian.statistics import Moments, accumulate, fit
+from anomaly_ft.model.gaussian.statistics import Gaussian, Moments, accumulate, fit
 from anomaly_ft.model.inference import FirstFeatures, score_images
 from anomaly_ft.model.maps import on_grid
 
@@ -54,21 +56,61 @@ def fit_gaussians(
         GaussianError: features to which no Gaussian can be fitted.
     """
     first = FirstFeatures(compute, keep)
+    sums = _sums_of_all(encoder, pixels, compute, settings, first)
+    levels = _fit_levels(encoder, sums, settings)
+    statistics = _fit_grids(levels, sums, settings)
+    return GaussianDetector(encoder, settings, statistics).to(compute.fabric.device), first.rows()
+
+
+def fit_each_position(
+    encoder: Encoder, pixels: NDArray[np.uint8], compute: Compute, settings: DetectorSettings
+) -> dict[Position, GaussianDetector]:
+    """Fit the Gaussians in one pass for every meaning that a position may have, without the scores' scale.
+
+    Raises:
+        GaussianError: features to which no Gaussian can be fitted.
+    """
+    heads: dict[Position, DetectorSettings] = {name: replace(settings, position=name) for name in POSITIONS}
+    sums = _sums_of_all(encoder, pixels, compute, heads["fixed"])
+    grids = {"fixed": sums[-2:], "free": [joined(grid) for grid in sums[-2:]]}
+    levels = _fit_levels(encoder, sums, settings)
+    del sums
+    return {
+        name: GaussianDetector(encoder, how, _fit_grids(levels, grids[name], how)).to(compute.fabric.device)
+        for name, how in heads.items()
+    }
+
+
+def _sums_of_all(
+    encoder: Encoder,
+    pixels: NDArray[np.uint8],
+    compute: Compute,
+    settings: DetectorSettings,
+    first: FirstFeatures | None = None,
+) -> list[Moments]:
+    """Compute `sums_of` the images that all processes see, each a shard."""
     sums = sums_of(encoder, compute.shard(pixels), compute, settings, first)
     if compute.fabric.world_size > 1:
         sums = [moments.all_reduce_sum(compute.all_reduce_sum) for moments in sums]
-    levels = [
+    return sums
+
+
+def _fit_levels(encoder: Encoder, sums: list[Moments], settings: DetectorSettings) -> tuple[Gaussian, ...]:
+    return tuple(
         fit(s, settings.shrinkage, name=f"level {level}")
         for s, level in zip(sums, encoder.levels, strict=False)
-    ]
+    )
+
+
+def _fit_grids(levels: tuple[Gaussian, ...], sums: list[Moments], settings: DetectorSettings) -> Statistics:
+    """Fit the Gaussians of both grids to the last two of the sums."""
     many = []
     for name in ("dense map", "dense score"):  # popped from the end, so that each sum is freed after use
         floor = settings.variance_floor
         many.append(fit(sums.pop(), settings.shrinkage, floor=floor, name=name, dtype=torch.float32))
     fine, dense = many
     zero = dense.mean.new_zeros(2)
-    statistics = Statistics(tuple(levels), dense, fine, zero, torch.ones_like(zero))
-    return GaussianDetector(encoder, settings, statistics).to(compute.fabric.device), first.rows()
+    return Statistics(levels, dense, fine, zero, torch.ones_like(zero))
 
 
 def sums_of(
@@ -111,7 +153,10 @@ def _features(
         with torch.inference_mode(), compute.fabric.autocast():
             maps = encoder(images)
             dense = [
-                on_grid([maps[i] for i in levels], grid, chosen.to(compute.fabric.device))
+                grouped(
+                    on_grid([maps[i] for i in levels], grid, chosen.to(compute.fabric.device)),
+                    settings.position,
+                )
                 for (levels, grid), chosen in zip(grids, kept, strict=True)
             ]
             features = [*pool(maps), *dense]

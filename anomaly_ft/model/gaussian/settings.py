@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from anomaly_ft.model.gaussian.positions import Position
 from anomaly_ft.model.gaussian.statistics import Shrinkage
 from anomaly_ft.model.outputs import Labels
 
@@ -41,6 +42,7 @@ class DetectorSettings:
     dense_dimensions: int
     dense_weight: float
     level_weights: Sequence[float]  # of each level in the pooled score; none: all alike
+    position: Position = "fixed"  # as in runs that are older than this setting
     map_levels: Sequence[str | int] | Literal["auto"] = MAP_LEVELS
     map_grid: int = MAP_GRID
     map_smoothing: float = MAP_SMOOTHING
