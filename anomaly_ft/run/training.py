@@ -45,33 +45,39 @@ def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
 def make_monitor(setup: Setup, method: Method, pretrained: Detector) -> ValidationMonitor:
     """Make the validation monitor of a run, with pseudo-anomalies for the pretrained encoder's detector."""
     sets = pseudo_sets(setup, lambda pixels: method.score(pretrained, pixels))
+    section = setup.recipe.validation
+    for name, pseudo in sets.items() if isinstance(section.severity, str) else ():
+        setup.terminal.say(
+            f"watching {name} at severity {pseudo.severity:.3f}: vicinal AUROC {pseudo.baseline_auroc:.3f} "
+            f"before training{_usefulness(pseudo, section.target_auroc, section.tolerance)}"
+        )
     return ValidationMonitor(method, sets, setup.recipe.gaussian.statistics, setup.early)
 
 
 def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
-    """Make pseudo-anomalies that the pretrained encoder finds neither easy nor impossible.
+    """Make pseudo-anomalies that the pretrained encoder finds neither easy nor impossible. The last ones are
+    kept in `setup.pseudo`, for the detector that scores normal images just like that.
 
     Args:
         setup: the run.
         score: the validated scores of images by the pretrained encoder's detector.
     """
-    section = setup.recipe.validation
+    section, normal = setup.recipe.validation, score(setup.varied("val").pixels)
+    if (known := normal.tobytes()) in setup.pseudo:
+        return setup.pseudo[known]
     val = HeldOut(
         half_varied(setup.data.normals("val"), setup.variation),
-        score(setup.varied("val").pixels),
+        normal,
         score,
         setup.recipe.seed,
         keep=setup.data.cache == "memory",
     )
-    if not isinstance(section.severity, str):
-        return fixed(val, section.augmentations, severity=section.severity)
-    sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
-    for name, pseudo in sets.items():
-        note = _usefulness(pseudo, section.target_auroc, section.tolerance)
-        setup.terminal.say(
-            f"watching {name} at severity {pseudo.severity:.3f}: "
-            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{note}"
-        )
+    setup.pseudo.clear()
+    if isinstance(section.severity, str):
+        sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
+    else:
+        sets = fixed(val, section.augmentations, severity=section.severity)
+    setup.pseudo[known] = sets
     return sets
 
 

@@ -29,9 +29,8 @@ from torch import Tensor, nn
 
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian import levels as choice
-from anomaly_ft.model.gaussian.positions import squared_distances
 from anomaly_ft.model.gaussian.settings import LABELS, LEVEL_MEAN, SCORES, DetectorSettings
-from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance
+from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance, squared_distances
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
 from anomaly_ft.model.outputs import Detection, Labels, Outputs
 from anomaly_ft.model.storage import write_detector
@@ -71,11 +70,11 @@ class GaussianDetector(nn.Module):
     statistics, which many detectors may share. Always in evaluation mode.
 
     Buffers, float32: `mean_i`, `whitening_i` for each level; `dense_mean (grid^2, d)`,
-    `dense_whitening (grid^2, d, d)`, without `grid^2` where all positions share one, and `dense_kept (d,)`, int64, which channels those are; the same for
-    the map; `location (2,)` and `spread (2,)`, see `Statistics`; `threshold ()`, above which the score that
-    decides calls an image anomalous, infinite where no thresholds are given; `chi_square (levels + 1,)`,
-    thresholds on each level's distance and on the pooled score that would hold for Gaussian features;
-    `map_limit ()`, which no place of an unsuspicious map exceeds.
+    `dense_whitening (grid^2, d, d)`, without `grid^2` where all positions share one, and `dense_kept (d,)`,
+    int64, which channels those are; the same for the map; `location (2,)` and `spread (2,)`, see `Statistics`;
+    `threshold ()`, above which the score that decides calls an image anomalous, infinite where no thresholds
+    are given; `chi_square (levels + 1,)`, thresholds on each level's distance and on the pooled score that
+    would hold for Gaussian features; `map_limit ()`, which no place of an unsuspicious map exceeds.
     """
 
     dense_mean: Tensor
@@ -176,13 +175,17 @@ class GaussianDetector(nn.Module):
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Compute all scores `(n,)` from feature maps, as `Encoder` gives them."""
-        settings = self.settings
         pooled = (self.level_distances(pool(levels)) * self.level_weights).sum(1)
-        coarse = self.squared_dense_distances(levels).sqrt()
-        dense = smooth(coarse.view(-1, settings.grid, settings.grid), settings.smoothing).flatten(1).amax(1)
+        dense = self.dense_scores(levels)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
-        fused = parts[:, 0] + settings.dense_weight * parts[:, 1]
+        fused = parts[:, 0] + self.settings.dense_weight * parts[:, 1]
         return {"pooled": pooled, "dense": dense, "fused": fused}
+
+    def dense_scores(self, levels: Sequence[Tensor]) -> Tensor:
+        """Compute the dense score `(n,)` from feature maps, as `Encoder` gives them."""
+        grid, sigma = self.settings.grid, self.settings.smoothing
+        coarse = self.squared_dense_distances(levels).sqrt().view(-1, grid, grid)
+        return smooth(coarse, sigma).flatten(1).amax(1)
 
     def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
         """Compute scores and maps from feature maps; with `explain` also the contribution map and each

@@ -5,14 +5,13 @@ positions, for parts that lie anyhow. The same estimator and the same distance s
 groups that features `(n, positions, d)` fall into, and so in the shape of mean and whitening.
 """
 
-from typing import Literal
+from functools import reduce
+from operator import add
 
 from torch import Tensor
 
-from anomaly_ft.model.gaussian.statistics import GROUPS, Moments, squared_distance
-
-Position = Literal["fixed", "free"]
-POSITIONS: tuple[Position, ...] = ("fixed", "free")
+from anomaly_ft.model.gaussian.settings import Position
+from anomaly_ft.model.gaussian.statistics import GROUPS, Moments
 
 
 def groups_of(position: Position, grid: int) -> tuple[int, ...]:
@@ -25,28 +24,16 @@ def grouped(features: Tensor, position: Position) -> Tensor:
     return features if position == "fixed" else features.flatten(0, 1)
 
 
-def squared_distances(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-    """Compute the squared Mahalanobis distance of features `(n, positions, d)` at each position `(n,
-    positions)`, to its own Gaussian, mean `(positions, d)`, or to the one of all, mean `(d,)`."""
-    distances = squared_distance(features.reshape(-1, *mean.shape), mean, whitening)
-    return distances.view(features.shape[:2])
-
-
 def joined(sums: Moments) -> Moments:
     """Join the sums of all groups to those of one sample, as if its features had never been grouped; a few
     groups at a time."""
     shift = sums.shift.reshape(-1, sums.shift.shape[-1]).mean(0)
-    whole: Moments | None = None
-    for part in sums.split(GROUPS):
-        moved = part.about(shift.expand_as(part.shift))
-        some = Moments(
-            count=part.count * len(part.shift),
-            shift=shift,
-            first=moved.first.sum(0),
-            second=moved.second.sum(0),
-            third=moved.third.sum(0),
-            fourth=moved.fourth.sum(0),
-        )
-        whole = some if whole is None else whole + some
-    assert whole is not None  # a grid has positions
-    return whole
+    parts = (_ungrouped(part.about(shift.expand_as(part.shift))) for part in sums.split(GROUPS))
+    return reduce(add, parts)
+
+
+def _ungrouped(sums: Moments) -> Moments:
+    """Add up groups `(groups, d)` whose shift is the same."""
+    count = sums.count * len(sums.shift)
+    added = (each.sum(0) for each in (sums.first, sums.second, sums.third, sums.fourth))
+    return Moments(count, sums.shift[0], *added)

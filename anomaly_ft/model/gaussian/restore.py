@@ -11,8 +11,8 @@ from torch import Tensor
 from anomaly_ft.errors import EncoderError, RunError
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
-from anomaly_ft.model.gaussian.positions import POSITIONS, groups_of
-from anomaly_ft.model.gaussian.settings import SCORES, DetectorSettings
+from anomaly_ft.model.gaussian.positions import groups_of
+from anomaly_ft.model.gaussian.settings import POSITIONS, SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian
 from anomaly_ft.model.storage import check_grid, check_shapes
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from anomaly_ft.model.gaussian.positions import Position
-from anomaly_ft.model.gaussian.statistics import Shrinkage
 from anomaly_ft.model.outputs import Labels
 
+Shrinkage = Literal["ledoit_wolf"] | float
+Position = Literal["fixed", "free"]  # what a position on a grid means, see `positions`
+POSITIONS: tuple[Position, ...] = ("fixed", "free")
 ScoreName = Literal["pooled", "dense", "fused"]
 SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
 LEVEL_MEAN = "pooled"  # what the weighted mean of the levels' distances is called
