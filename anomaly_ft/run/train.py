@@ -27,7 +27,6 @@ from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start, log_suspicious
 from anomaly_ft.run.positions import (
-    choose,
     remember_position,
     remembered_position,
     summarise_position,
@@ -38,7 +37,7 @@ from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.summary_text import position_sentence
 from anomaly_ft.run.suspicious import suspicious_images
-from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, position_of
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import (
     append_json_line,
@@ -67,7 +66,7 @@ def _gaussian(setup: Setup) -> GaussianMethod:
         {name: strength for name, strength in penalties.items() if strength},
     )
     if setup.recipe.gaussian.position == "auto" and not setup.position:
-        method.choose = lambda heads: choose(setup, heads, method.score)
+        method.choose = lambda heads: position_of(setup, heads, method.score)
     return method
 
 

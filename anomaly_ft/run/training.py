@@ -1,7 +1,7 @@
 """Put the parts of `finetune` together as the recipe asks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -10,16 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.variation import half_varied
 from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
 from anomaly_ft.finetune.early_stopping import StoppingRule
 from anomaly_ft.finetune.loop import Backward, Keep, fine_tune
 from anomaly_ft.finetune.method import Method
-from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
+from anomaly_ft.finetune.positions import choose_position
+from anomaly_ft.finetune.records import EpochRecord, PositionChoice, PseudoSet, Validation
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.validation import HeldOut, Score, calibrate, fixed
+from anomaly_ft.finetune.validation import HeldOut, Score, calibrate, fixed, summed_up
 from anomaly_ft.finetune.watch import ValidationMonitor
+from anomaly_ft.metrics import Floats
+from anomaly_ft.model.gaussian.fitting import Heads
+from anomaly_ft.model.gaussian.settings import POSITIONS
+from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.recipe.schema import Schedule
 from anomaly_ft.run.setup import Setup
@@ -79,6 +85,27 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
         sets = fixed(val, section.augmentations, severity=section.severity)
     setup.pseudo[known] = sets
     return sets
+
+
+def position_of(setup: Setup, heads: Heads, score: Callable[[Detector, Pixels], Floats]) -> PositionChoice:
+    """Choose what a position means by the dense scores of held-out normal images and their pseudo-anomalies,
+    which are made as for the usual detector, with a Gaussian at each position.
+
+    Args:
+        setup: the run.
+        heads: of the pretrained encoder.
+        score: computes the scores that validation watches.
+    """
+    made = pseudo_sets(setup, lambda pixels: score(heads.detectors["fixed"], pixels))
+    sets = {name: pseudo for name, pseudo in made.items() if pseudo.informative}
+    normal = score_images(heads, setup.varied("val").pixels, setup.compute)
+    scored = {name: score_images(heads, pseudo.pixels, setup.compute) for name, pseudo in sets.items()}
+    return choose_position(
+        {
+            position: summed_up(normal[position], {name: of[position] for name, of in scored.items()}, sets)
+            for position in POSITIONS
+        }
+    )
 
 
 def _usefulness(pseudo: PseudoSet, target: float, tolerance: float) -> str:
