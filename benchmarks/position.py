@@ -1,0 +1,165 @@
+"""Does a position mean anything here, and does vicinal validation know?
+
+    python benchmarks/position.py --output results
+    python benchmarks/position.py --output results --frozen --seeds 1 -s variation.preset=none
+
+For each set and seed, with the frozen encoder and fine-tuned: image AUROC of all scores, pixel AUROC and AUPRO
+of the dense map, and vicinal AUROC of the dense score, with a Gaussian at each position (`fixed`) and with one
+of all positions (`free`); milliseconds an image and MiB of either. Both heads see the same images and the same
+pseudo-anomalies. `chosen` is what `gaussian.position: auto` comes to, `hindsight` what the test images would
+have chosen, which nobody may ask.
+
+Writes `position.csv`, a row for each head; what the table has is not run again. Sets and where they lie: see
+`sets.py`. Prints the rows, and what the choices cost against hindsight.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from sets import DEMOS, FOLDERS, grid, grid_options
+
+from anomaly_ft.evaluation.localisation import localise
+from anomaly_ft.finetune.brakes.weight_average import put_weights, trained_weights
+from anomaly_ft.finetune.records import PositionChoice, PseudoSet
+from anomaly_ft.finetune.validation import summed_up
+from anomaly_ft.metrics import image_auroc
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.fitting import fit_heads
+from anomaly_ft.model.gaussian.settings import POSITIONS, Position
+from anomaly_ft.model.inference import predict, score_images
+from anomaly_ft.recipe.schema import Recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.finish import decoder_of
+from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import METHODS
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, position_of
+
+RUN = ["set", "seed", "settings", "encoder"]
+SCORES = ("pooled", "dense", "fused")
+TIMED = 64  # test images whose pass is timed
+Row = dict[str, Any]
+
+
+def measure(setup: Setup, detector: GaussianDetector, sets: Mapping[str, PseudoSet]) -> Row:
+    """What a detector is worth on test images and on pseudo-anomalies, its time and its memory."""
+    records, pixels = setup.data.test.records, setup.data.test.pixels
+    anomalous = np.array([record.anomalous for record in records])
+    tested = predict(detector, pixels, setup.compute)
+    normal = score_images(detector, setup.varied("val").pixels, setup.compute)["dense"]
+    scored = {name: score_images(detector, of.pixels, setup.compute)["dense"] for name, of in sets.items()}
+    some = pixels[:TIMED]
+    started = time.perf_counter()
+    score_images(detector, some, setup.compute)
+    seconds = time.perf_counter() - started
+    numbers = localise(records, {"dense": tested.maps["dense"]}, decoder_of(setup)).numbers
+    grids = [tensor for name, tensor in detector.state_dict().items() if name.startswith(("dense_", "map_"))]
+    return {
+        **{f"test.{name}": image_auroc(anomalous, tested.scores[name]) for name in SCORES},
+        "vicinal": summed_up(normal, scored, sets).auroc,
+        **{name: numbers[name] for name in ("pixel_auroc", "pixel_aupro")},
+        "ms_image": 1000 * seconds / len(some),
+        "mib": sum(tensor.nbytes for tensor in grids) / 2**20,
+    }
+
+
+def frozen(setup: Setup) -> tuple[list[Row], PositionChoice, dict[str, PseudoSet]]:
+    """Rows of both heads of the pretrained encoder, what `auto` chooses, and its pseudo-anomalies."""
+    method = METHODS["gaussian"](setup)
+    images, settings = (setup.varied("train").pixels, setup.varied("val").pixels), setup.detector_settings()
+    heads = fit_heads(setup.encoder, *images, setup.compute, settings)
+    choice = position_of(setup, heads, method.score)
+    made = next(iter(setup.pseudo.values()))
+    sets = {name: pseudo for name, pseudo in made.items() if pseudo.informative}
+    rows = [
+        {"encoder": "frozen", "position": name} | measure(setup, detector, sets)
+        for name, detector in heads.detectors.items()
+    ]
+    return rows, choice, sets
+
+
+def fine_tuned(setup: Setup, position: Position, sets: Mapping[str, PseudoSet]) -> Row:
+    """The row of one head after fine-tuning with it; the encoder is afterwards what it was before."""
+    section = setup.recipe.gaussian.model_copy(update={"position": position})
+    setup = replace(setup, recipe=setup.recipe.model_copy(update={"gaussian": section}), position=None)
+    method, pretrained = METHODS["gaussian"](setup), trained_weights(setup.encoder)
+    monitor = make_monitor(setup, method, method.fit())
+    records = list(epochs(setup, loop_state(setup, method.objective()), monitor))
+    detector = method.refit(setup.recipe.gaussian.statistics, watching=False).detector
+    row = {"encoder": "fine-tuned", "position": position, "kept_epoch": records[-1].verdict.best_epoch}
+    row |= measure(setup, detector, sets)
+    put_weights(setup.encoder, pretrained)
+    return row
+
+
+def run(recipe: Recipe, terminal: Terminal, *, train: bool) -> list[Row]:
+    """All rows of one set and seed, with what was chosen and what hindsight would have."""
+    setup = prepare(recipe, terminal)
+    started = time.perf_counter()
+    rows, choice, sets = frozen(setup)
+    if train:
+        rows += [fine_tuned(setup, position, sets) for position in POSITIONS]
+    table = pd.DataFrame(rows)
+    best = table.loc[table.groupby("encoder")["test.dense"].idxmax()].set_index("encoder")["position"]
+    return [
+        row
+        | {"chosen": choice.position, "hindsight": best[row["encoder"]]}
+        | {"standard_error": choice.standard_error, "seconds": time.perf_counter() - started}
+        for row in rows
+    ]
+
+
+def cost(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds of the AUROC that `auto` reaches, beside either head and the better of them."""
+    lines = []
+    for (name, encoder, score), group in (
+        ((*keys, score), group) for keys, group in rows.groupby(["set", "encoder"]) for score in SCORES[1:]
+    ):
+        seeds = group.pivot(index="seed", columns="position", values=f"test.{score}")
+        chosen = group.groupby("seed")["chosen"].first()
+        auto = pd.Series([seeds.loc[seed, chosen[seed]] for seed in seeds.index])
+        lines.append(
+            {"set": name, "encoder": encoder, "score": score, "seeds": len(seeds)}
+            | {position: seeds[position].mean() for position in POSITIONS}
+            | {"auto": auto.mean(), "hindsight": seeds.max(axis=1).mean()}
+            | {"most_lost": float((seeds.max(axis=1).to_numpy() - auto.to_numpy()).max())}
+            | {"free_chosen": int((chosen == "free").sum())}
+        )
+    return pd.DataFrame(lines)
+
+
+@click.command()
+@grid_options(sets=",".join([*FOLDERS, *DEMOS]), seeds=3, seeds_of="for each set")
+@click.option("--frozen", "frozen_alone", is_flag=True, help="Do not fine-tune.")
+def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], frozen_alone: bool) -> None:
+    """Run the grid and print the tables."""
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    output.mkdir(parents=True, exist_ok=True)
+    terminal, path = Terminal(), output / "position.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=RUN)
+    done = set(table[RUN].itertuples(index=False, name=None))
+    label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
+    last = "frozen" if frozen_alone else "fine-tuned"
+    for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
+        if (name, seed, label, last) in done:
+            continue
+        new = pd.DataFrame(run(recipe, terminal, train=not frozen_alone))
+        new = new.assign(set=name, seed=seed, settings=label)
+        again = (table[["set", "seed", "settings"]] == [name, seed, label]).all(axis=1)
+        table = pd.concat([table[~again], new]) if len(table) else new
+        table.to_csv(path, index=False)
+        terminal.say(new.drop(columns=["set", "settings"]).to_string(index=False, float_format="%.4f"))
+    rows = table[table["settings"] == label]
+    print(rows.drop(columns="settings").to_string(index=False, float_format="%.4f"))
+    print("\nwhat the choice costs against hindsight, image AUROC on test images, means over seeds")
+    print(cost(rows).to_string(index=False, float_format="%.4f"))
+
+
+if __name__ == "__main__":
+    main()
