@@ -9,6 +9,10 @@ of all positions (`free`); milliseconds an image and MiB of either. Both heads s
 pseudo-anomalies. `chosen` is what `gaussian.position: auto` comes to, `hindsight` what the test images would
 have chosen, which nobody may ask.
 
+With `--scattered` every image, of the training and the test split, is rolled by an offset of its own, drawn by
+its name: what leaves at one side comes back at the other. So real parts lie anyhow, and positions mean nothing.
+Masks are not rolled: there are no pixel metrics.
+
 Writes `position.csv`, a row for each head; what the table has is not run again. Sets and where they lie: see
 `sets.py`. Prints the rows, and what the choices cost against hindsight.
 """
@@ -25,6 +29,7 @@ import numpy as np
 import pandas as pd
 from sets import DEMOS, FOLDERS, grid, grid_options
 
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.finetune.brakes.weight_average import put_weights, trained_weights
 from anomaly_ft.finetune.records import PositionChoice, PseudoSet
@@ -34,9 +39,9 @@ from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_heads
 from anomaly_ft.model.gaussian.settings import POSITIONS, Position
 from anomaly_ft.model.inference import predict, score_images
-from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.finish import decoder_of
+from anomaly_ft.run.planting import with_data
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, position_of
@@ -69,6 +74,22 @@ def measure(setup: Setup, detector: GaussianDetector, sets: Mapping[str, PseudoS
     }
 
 
+def scatter(setup: Setup) -> Setup:
+    """The run on the same images, each rolled by an offset of its own."""
+    data = setup.data
+    return with_data(setup, replace(data, undivided=rolled(data.undivided), test=rolled(data.test)))
+
+
+def rolled(images: Images) -> Images:
+    """Images `(n, h, w, 3)` rolled down and to the right by as many pixels as their names say."""
+    pixels = np.empty(images.pixels.shape, np.uint8)
+    for i, record in enumerate(images.records):
+        rng = np.random.default_rng(list(record.name.encode()))
+        pixels[i] = np.roll(images.pixels[i], tuple(rng.integers(0, pixels.shape[1], 2)), axis=(0, 1))
+    records = tuple(replace(record, mask_name="") for record in images.records)
+    return replace(images, pixels=pixels, records=records)
+
+
 def frozen(setup: Setup) -> tuple[list[Row], PositionChoice, dict[str, PseudoSet]]:
     """Rows of both heads of the pretrained encoder, what `auto` chooses, and its pseudo-anomalies."""
     method = METHODS["gaussian"](setup)
@@ -98,9 +119,8 @@ def fine_tuned(setup: Setup, position: Position, sets: Mapping[str, PseudoSet]) 
     return row
 
 
-def run(recipe: Recipe, terminal: Terminal, *, train: bool) -> list[Row]:
+def run(setup: Setup, *, train: bool) -> list[Row]:
     """All rows of one set and seed, with what was chosen and what hindsight would have."""
-    setup = prepare(recipe, terminal)
     started = time.perf_counter()
     rows, choice, sets = frozen(setup)
     if train:
@@ -136,8 +156,9 @@ def cost(rows: pd.DataFrame) -> pd.DataFrame:
 
 @click.command()
 @grid_options(sets=",".join([*FOLDERS, *DEMOS]), seeds=3, seeds_of="for each set")
-@click.option("--frozen", "frozen_alone", is_flag=True, help="Do not fine-tune.")
-def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], frozen_alone: bool) -> None:
+@click.option("--frozen", "only", is_flag=True, help="Do not fine-tune.")
+@click.option("--scattered", is_flag=True, help="Roll every image by an offset of its own.")
+def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **asked: bool) -> None:
     """Run the grid and print the tables."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
@@ -145,11 +166,14 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=RUN)
     done = set(table[RUN].itertuples(index=False, name=None))
     label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
-    last = "frozen" if frozen_alone else "fine-tuned"
+    label += " scattered" if asked["scattered"] else ""
+    last = "frozen" if asked["only"] else "fine-tuned"
     for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
         if (name, seed, label, last) in done:
             continue
-        new = pd.DataFrame(run(recipe, terminal, train=not frozen_alone))
+        setup = prepare(recipe, terminal)
+        setup = scatter(setup) if asked["scattered"] else setup
+        new = pd.DataFrame(run(setup, train=not asked["only"]))
         new = new.assign(set=name, seed=seed, settings=label)
         again = (table[["set", "seed", "settings"]] == [name, seed, label]).all(axis=1)
         table = pd.concat([table[~again], new]) if len(table) else new
