@@ -395,6 +395,7 @@ def test_position_compares_both_heads_and_what_was_chosen(
     code, said, errors = run("position", *asked, *settings())
     assert code == 0, errors
     assert "what the choice costs against hindsight" in said
+    assert "hindsight" in said.split("by what the dense one counts in it")[1]
     rows = finite(tmp_path / "position.csv", "test.pooled", "test.dense", "test.fused", "vicinal", "mib")
     encoders = ["frozen"] if options else ["frozen", "fine-tuned"]
     assert list(rows["encoder"]) == [encoder for encoder in encoders for _ in range(2)]
