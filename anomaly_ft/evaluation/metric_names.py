@@ -91,6 +91,15 @@ METRICS: dict[str, Metric] = {
     "frozen_varied/false_positive_rate": Metric(
         "frozen good rejected, varied", "share of the good ones that it rejects", PERCENT
     ),
+    "fixed_position/vicinal_auroc": Metric(
+        "vicinal AUROC, fixed positions",
+        "of the pretrained encoder's highest distance at any position, with a Gaussian at each of them, where "
+        "`gaussian.position: auto` compared both",
+    ),
+    "free_position/vicinal_auroc": Metric(
+        "vicinal AUROC, free positions",
+        "the same with one Gaussian of all positions, for parts that lie anyhow",
+    ),
     "condition/<condition>.<metric>": Metric(
         "<metric>, <condition>",
         "of an evaluation with `--by`: `false_alarm_rate`, `found_rate` and `image_auroc` of each condition; "

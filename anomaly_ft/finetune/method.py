@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.finetune.records import PositionChoice
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.interface import Detector
 
@@ -38,6 +39,10 @@ class Fit:
 
 class Method(Protocol):
     """A kind of model in fine-tuning. Its encoder changes as it trains; what was fitted stays."""
+
+    @property
+    def position(self) -> PositionChoice | None:
+        """What positions on the grid were found to mean before training; None where nothing was chosen."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from anomaly_ft.data.pseudo_anomalies import Pixels
 from anomaly_ft.metrics import Floats
+from anomaly_ft.model.gaussian.settings import Position
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,18 @@ class EpochRecord:
     images: int
     train_seconds: float
     validation_seconds: float
+
+
+@dataclass(frozen=True)
+class PositionChoice:
+    """What a position means, and the vicinal AUROC of the dense score either way, with the pretrained encoder.
+
+    Attributes:
+        position: what was chosen.
+        aurocs: in [0, 1], higher = more is told apart.
+        standard_error: of their difference, measured on the same images.
+    """
+
+    position: Position
+    aurocs: Mapping[Position, float]
+    standard_error: float

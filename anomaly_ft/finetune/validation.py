@@ -91,10 +91,15 @@ def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Val
     Raises:
         DivergedError: a score that is not finite.
     """
+    return summed_up(normal, {name: score(pseudo.pixels) for name, pseudo in sets.items()}, sets)
+
+
+def summed_up(normal: Floats, scored: Mapping[str, Floats], sets: Mapping[str, PseudoSet]) -> Validation:
+    """Do what `validate` does with scores of the pseudo-anomalies that are there already, by augmentation."""
     by_augmentation: dict[str, float] = {}
     influences: dict[str, Floats] = {}
     for name, pseudo in sets.items():
-        of_normal, of_pseudo = _placements(normal, score(pseudo.pixels))
+        of_normal, of_pseudo = _placements(normal, scored[name])
         by_augmentation[name] = float(of_pseudo.mean())
         if pseudo.informative:
             each = of_normal.reshape(-1, len(of_pseudo)).mean(0)  # an image and its varied copies count as one

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,17 @@ from anomaly_ft.model.outputs import Outputs, Predictions
 Floats = NDArray[Any]
 HELD = 16_384  # images whose features are held in memory, some 8 KB each; of more they are computed anew
 CHUNK = 1024  # images whose features are computed together, where they are not held
+
+
+class Scorer(Protocol):
+    """The part of a detector that scores alone need."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """What gives the levels."""
+
+    def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Compute all scores `(n,)` by name, from the encoder's levels."""
 
 
 def predict(detector: Detector, pixels: Pixels, compute: Compute) -> Predictions:
@@ -58,7 +69,7 @@ def predict_batch(detector: Detector, images: Tensor, compute: Compute, *, expla
 
 
 def score_images(
-    detector: Detector, pixels: NDArray[np.uint8], compute: Compute
+    detector: Scorer, pixels: NDArray[np.uint8], compute: Compute
 ) -> dict[str, NDArray[np.float64]]:
     """Compute all scores of uint8 images `(n, h, w, 3)`, each `(n,)`, higher = more anomalous; where there
     are several processes each computes a shard, and all return the whole.
@@ -70,7 +81,7 @@ def score_images(
 
 
 def scores_and_features(
-    detector: Detector, pixels: NDArray[np.uint8], compute: Compute, keep: int
+    detector: Scorer, pixels: NDArray[np.uint8], compute: Compute, keep: int
 ) -> tuple[dict[str, NDArray[np.float64]], list[NDArray[np.float32]]]:
     """Compute `score_images`, and `pooled_features` of the first `keep` images, each seen once by the
     encoder.

@@ -69,9 +69,9 @@ def check_shapes(tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> No
             raise ValueError(f"level {level} has {width} dimensions, its Gaussian {shapes}")
 
 
-def check_grid(name: str, mean: Tensor, grid: int, smoothing: float) -> None:
-    """Raise a ValueError unless Gaussians lie on that grid, and the blur stays within it."""
-    if mean.shape[0] != grid**2 or not 0 <= 3 * smoothing < grid:
+def check_grid(name: str, mean: Tensor, groups: tuple[int, ...], grid: int, smoothing: float) -> None:
+    """Raise a ValueError unless there are so many Gaussians, and the blur stays within the grid."""
+    if mean.shape[:-1] != groups or not 0 <= 3 * smoothing < grid:
         raise ValueError(f"the dense {name} does not fit a grid of {grid!r:.40} smoothed by {smoothing!r:.40}")
 
 

@@ -117,6 +117,9 @@ class GaussianSection(Section):
 
     score: Literal["pooled", "dense", "fused"] = "fused"
     """The score that decides; it is validated, of the fused one both parts. All three are reported."""
+    position: Literal["auto", "fixed", "free"] = "auto"
+    """`fixed`: the same place shows the same part in every image; `free`: your parts lie in different places,
+    so what one place holds says nothing about another image; `auto`: validation finds out before training."""
     shrinkage: Literal["ledoit_wolf"] | Annotated[float, Field(ge=0, le=1)] = "ledoit_wolf"
     """Covariance estimator, or a fixed shrinkage towards the scaled identity."""
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"

@@ -1,7 +1,7 @@
 """`anomaly-ft analyse shortcuts RUN`: does the detector look at the defect, before and after fine-tuning?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -64,7 +64,8 @@ class _Explainer:
     @cached_property
     def detectors(self) -> Mapping[str, GaussianDetector]:
         """Of the pretrained encoder, of the fine-tuned one where it was kept, of one with random weights."""
-        setup, settings = self.both.setup, self.both.setup.detector_settings()
+        setup, position = self.both.setup, self.both.run.detector.settings.position
+        settings = replace(setup.detector_settings(), position=position)
         torch.manual_seed(SHUFFLED + self.both.recipe.seed)
         shuffled = load_encoder(
             self.both.recipe.encoder.name,

@@ -46,6 +46,7 @@ def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:
         {
             "stop_reason": summary.stop_reason,
             "verdict": verdict_of(summary),
+            **({"position": summary.position.chosen} if summary.position else {}),
             "run_folder": str(folder.resolve()),
             "mlflow.note.content": run_note(summary, folder.resolve()),
         }

@@ -7,6 +7,7 @@ finite and texts in place of numbers are refused. Metrics stand under their name
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -85,6 +86,22 @@ class EvaluationSummary(Tested):
     """What a person must know: false alarms beside the guarantee, images that differ, what is not at hand."""
 
 
+class PositionSummary(Part):
+    """What a position on the grid means to dense score and map; the numbers are of the pretrained encoder and
+    `null` where the recipe says what it means."""
+
+    asked: Literal["auto", "fixed", "free"]
+    """`gaussian.position`."""
+    chosen: Literal["fixed", "free"]
+    """What it came to. `fixed`: a Gaussian at each position; `free`: one of all positions."""
+    fixed_vicinal_auroc: Number | None
+    """Vicinal AUROC of the dense score with a Gaussian at each position."""
+    free_vicinal_auroc: Number | None
+    """The same with one Gaussian of all positions."""
+    standard_error: Number | None
+    """Of the difference of the two, on the same images."""
+
+
 class RunSummary(Tested):
     """What a finished run writes down; epoch 0 is the pretrained encoder."""
 
@@ -110,6 +127,8 @@ class RunSummary(Tested):
     """Metrics with statistics of the pretrained encoder (`pretrained`) and of the kept one (`refit`)."""
     statistics: str
     """Which of the two the detector has."""
+    position: PositionSummary | None = None
+    """Whether positions mean anything, and how that was found out; `null` in runs that are older than this."""
     level_weights: tuple[Number, ...]
     """What each level counts in the mean over levels."""
     mixed: dict[float, Number]

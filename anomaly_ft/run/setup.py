@@ -16,6 +16,7 @@ from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.data.splits import Shares, only
 from anomaly_ft.data.variation import Variation, with_copies
+from anomaly_ft.finetune.records import PositionChoice, PseudoSet
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
@@ -45,6 +46,8 @@ class Setup:
     augment: Augment = lambda pixels, *_: pixels  # what training images go through after they were varied
     variation: Variation = field(kw_only=True)  # what may differ between good parts
     features: Batches | None = None  # of all training images, where they were looked through already
+    position: PositionChoice | None = None  # what `gaussian.position: auto` came to
+    pseudo: dict[bytes, dict[str, PseudoSet]] = field(default_factory=dict)  # see `training.pseudo_sets`
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -77,8 +80,9 @@ class Setup:
         return self.augment(pixels, indices, number)
 
     def detector_settings(self) -> DetectorSettings:
-        """Translate the recipe's settings of the detector."""
-        return detector_settings(self.recipe)
+        """Translate the recipe's settings of the detector, with the position that was chosen."""
+        settings = detector_settings(self.recipe)
+        return replace(settings, position=self.position.position) if self.position else settings
 
     def describe(self) -> list[str]:
         """Describe for people what will be trained on what."""
@@ -166,10 +170,14 @@ def _robust(setup: Setup) -> Setup:
 
 
 def detector_settings(recipe: Recipe) -> DetectorSettings:
-    """Translate the recipe's settings of the detector."""
-    section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights", "robust"})
-    weights = recipe.gaussian.level_weights
-    return DetectorSettings(**section, level_weights=() if isinstance(weights, str) else weights)
+    """Translate the recipe's settings of the detector; `auto` positions are fixed until they are chosen."""
+    section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights", "robust", "position"})
+    weights, position = recipe.gaussian.level_weights, recipe.gaussian.position
+    return DetectorSettings(
+        **section,
+        level_weights=() if isinstance(weights, str) else weights,
+        position="fixed" if position == "auto" else position,
+    )
 
 
 def data_options(recipe: Recipe) -> Options:

@@ -22,7 +22,7 @@ FEW = 60  # normal images below which more of them are held back
 FEW_SHARE = 0.25
 LARGE = 2.0  # times the image size from which on detail is lost that may matter
 MORE = (
-    "encoder.name", "encoder.weights", "optimizer.lr", "optimizer.batch_size",
+    "gaussian.position", "encoder.name", "encoder.weights", "optimizer.lr", "optimizer.batch_size",
     "schedule.max_epochs", "evaluation.false_positive_rate", "tracking.uri", "runtime.device",
 )  # fmt: skip
 

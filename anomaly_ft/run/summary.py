@@ -52,6 +52,7 @@ def final_metrics(summary: RunSummary) -> dict[str, float | None]:
         "threshold/guaranteed_fpr": summary.thresholds.guaranteed_fpr,
         "threshold/varied_fpr": summary.thresholds.varied_fpr,
         **_varied_metrics(summary),
+        **_position_metrics(summary),
     }
     return {name: None if value is None else round(value, DIGITS) for name, value in metrics.items()}
 
@@ -66,6 +67,17 @@ def _varied_metrics(summary: RunSummary) -> dict[str, float | None]:
         "varied/false_positive_rate": row.rejected,
         "frozen_varied/image_auroc": row.frozen_auroc,
         "frozen_varied/false_positive_rate": row.frozen_rejected,
+    }
+
+
+def _position_metrics(summary: RunSummary) -> dict[str, float | None]:
+    """Give what fixed and free positions were worth before training; nothing where nobody compared them."""
+    position = summary.position
+    if position is None or position.fixed_vicinal_auroc is None:
+        return {}
+    return {
+        "fixed_position/vicinal_auroc": position.fixed_vicinal_auroc,
+        "free_position/vicinal_auroc": position.free_vicinal_auroc,
     }
 
 

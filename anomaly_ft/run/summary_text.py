@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
-from anomaly_ft.run.run_summary import RunSummary
+from anomaly_ft.run.run_summary import PositionSummary, RunSummary
 from anomaly_ft.run.summary_parts import ConditionRow, Rejected, StopReason, UnderCondition
 
 SHOWN = ("image_auroc", "image_ap", "image_tpr_at_1pct_fpr", "pixel_auroc")  # metrics in a note
@@ -49,6 +49,7 @@ def run_note(summary: RunSummary, folder: Path) -> str:
             *([f"Look at {doubt}."] if (doubt := doubtful(summary)) else []),
             _result_table(summary),
             _threshold(summary),
+            *([where] if (where := position_sentence(summary.position)) else []),
             f"Run folder: `{folder}` with `report.html`; the same files are among the artifacts.",
             "The encoder is a timm model:",
             f'```python\nimport timm\n\nmodel = timm.create_model(\n    "local-dir:{folder / "encoder"}", '
@@ -87,6 +88,24 @@ def _threshold(summary: RunSummary) -> str:
     if false is not None and true is not None:
         text += f" On the test split: {false:.2%} of normal, {true:.2%} of anomalous images."
     return "  ".join([text, varied_sentence(summary)]).strip()
+
+
+def position_sentence(summary: PositionSummary | None) -> str:
+    """Say whether parts lie in their places, and how that is known; nothing of runs older than this."""
+    if summary is None:
+        return ""
+    says = {
+        "fixed": "each place of the image has a Gaussian of its own",
+        "free": "your parts lie in different places, so all places share one Gaussian",
+    }[summary.chosen]
+    fixed, free, error = summary.fixed_vicinal_auroc, summary.free_vicinal_auroc, summary.standard_error
+    if fixed is None or free is None or error is None:
+        return f"Positions are {summary.chosen}, as the recipe says: {says}."
+    return (
+        f"Positions are {summary.chosen}: {says}. Vicinal AUROC of the highest distance at any position, "
+        f"before training: {fixed:.3f} with fixed positions, {free:.3f} with free ones "
+        f"(difference {free - fixed:+.3f}, standard error {error:.3f})."
+    )
 
 
 def varied_sentence(summary: RunSummary) -> str:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,17 +20,24 @@ from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
+from anomaly_ft.model.interface import Detector
 from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start, log_suspicious
+from anomaly_ft.run.positions import (
+    remember_position,
+    remembered_position,
+    summarise_position,
+)
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.summary import epoch_metrics, history_line
+from anomaly_ft.run.summary_text import position_sentence
 from anomaly_ft.run.suspicious import suspicious_images
-from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, position_of
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import (
     append_json_line,
@@ -48,7 +56,7 @@ from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 def _gaussian(setup: Setup) -> GaussianMethod:
     section = setup.recipe.objective
     penalties = {"l2_sp": section.l2_sp, "distillation": section.distillation}
-    return GaussianMethod(
+    method = GaussianMethod(
         setup.encoder,
         setup.compute,
         setup.detector_settings(),
@@ -57,6 +65,9 @@ def _gaussian(setup: Setup) -> GaussianMethod:
         section.target,
         {name: strength for name, strength in penalties.items() if strength},
     )
+    if setup.recipe.gaussian.position == "auto" and not setup.position:
+        method.choose = lambda heads: position_of(setup, heads, method.score)
+    return method
 
 
 METHODS: dict[str, Callable[[Setup], Method]] = {"gaussian": _gaussian}  # by kind of model
@@ -101,8 +112,7 @@ def train(
 
         # induce: statistics of the pretrained encoder
         with setup.phase("fit"):
-            method = METHODS["gaussian"](setup)
-            induced = method.fit()
+            setup, method, induced = _induce(setup, partial)
             frozen = measure_baseline(setup, induced)
             suspicious = suspicious_images(setup)  # while the encoder was trained on none of them
 
@@ -127,6 +137,7 @@ def train(
             audit = audit_dataset(setup.data, setup.recipe.data.resize, progress=setup.terminal.track)
         known = summarise(setup, monitor.sets, records, tracker.run_id)
         known |= {"mixed": mixed, "shortcuts": audit, "suspicious": suspicious}
+        known |= {"position": summarise_position(setup)}
         with setup.phase("finish"):
             summary = finish(setup, partial, method, (known, records, frozen))
         finished = finish_folder(partial)
@@ -158,6 +169,17 @@ def _start(setup: Setup, partial: Path, tracker: Tracker, tags: Mapping[str, str
     log_start(setup.recipe, split, tracker, git_commit())
     tracker.tags(tags)
     remember_run(partial, tracker.run_id)
+
+
+def _induce(setup: Setup, partial: Path) -> tuple[Setup, Method, Detector]:
+    """Fit the pretrained encoder's detector, and choose what positions mean unless the run did so before."""
+    setup = replace(setup, position=remembered_position(partial))
+    method = METHODS["gaussian"](setup)
+    induced = method.fit()
+    setup = replace(setup, position=setup.position or method.position)
+    remember_position(partial, setup.position)
+    setup.terminal.say(position_sentence(summarise_position(setup)))
+    return setup, method, induced
 
 
 def _fine_tune(

@@ -1,7 +1,7 @@
 """Put the parts of `finetune` together as the recipe asks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -10,16 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.variation import half_varied
 from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
 from anomaly_ft.finetune.early_stopping import StoppingRule
 from anomaly_ft.finetune.loop import Backward, Keep, fine_tune
 from anomaly_ft.finetune.method import Method
-from anomaly_ft.finetune.records import EpochRecord, PseudoSet, Validation
+from anomaly_ft.finetune.positions import choose_position
+from anomaly_ft.finetune.records import EpochRecord, PositionChoice, PseudoSet, Validation
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.finetune.validation import HeldOut, Score, calibrate, fixed
+from anomaly_ft.finetune.validation import HeldOut, Score, calibrate, fixed, summed_up
 from anomaly_ft.finetune.watch import ValidationMonitor
+from anomaly_ft.metrics import Floats
+from anomaly_ft.model.gaussian.fitting import Heads
+from anomaly_ft.model.gaussian.settings import POSITIONS
+from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.recipe.schema import Schedule
 from anomaly_ft.run.setup import Setup
@@ -45,34 +51,61 @@ def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
 def make_monitor(setup: Setup, method: Method, pretrained: Detector) -> ValidationMonitor:
     """Make the validation monitor of a run, with pseudo-anomalies for the pretrained encoder's detector."""
     sets = pseudo_sets(setup, lambda pixels: method.score(pretrained, pixels))
+    section = setup.recipe.validation
+    for name, pseudo in sets.items() if isinstance(section.severity, str) else ():
+        setup.terminal.say(
+            f"watching {name} at severity {pseudo.severity:.3f}: vicinal AUROC {pseudo.baseline_auroc:.3f} "
+            f"before training{_usefulness(pseudo, section.target_auroc, section.tolerance)}"
+        )
     return ValidationMonitor(method, sets, setup.recipe.gaussian.statistics, setup.early)
 
 
 def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
-    """Make pseudo-anomalies that the pretrained encoder finds neither easy nor impossible.
+    """Make pseudo-anomalies that the pretrained encoder finds neither easy nor impossible. The last ones are
+    kept in `setup.pseudo`, for the detector that scores normal images just like that.
 
     Args:
         setup: the run.
         score: the validated scores of images by the pretrained encoder's detector.
     """
-    section = setup.recipe.validation
+    section, normal = setup.recipe.validation, score(setup.varied("val").pixels)
+    if (known := normal.tobytes()) in setup.pseudo:
+        return setup.pseudo[known]
     val = HeldOut(
         half_varied(setup.data.normals("val"), setup.variation),
-        score(setup.varied("val").pixels),
+        normal,
         score,
         setup.recipe.seed,
         keep=setup.data.cache == "memory",
     )
-    if not isinstance(section.severity, str):
-        return fixed(val, section.augmentations, severity=section.severity)
-    sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
-    for name, pseudo in sets.items():
-        note = _usefulness(pseudo, section.target_auroc, section.tolerance)
-        setup.terminal.say(
-            f"watching {name} at severity {pseudo.severity:.3f}: "
-            f"vicinal AUROC {pseudo.baseline_auroc:.3f} before training{note}"
-        )
+    setup.pseudo.clear()
+    if isinstance(section.severity, str):
+        sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
+    else:
+        sets = fixed(val, section.augmentations, severity=section.severity)
+    setup.pseudo[known] = sets
     return sets
+
+
+def position_of(setup: Setup, heads: Heads, score: Callable[[Detector, Pixels], Floats]) -> PositionChoice:
+    """Choose what a position means by the dense scores of held-out normal images and their pseudo-anomalies,
+    which are made as for the usual detector, with a Gaussian at each position.
+
+    Args:
+        setup: the run.
+        heads: of the pretrained encoder.
+        score: computes the scores that validation watches.
+    """
+    made = pseudo_sets(setup, lambda pixels: score(heads.detectors["fixed"], pixels))
+    sets = {name: pseudo for name, pseudo in made.items() if pseudo.informative}
+    normal = score_images(heads, setup.varied("val").pixels, setup.compute)
+    scored = {name: score_images(heads, pseudo.pixels, setup.compute) for name, pseudo in sets.items()}
+    return choose_position(
+        {
+            position: summed_up(normal[position], {name: of[position] for name, of in scored.items()}, sets)
+            for position in POSITIONS
+        }
+    )
 
 
 def _usefulness(pseudo: PseudoSet, target: float, tolerance: float) -> str:

@@ -397,6 +397,27 @@ def test_a_planted_mark_is_found_by_the_explanation_where_no_light_meter_sees_it
     assert float(rows["mark on defective images"]["AUROC"]) >= float(rows["nothing"]["AUROC"])
 
 
+@pytest.mark.parametrize("options", [(), ("--frozen", "--scattered")])
+def test_position_compares_both_heads_and_what_was_chosen(
+    options: tuple[str, ...], run: Run, sets: Path, tmp_path: Path
+) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, *options]
+    code, said, errors = run("position", *asked, *settings())
+    assert code == 0, errors
+    assert "what the choice costs against hindsight" in said
+    assert "hindsight" in said.split("by what the dense one counts in it")[1]
+    rows = finite(tmp_path / "position.csv", "test.pooled", "test.dense", "test.fused", "vicinal", "mib")
+    encoders = ["frozen"] if options else ["frozen", "fine-tuned"]
+    assert list(rows["encoder"]) == [encoder for encoder in encoders for _ in range(2)]
+    assert list(rows["position"]) == ["fixed", "free"] * len(encoders)
+    assert rows["mib"][0] > 10 * rows["mib"][1], "a matrix for each position"
+    assert rows["pixel_aupro"].isna().all() == bool(options), "masks are not rolled"
+    before = (tmp_path / "position.csv").read_bytes()
+    code, _, errors = run("position", *asked, *settings())
+    assert code == 0, errors
+    assert (tmp_path / "position.csv").read_bytes() == before, "nothing is run again"
+
+
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()

@@ -55,6 +55,12 @@ def test_what_is_commented_out_has_the_default_of_the_schema(mvtec_folder: Path)
     assert uncommented.count("\n") > 20
 
 
+def test_the_recipe_says_in_plain_words_what_positions_are(mvtec_folder: Path) -> None:
+    text = " ".join(init(mvtec_folder)[1].replace("#", " ").split())
+    assert "your parts lie in different places" in text
+    assert 'position: "auto"' in text
+
+
 def test_few_images_are_held_back_in_larger_shares_and_the_guarantee_is_named(tmp_path: Path) -> None:
     folder = save(
         tmp_path / "Line 3: few", np.random.default_rng(0).integers(0, 255, (20, 40, 40, 3), np.uint8)

@@ -496,7 +496,7 @@ def test_memory_that_runs_out_ends_with_advice(
     def too_much(*args: object) -> None:
         torch.empty(2**60)
 
-    monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.fit_detector", too_much)
+    monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.fit_heads", too_much)
     result = train(recipe, output)
     assert result.exit_code == 2
     assert "memory ran out" in result.stderr

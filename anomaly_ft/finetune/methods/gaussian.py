@@ -13,11 +13,12 @@ from anomaly_ft.finetune.brakes.penalties import Term, distillation, l2_sp
 from anomaly_ft.finetune.drift import effective_rank, linear_cka
 from anomaly_ft.finetune.method import Features, Fit
 from anomaly_ft.finetune.methods.gaussian_objective import Distance, InducedDistance, Target
+from anomaly_ft.finetune.records import PositionChoice
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
-from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians
+from anomaly_ft.model.gaussian.fitting import Heads, fit_detector, fit_gaussians, fit_heads
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.inference import level_distances, pooled_features, score_images, scores_and_features
 from anomaly_ft.model.interface import Detector
@@ -42,6 +43,8 @@ class GaussianMethod:
         distance: what is averaged and minimised, `mahalanobis` or `squared_mahalanobis`.
         target: of pooled features, of those at each position, or of both.
         penalties: strength of each of `PENALTIES` that is added to the distance.
+        choose: what positions mean, from detectors of the pretrained encoder; None: as in `settings`.
+        position: what was chosen.
     """
 
     encoder: Encoder
@@ -51,6 +54,8 @@ class GaussianMethod:
     distance: Distance = "mahalanobis"
     target: Target = "pooled"
     penalties: Mapping[str, float] = field(default_factory=dict)
+    choose: Callable[[Heads], PositionChoice] | None = None
+    position: PositionChoice | None = None
     _pretrained: GaussianDetector | None = None
     _features: Features = ()
     _last: tuple[tuple[str, str], Fit] | None = None  # the last refit, and of which kind and weights it is
@@ -74,7 +79,13 @@ class GaussianMethod:
     def fit(self) -> GaussianDetector:
         """Fit all Gaussians to the training images, and keep features of held-out ones for `drift`."""
         train, held_out = self.inputs("train"), self.inputs("val")
-        self._pretrained = fit_detector(self.encoder, train, held_out, self.compute, self.settings)
+        if self.choose is None:
+            self._pretrained = fit_detector(self.encoder, train, held_out, self.compute, self.settings)
+        else:
+            heads = fit_heads(self.encoder, train, held_out, self.compute, self.settings)
+            self.position = self.choose(heads)
+            self._pretrained = heads.detectors[self.position.position]
+            self.settings = self._pretrained.settings
         self._features = pooled_features(self.encoder, held_out[:DRIFT_IMAGES], self.compute)
         return self._pretrained
 

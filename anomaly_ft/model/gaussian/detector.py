@@ -6,13 +6,14 @@ Three scores, all higher = more anomalous:
   IEEE TIM 70, 2021);
 * dense: the largest Mahalanobis distance on a coarse grid with a Gaussian of its own at each position
   (after Defard et al., PaDiM, 2021, with Ledoit-Wolf), on levels deep enough to know what belongs there;
+  or, where parts lie anyhow, with one Gaussian of all positions (see `positions`);
 * fused: both in standard deviations of held-out normal images, added, the dense one `dense_weight` times.
 
 Where an anomaly lies is another question than whether there is one: the dense map has a grid and shallower
 levels of its own. The contribution map splits the pooled score over positions and so explains it.
 
 A grid of g x g positions with d channels, at most `dense_dimensions`, takes 4 g^2 d^2 bytes, and 8 g^2 d^2 more
-while it is fitted, whatever the number and the size of images.
+while it is fitted, whatever the number and the size of images; one Gaussian of all positions 1 / g^2 of that.
 """
 
 import json
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian import levels as choice
 from anomaly_ft.model.gaussian.settings import LABELS, LEVEL_MEAN, SCORES, DetectorSettings
-from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance
+from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance, squared_distances
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
 from anomaly_ft.model.outputs import Detection, Labels, Outputs
 from anomaly_ft.model.storage import write_detector
@@ -42,8 +43,8 @@ class Statistics:
 
     Attributes:
         levels: a Gaussian for the pooled features of each level.
-        dense: a Gaussian for each position of the dense score.
-        fine: a Gaussian for each position of the dense map.
+        dense: a Gaussian for each position of the dense score, or one for all of them.
+        fine: the same of the dense map.
         location: `(2,)`, mean of the pooled and of the dense score over held-out normal images.
         spread: `(2,)`, their standard deviations.
     """
@@ -69,11 +70,11 @@ class GaussianDetector(nn.Module):
     statistics, which many detectors may share. Always in evaluation mode.
 
     Buffers, float32: `mean_i`, `whitening_i` for each level; `dense_mean (grid^2, d)`,
-    `dense_whitening (grid^2, d, d)`, and `dense_kept (d,)`, int64, which channels those are; the same for
-    the map; `location (2,)` and `spread (2,)`, see `Statistics`; `threshold ()`, above which the score that
-    decides calls an image anomalous, infinite where no thresholds are given; `chi_square (levels + 1,)`,
-    thresholds on each level's distance and on the pooled score that would hold for Gaussian features;
-    `map_limit ()`, which no place of an unsuspicious map exceeds.
+    `dense_whitening (grid^2, d, d)`, without `grid^2` where all positions share one, and `dense_kept (d,)`,
+    int64, which channels those are; the same for the map; `location (2,)` and `spread (2,)`, see `Statistics`;
+    `threshold ()`, above which the score that decides calls an image anomalous, infinite where no thresholds
+    are given; `chi_square (levels + 1,)`, thresholds on each level's distance and on the pooled score that
+    would hold for Gaussian features; `map_limit ()`, which no place of an unsuspicious map exceeds.
     """
 
     dense_mean: Tensor
@@ -174,13 +175,17 @@ class GaussianDetector(nn.Module):
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Compute all scores `(n,)` from feature maps, as `Encoder` gives them."""
-        settings = self.settings
         pooled = (self.level_distances(pool(levels)) * self.level_weights).sum(1)
-        coarse = self.squared_dense_distances(levels).sqrt()
-        dense = smooth(coarse.view(-1, settings.grid, settings.grid), settings.smoothing).flatten(1).amax(1)
+        dense = self.dense_scores(levels)
         parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
-        fused = parts[:, 0] + settings.dense_weight * parts[:, 1]
+        fused = parts[:, 0] + self.settings.dense_weight * parts[:, 1]
         return {"pooled": pooled, "dense": dense, "fused": fused}
+
+    def dense_scores(self, levels: Sequence[Tensor]) -> Tensor:
+        """Compute the dense score `(n,)` from feature maps, as `Encoder` gives them."""
+        grid, sigma = self.settings.grid, self.settings.smoothing
+        coarse = self.squared_dense_distances(levels).sqrt().view(-1, grid, grid)
+        return smooth(coarse, sigma).flatten(1).amax(1)
 
     def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
         """Compute scores and maps from feature maps; with `explain` also the contribution map and each
@@ -195,7 +200,7 @@ class GaussianDetector(nn.Module):
         """Compute the distance at each position of the map's grid, smoothed: `(n, map_grid, map_grid)`."""
         settings = self.settings
         features = on_grid([levels[i] for i in self.map_levels], settings.map_grid, self.map_kept)
-        fine = squared_distance(features, self.map_mean, self.map_whitening).sqrt()
+        fine = squared_distances(features, self.map_mean, self.map_whitening).sqrt()
         return smooth(fine.view(-1, settings.map_grid, settings.map_grid), settings.map_smoothing)
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
@@ -210,7 +215,7 @@ class GaussianDetector(nn.Module):
 
     def squared_dense_distances(self, maps: Sequence[Tensor]) -> Tensor:
         """Compute the squared Mahalanobis distance at each position of the grid, `(n, grid^2)`."""
-        return squared_distance(self.dense_features(maps), self.dense_mean, self.dense_whitening)
+        return squared_distances(self.dense_features(maps), self.dense_mean, self.dense_whitening)
 
     def level_gaussian(self, i: int) -> tuple[Tensor, Tensor]:
         """Look up mean `(d,)` and whitening `(d, d)` of a level."""

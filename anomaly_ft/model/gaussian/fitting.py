@@ -1,6 +1,7 @@
 """Fit a detector to normal images: all Gaussians in one pass, then the scores' scale."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -12,12 +13,30 @@ from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
-from anomaly_ft.model.gaussian.settings import DetectorSettings
-from anomaly_ft.model.gaussian.statistics import Moments, accumulate, fit
+from anomaly_ft.model.gaussian.positions import grouped, joined
+from anomaly_ft.model.gaussian.settings import POSITIONS, DetectorSettings, Position
+from anomaly_ft.model.gaussian.statistics import Gaussian, Moments, accumulate, fit
 from anomaly_ft.model.inference import FirstFeatures, score_images
 from anomaly_ft.model.maps import on_grid
 
 BATCHES = 4  # added to the sums at a time
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Detectors of one encoder that differ in what a position means to them; the encoder sees each image
+    once."""
+
+    detectors: Mapping[Position, GaussianDetector]
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that all of them are views of."""
+        return next(iter(self.detectors.values())).encoder
+
+    def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Compute the dense score `(n,)` of each detector, by what a position means to it."""
+        return {name: detector.dense_scores(levels) for name, detector in self.detectors.items()}
 
 
 def fit_detector(
@@ -54,21 +73,83 @@ def fit_gaussians(
         GaussianError: features to which no Gaussian can be fitted.
     """
     first = FirstFeatures(compute, keep)
+    sums = _sums_of_all(encoder, pixels, compute, settings, first)
+    levels = _fit_levels(encoder, sums, settings)
+    statistics = _fit_grids(levels, sums, settings)
+    return GaussianDetector(encoder, settings, statistics).to(compute.fabric.device), first.rows()
+
+
+def fit_heads(
+    encoder: Encoder,
+    pixels: NDArray[np.uint8],
+    held_out: NDArray[np.uint8],
+    compute: Compute,
+    settings: DetectorSettings,
+) -> Heads:
+    """Fit as `fit_detector` does, once for every meaning that a position may have.
+
+    Raises:
+        GaussianError: features to which no Gaussian can be fitted.
+    """
+    settings = replace(settings, position="fixed")
+    sums = _sums_of_all(encoder, pixels, compute, settings)
+    grids: dict[Position, list[Moments]] = {"free": [joined(grid) for grid in sums[-2:]], "fixed": sums}
+    levels = _fit_levels(encoder, sums, settings)
+    detectors: dict[Position, GaussianDetector] = {}
+    for name in POSITIONS:
+        how = replace(settings, position=name)
+        statistics = _fit_grids(levels, grids[name], how)
+        detectors[name] = GaussianDetector(encoder, how, statistics).to(compute.fabric.device)
+    heads = Heads(detectors)
+    dense = score_images(heads, held_out, compute)
+    pooled = score_images(detectors["fixed"], held_out, compute)["pooled"]
+    return Heads(
+        {
+            name: detector.standardised({"pooled": pooled, "dense": dense[name]})
+            for name, detector in detectors.items()
+        }
+    )
+
+
+def _sums_of_all(
+    encoder: Encoder,
+    pixels: NDArray[np.uint8],
+    compute: Compute,
+    settings: DetectorSettings,
+    first: FirstFeatures | None = None,
+) -> list[Moments]:
+    """Compute `sums_of` the images that all processes see, each a shard."""
     sums = sums_of(encoder, compute.shard(pixels), compute, settings, first)
     if compute.fabric.world_size > 1:
         sums = [moments.all_reduce_sum(compute.all_reduce_sum) for moments in sums]
-    levels = [
+    return sums
+
+
+def _fit_levels(encoder: Encoder, sums: list[Moments], settings: DetectorSettings) -> tuple[Gaussian, ...]:
+    """Fit the Gaussian of each level's pooled features to the first of the sums.
+
+    Raises:
+        GaussianError: features to which no Gaussian can be fitted.
+    """
+    return tuple(
         fit(s, settings.shrinkage, name=f"level {level}")
         for s, level in zip(sums, encoder.levels, strict=False)
-    ]
+    )
+
+
+def _fit_grids(levels: tuple[Gaussian, ...], sums: list[Moments], settings: DetectorSettings) -> Statistics:
+    """Fit the Gaussians of the dense score and of the map to the last two of the sums, and free these.
+
+    Raises:
+        GaussianError: features to which no Gaussian can be fitted.
+    """
     many = []
     for name in ("dense map", "dense score"):  # popped from the end, so that each sum is freed after use
         floor = settings.variance_floor
         many.append(fit(sums.pop(), settings.shrinkage, floor=floor, name=name, dtype=torch.float32))
     fine, dense = many
     zero = dense.mean.new_zeros(2)
-    statistics = Statistics(tuple(levels), dense, fine, zero, torch.ones_like(zero))
-    return GaussianDetector(encoder, settings, statistics).to(compute.fabric.device), first.rows()
+    return Statistics(levels, dense, fine, zero, torch.ones_like(zero))
 
 
 def sums_of(
@@ -111,7 +192,10 @@ def _features(
         with torch.inference_mode(), compute.fabric.autocast():
             maps = encoder(images)
             dense = [
-                on_grid([maps[i] for i in levels], grid, chosen.to(compute.fabric.device))
+                grouped(
+                    on_grid([maps[i] for i in levels], grid, chosen.to(compute.fabric.device)),
+                    settings.position,
+                )
                 for (levels, grid), chosen in zip(grids, kept, strict=True)
             ]
             features = [*pool(maps), *dense]

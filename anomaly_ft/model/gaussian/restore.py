@@ -11,7 +11,8 @@ from torch import Tensor
 from anomaly_ft.errors import EncoderError, RunError
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
-from anomaly_ft.model.gaussian.settings import SCORES, DetectorSettings
+from anomaly_ft.model.gaussian.positions import groups_of
+from anomaly_ft.model.gaussian.settings import POSITIONS, SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian
 from anomaly_ft.model.storage import check_grid, check_shapes
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
@@ -51,6 +52,10 @@ def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str,
     settings = DetectorSettings(**description["settings"])
     if settings.score not in SCORES:
         raise RunError(f"{folder}: detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}")
+    if settings.position not in POSITIONS:
+        raise RunError(
+            f"{folder}: detector.json has position {settings.position!r:.40}, expected {', '.join(POSITIONS)}"
+        )
     statistics = _statistics(encoder, settings, tensors)
     detector = GaussianDetector(encoder, settings, statistics, _thresholds(folder, description, tensors))
     for name in ("dense_kept", "map_kept", *NOT_YET_SET):
@@ -67,8 +72,11 @@ def _statistics(encoder: Encoder, settings: DetectorSettings, tensors: Mapping[s
         for name in ("dense", "map")
     )
     check_shapes(tensors, dict(zip(encoder.levels, encoder.widths, strict=True)))
-    check_grid("score", tensors["dense_mean"], settings.grid, settings.smoothing)
-    check_grid("map", tensors["map_mean"], settings.map_grid, settings.map_smoothing)
+    for name, mean, grid, smoothing in (
+        ("score", tensors["dense_mean"], settings.grid, settings.smoothing),
+        ("map", tensors["map_mean"], settings.map_grid, settings.map_smoothing),
+    ):
+        check_grid(name, mean, groups_of(settings.position, grid), grid, smoothing)
     scale = [tensors[name].float().reshape(2) for name in ("location", "spread")]
     return Statistics(tuple(levels), dense, fine, *scale)
 

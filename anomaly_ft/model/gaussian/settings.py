@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from anomaly_ft.model.gaussian.statistics import Shrinkage
 from anomaly_ft.model.outputs import Labels
 
+Shrinkage = Literal["ledoit_wolf"] | float
+Position = Literal["fixed", "free"]  # what a position on a grid means, see `positions`
+POSITIONS: tuple[Position, ...] = ("fixed", "free")
 ScoreName = Literal["pooled", "dense", "fused"]
 SCORES: tuple[ScoreName, ...] = ("pooled", "dense", "fused")
 LEVEL_MEAN = "pooled"  # what the weighted mean of the levels' distances is called
@@ -41,6 +43,7 @@ class DetectorSettings:
     dense_dimensions: int
     dense_weight: float
     level_weights: Sequence[float]  # of each level in the pooled score; none: all alike
+    position: Position = "fixed"  # as in runs that are older than this setting
     map_levels: Sequence[str | int] | Literal["auto"] = MAP_LEVELS
     map_grid: int = MAP_GRID
     map_smoothing: float = MAP_SMOOTHING

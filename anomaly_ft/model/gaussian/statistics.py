@@ -13,14 +13,13 @@ n, sum z, sum z z^T, sum |z|^2 z and sum |z|^4, with z = x - shift.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from anomaly_ft.errors import DivergedError, GaussianError
+from anomaly_ft.model.gaussian.settings import Shrinkage
 
-Shrinkage = Literal["ledoit_wolf"] | float
 GROUPS = 16  # fitted at a time
 
 
@@ -240,6 +239,13 @@ def squared_distance(features: Tensor, mean: Tensor, whitening: Tensor) -> Tenso
     with torch.autocast(features.device.type, enabled=False):
         white = whitening @ (features.to(mean.dtype) - mean).movedim(0, -1)  # (*groups, d, n)
         return white.square().sum(-2).movedim(-1, 0)
+
+
+def squared_distances(features: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """Compute the squared Mahalanobis distance of features `(n, positions, d)` at each position `(n,
+    positions)`, to its own Gaussian, mean `(positions, d)`, or to the one of all, mean `(d,)`."""
+    distances = squared_distance(features.reshape(-1, *mean.shape), mean, whitening)
+    return distances.view(features.shape[:2])
 
 
 def _ledoit_wolf(centred: Moments, covariance: Tensor, scale: Tensor) -> Tensor:
