@@ -421,7 +421,7 @@ def test_position_compares_both_heads_and_what_was_chosen(
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()
-    helpers = {"sets", "choices", "beside_anomalib", "variation_tables"}
+    helpers = {"sets", "choices", "beside_anomalib", "variation_tables", "recording"}
     for path in BENCHMARKS.glob("*.py"):
         assert path.stem in helpers or f'"{path.stem}"' in source, path.stem
 

@@ -6,7 +6,7 @@ from anomaly_ft.finetune.records import Validation
 
 
 def validation(auroc: float, influence: np.ndarray) -> Validation:
-    return Validation(auroc, {}, influence, 0.0)
+    return Validation(auroc, {}, {"scar": influence}, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ Where an anomaly lies is another question than whether there is one: the dense m
 levels of its own. The contribution map splits the pooled score over positions and so explains it.
 
 A grid of g x g positions with d channels, at most `dense_dimensions`, takes 4 g^2 d^2 bytes, and 8 g^2 d^2 more
-while it is fitted, whatever the number and the size of images; one Gaussian of all positions 1 / g^2 of that.
+while it is fitted, whatever the number and size of images; one Gaussian of all positions 1 / g^2 of that.
 """
 
 import json
@@ -243,16 +243,14 @@ class GaussianDetector(nn.Module):
     def standardised(self, normal: Mapping[str, NDArray[np.float64]]) -> "GaussianDetector":
         """Give a view whose fused score is measured in standard deviations of these scores of normal
         images."""
-        return GaussianDetector(
-            self.encoder, self.settings, self.statistics.standardised(normal), self.thresholds
-        )
+        scaled = self.statistics.standardised(normal)
+        return GaussianDetector(self.encoder, self.settings, scaled, self.thresholds)
 
     def fused(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Compute the fused score `(n,)` of images whose pooled and dense scores are known."""
-        both = np.stack([scores["pooled"], scores["dense"]], 1) - self.location.cpu().numpy()
-        both /= self.spread.cpu().numpy()
-        sum_: NDArray[np.float64] = both[:, 0] + self.settings.dense_weight * both[:, 1]
-        return sum_
+        location, spread = self.location.tolist(), self.spread.tolist()
+        pooled, dense = ((scores[n] - location[i]) / spread[i] for i, n in enumerate(("pooled", "dense")))
+        return pooled + self.settings.dense_weight * dense
 
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
         """Give a view that decides by other thresholds."""
