@@ -191,7 +191,9 @@ def test_a_validation_sees_as_many_images_as_are_counted(
 
 @pytest.mark.parametrize(("steps", "epoch", "number"), [(1000, 142, 7), (300, 150, 2), (90, 90, 1), (1, 1, 1)])
 def test_validations_divide_the_steps_evenly(steps: int, epoch: int, number: int, path: Path) -> None:
-    setup = setup_of(path, f"schedule.max_steps={steps}", "expert.validation.max_share=0.25", "schedule.max_epochs=100")
+    setup = setup_of(
+        path, f"schedule.max_steps={steps}", "expert.validation.max_share=0.25", "schedule.max_epochs=100"
+    )
     passes = 130 * 4  # of which 130 steps are a quarter
     assert steps_of_an_epoch(setup, passes) == epoch
     assert rule_of(setup.recipe.schedule, epoch).max_epochs == number

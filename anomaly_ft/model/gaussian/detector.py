@@ -241,15 +241,14 @@ class GaussianDetector(nn.Module):
         return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
 
     def standardised(self, normal: Mapping[str, NDArray[np.float64]]) -> "GaussianDetector":
-        """Give a view whose fused score is measured in standard deviations of these scores of normal
-        images."""
+        """Give a view whose fused score is in standard deviations of these scores of normal images."""
         scaled = self.statistics.standardised(normal)
         return GaussianDetector(self.encoder, self.settings, scaled, self.thresholds)
 
     def fused(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Compute the fused score `(n,)` of images whose pooled and dense scores are known."""
-        location, spread = self.location.tolist(), self.spread.tolist()
-        pooled, dense = ((scores[n] - location[i]) / spread[i] for i, n in enumerate(("pooled", "dense")))
+        units = zip(("pooled", "dense"), self.location.tolist(), self.spread.tolist(), strict=True)
+        pooled, dense = ((scores[name] - location) / spread for name, location, spread in units)
         return pooled + self.settings.dense_weight * dense
 
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
@@ -265,7 +264,7 @@ class GaussianDetector(nn.Module):
         }  # by name: `auto` may mean others one day
         encoder = self.encoder
         encoder.save(folder / "encoder", resize=about.get("preprocessing", {}).get("resize", "stretch"))
-        config = json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "encoder/config.json").read_text("utf-8"))
         description = {
             "kind": "gaussian",
             "encoder": config["architecture"],
