@@ -16,6 +16,8 @@ from settings import ONE_AUGMENTATION, write_images, write_recipe
 from anomaly_ft.analysis.contamination import plan
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.splits import enough
+from anomaly_ft.finetune.early_stopping import StoppingRule
+from anomaly_ft.finetune.records import StopDecision, Validation
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run import contamination
 from anomaly_ft.run.console import Terminal
@@ -159,8 +161,15 @@ def test_fewer_than_ten_training_images_are_refused_in_one_line(folder: Path, tm
     assert "which takes 10 at least, there are 9; add good images" in done.stderr.splitlines()[-1]
 
 
-def test_trimmed_training_is_of_whole_batches_whatever_is_computed_at_a_time(setup: Setup) -> None:
-    """In parts of one image nothing could be left out: rounding would keep each."""
+def test_trimmed_training_is_of_whole_batches_whatever_is_computed_at_a_time(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts of one image nothing could be left out: rounding would keep each. The last epoch is kept."""
+
+    def last(history: list[Validation], rule: StoppingRule, *, diverged: bool = False) -> StopDecision:
+        return StopDecision(diverged or len(history) > rule.max_epochs, "max_epochs", len(history) - 1)
+
+    monkeypatch.setattr("anomaly_ft.finetune.loop.early_stop", last)
     runtime = setup.recipe.runtime.model_copy(update={"micro_batch_size": 1})
     parts = replace(setup, recipe=setup.recipe.model_copy(update={"runtime": runtime}))
     found = [
