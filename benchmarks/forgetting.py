@@ -27,7 +27,7 @@ import pandas as pd
 from choices import RUN, dense_weights, scores_name, settings_left_out, steps_left_out, summarise
 from matplotlib.figure import Figure
 from recording import Recording, generic_images
-from sets import COMMON, RECIPE, grid, grid_options
+from sets import COMMON, RECIPE, grid, grid_options, label_of
 
 from anomaly_ft.finetune.brakes.weight_average import Weights, put_weights, trained_weights
 from anomaly_ft.finetune.early_stopping import early_stop
@@ -127,7 +127,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     terminal, table = Terminal(), output / "forgetting.csv"
     everything = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=RUN)
     done = set(everything[RUN].itertuples(index=False, name=None))
-    label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
+    label = label_of(settings)
     score = read_recipe(RECIPE, settings, check_root=False).gaussian.score
     for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
         if (name, label, seed) in done:

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from choices import scores_name
 from numpy.typing import NDArray
-from sets import DEMOS, FOLDERS, grid, grid_options
+from sets import DEMOS, FOLDERS, grid, grid_options, label_of
 
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.evaluation.localisation import localise
@@ -212,7 +212,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     terminal, path = Terminal(), output / "position.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=RUN)
     done = set(table[RUN].itertuples(index=False, name=None))
-    label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
+    label = label_of(settings)
     label += " scattered" if asked["scattered"] else ""
     last = "frozen" if asked["only"] else "fine-tuned"
     for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):

@@ -56,6 +56,11 @@ def grid_options(*, sets: str, seeds: int, seeds_of: str = "of the split") -> Ca
     return decorate
 
 
+def label_of(settings: Sequence[str]) -> str:
+    """Name changed settings in a table; the number of threads changes no result."""
+    return " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
+
+
 def roots_of(names: str, data: str, say: Callable[[str], None]) -> dict[str, str]:
     """Find where the images of each set are, in the order of `names`, a list with commas.
 

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from choices import scores_name
 from numpy.typing import NDArray
-from sets import DEMOS, FOLDERS, RECIPE, grid, grid_options
+from sets import DEMOS, FOLDERS, RECIPE, grid, grid_options, label_of
 from variation_tables import left_out, side_by_side, spearman, summarise, thresholds
 
 from anomaly_ft.data.variation import Variation
@@ -166,7 +166,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     there = {name: pd.read_csv(path) if path.exists() else pd.DataFrame() for name, path in files.items()}
     whole = there["variation"]
     done = set(whole[RUN].itertuples(index=False, name=None)) if len(whole) else set()
-    label = " ".join(s for s in settings if not s.startswith("expert.runtime.threads=")) or "default"
+    label = label_of(settings)
     for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
         if (name, seed, label) in done:
             continue

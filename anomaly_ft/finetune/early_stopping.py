@@ -59,10 +59,10 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
         raise ValueError("a verdict needs at least one validation, and AUROCs that are numbers")
     best = peak = falls = 0
     for epoch, validation in enumerate(history):
-        falls = falls + 1 if _above(history[peak], validation, rule.margin) else 0
+        falls = falls + 1 if is_above(history[peak], validation, rule.margin) else 0
         if validation.auroc > history[peak].auroc:
             peak = epoch
-        if _above(validation, history[best], rule.tolerance):
+        if is_above(validation, history[best], rule.tolerance):
             best = epoch
     epoch = len(history) - 1
     reason: Reason | None = None
@@ -77,7 +77,7 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
     return StopDecision(reason is not None, reason, best)
 
 
-def _above(validation: Validation, other: Validation, errors: float) -> bool:
+def is_above(validation: Validation, other: Validation, errors: float) -> bool:
     """Tell whether a validation lies more than so many standard errors of the difference above another."""
     error = paired_standard_error(validation.influence, other.influence)
     return validation.auroc - other.auroc > errors * error

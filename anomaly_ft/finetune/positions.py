@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from anomaly_ft.finetune.early_stopping import paired_standard_error
+from anomaly_ft.finetune.early_stopping import is_above, paired_standard_error
 from anomaly_ft.finetune.records import PositionChoice, Validation
 from anomaly_ft.model.gaussian.settings import Position
 
@@ -14,6 +14,5 @@ def choose_position(validations: Mapping[Position, Validation]) -> PositionChoic
     `fixed`: a tie leaves positions their meaning."""
     fixed, free = validations["fixed"], validations["free"]
     error = paired_standard_error(free.influence, fixed.influence)
-    ahead = free.auroc - fixed.auroc > MARGIN * error
     aurocs = {name: validation.auroc for name, validation in validations.items()}
-    return PositionChoice("free" if ahead else "fixed", aurocs, error)
+    return PositionChoice("free" if is_above(free, fixed, MARGIN) else "fixed", aurocs, error)

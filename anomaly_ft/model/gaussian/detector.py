@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian import levels as choice
+from anomaly_ft.model.gaussian.fused import fuse
 from anomaly_ft.model.gaussian.settings import LABELS, LEVEL_MEAN, SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance, squared_distances
 from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
@@ -177,8 +178,7 @@ class GaussianDetector(nn.Module):
         """Compute all scores `(n,)` from feature maps, as `Encoder` gives them."""
         pooled = (self.level_distances(pool(levels)) * self.level_weights).sum(1)
         dense = self.dense_scores(levels)
-        parts = (torch.stack([pooled, dense], 1) - self.location) / self.spread
-        fused = parts[:, 0] + self.settings.dense_weight * parts[:, 1]
+        fused = fuse(pooled, dense, self.location, self.spread, self.settings.dense_weight)
         return {"pooled": pooled, "dense": dense, "fused": fused}
 
     def dense_scores(self, levels: Sequence[Tensor]) -> Tensor:
@@ -247,9 +247,9 @@ class GaussianDetector(nn.Module):
 
     def fused(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Compute the fused score `(n,)` of images whose pooled and dense scores are known."""
-        units = zip(("pooled", "dense"), self.location.tolist(), self.spread.tolist(), strict=True)
-        pooled, dense = ((scores[name] - location) / spread for name, location, spread in units)
-        return pooled + self.settings.dense_weight * dense
+        scale = self.location.tolist(), self.spread.tolist()
+        fused: NDArray[np.float64] = fuse(scores["pooled"], scores["dense"], *scale, self.settings.dense_weight)
+        return fused
 
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
         """Give a view that decides by other thresholds."""
@@ -264,7 +264,7 @@ class GaussianDetector(nn.Module):
         }  # by name: `auto` may mean others one day
         encoder = self.encoder
         encoder.save(folder / "encoder", resize=about.get("preprocessing", {}).get("resize", "stretch"))
-        config = json.loads((folder / "encoder/config.json").read_text("utf-8"))
+        config = json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))
         description = {
             "kind": "gaussian",
             "encoder": config["architecture"],

@@ -35,8 +35,11 @@ class Heads:
         return next(iter(self.detectors.values())).encoder
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Compute the dense score `(n,)` of each detector, by what a position means to it."""
-        return {name: detector.dense_scores(levels) for name, detector in self.detectors.items()}
+        """Compute the dense score `(n,)` of each detector, by what a position means to it, and `pooled`, which
+        is the same for all."""
+        fixed = self.detectors["fixed"].scores(levels)
+        free = self.detectors["free"].dense_scores(levels)
+        return {"pooled": fixed["pooled"], "fixed": fixed["dense"], "free": free}
 
 
 def fit_detector(
@@ -100,12 +103,10 @@ def fit_heads(
         how = replace(settings, position=name)
         statistics = _fit_grids(levels, grids[name], how)
         detectors[name] = GaussianDetector(encoder, how, statistics).to(compute.fabric.device)
-    heads = Heads(detectors)
-    dense = score_images(heads, held_out, compute)
-    pooled = score_images(detectors["fixed"], held_out, compute)["pooled"]
+    scores = score_images(Heads(detectors), held_out, compute)
     return Heads(
         {
-            name: detector.standardised({"pooled": pooled, "dense": dense[name]})
+            name: detector.standardised({"pooled": scores["pooled"], "dense": scores[name]})
             for name, detector in detectors.items()
         }
     )
