@@ -143,8 +143,9 @@ def _watch_changes(below: str, death: dict[str, Any]) -> list[str]:
 
 
 def site_of(event: str, name: str) -> str:
-    """A change to a file; the many files that are written alike count as one."""
+    """A change to a file; the many files written alike, or aside under a random name, count as one."""
     name = re.sub(r"/(code|images)/.*", r"/\1/...", name)
+    name = re.sub(r"(?<=/\.artifact\.uploading\.)[^/]+|(?<=/tmp)[a-z0-9_]{8}\b", "#", name)
     return f"{event} {re.sub(r'm-[0-9a-f]{32}|[0-9a-f]{32}|[0-9]+', '#', name)}"
 
 

@@ -78,6 +78,22 @@ def every(part: int, whole: Place) -> list[str]:  # noqa: F811
     return lives.sites(whole.log)[part::10]
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        (
+            "/mlartifacts/1/artifacts/.artifact.uploading.qajdzym_",
+            "/mlartifacts/2/artifacts/.artifact.uploading.x0_1abcd",
+        ),
+        ("/runs/tmpqajdzym_/a", "/runs/tmp1b_cdxyz/a"),
+        ("/mlartifacts/models/m-" + "0a" * 16, "/mlartifacts/models/m-" + "f1" * 16),
+    ],
+)
+def test_a_place_where_something_is_written_is_named_alike_in_every_life(name: str, other: str) -> None:
+    assert lives.site_of("open", name) == lives.site_of("open", other)
+    assert lives.site_of("open", name) != lives.site_of("open", other + "/more")
+
+
 def test_a_kill_at_any_write_leaves_no_half_run(
     place: Place, whole: Place, chance: random.Random  # noqa: F811
 ) -> None:  # fmt: skip
