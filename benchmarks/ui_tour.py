@@ -1,6 +1,6 @@
 """MLflow's user interface on real runs, looked at with a browser: what a stranger sees of them.
 
-    pip install "anomaly-ft[demo,docs]"           # and a Chromium: apt install chromium
+    pip install -e ".[demo,docs]"                 # and a Chromium: apt install chromium
     python benchmarks/ui_tour.py --output tour    # runs not finished yet, screenshots, and a check of each page
 
 Two data sets (ELPV mono and poly, 60 normal training images each) x three settings, one of which forgets, x two

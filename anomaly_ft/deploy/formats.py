@@ -113,9 +113,7 @@ def refuse_if_missing(form: str) -> None:
     extra = form.removeprefix("encoder-")
     missing = [name for name in NEEDED.get(extra, ()) if importlib.util.find_spec(name) is None]
     if missing:
-        raise RunError(
-            f'--format {form}: {", ".join(missing)} not installed; pip install "anomaly-ft[{extra}]"'
-        )
+        raise RunError(f"--format {form}: {', '.join(missing)} not installed; pip install {' '.join(missing)}")
 
 
 def _write_pt2(run: LoadedRun, path: Path, graph: DetectorGraph | EncoderGraph) -> Computes:

@@ -86,7 +86,7 @@ def on_ray(
         RunError: Ray is not installed, not reached, or one run needs more than the local machine has.
     """
     if importlib.util.find_spec("ray") is None:
-        raise RunError('--engine ray: Ray is not installed; pip install "anomaly-ft[ray]"')
+        raise RunError("--engine ray: Ray is not installed; pip install ray")
     import ray
 
     try:

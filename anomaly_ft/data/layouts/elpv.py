@@ -43,5 +43,5 @@ def elpv_folder() -> Path:
     """
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise DataError('data.root: the package elpv-dataset is not installed; pip install "anomaly-ft[demo]"')
+        raise DataError("data.root: the package elpv-dataset is not installed; pip install elpv-dataset")
     return Path(spec.origin).parent / "data"

