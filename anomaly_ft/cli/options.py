@@ -32,7 +32,7 @@ def echo_json(path: Path) -> None:
 
 
 def look_at(root: str, layout: str, terminal: "Terminal", group_by: str = "") -> "Report":
-    """Report what a folder holds, split by a recipe's defaults, what numbers on it are worth, and what may
+    """Report what a folder holds, split as a recipe by `init` will, what numbers on it are worth, and what may
     differ between its parts."""
     from anomaly_ft.data.checks.report import inspect
     from anomaly_ft.data.splits import Shares

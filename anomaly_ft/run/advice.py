@@ -12,21 +12,32 @@ from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.checks.samples import evenly, grey_thumbnails
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.data.records import Record
+from anomaly_ft.data.splits import Shares
 from anomaly_ft.recipe.schema import Data
 from anomaly_ft.recipe.variation import PRESETS, VariationSection
 
 LOOKED_AT = 64  # images, evenly over all
+ENOUGH = 100  # normal images from which on the recipe's default shares do
+MOST_HELD_BACK = 0.25
 ELONGATED = 1.3  # from this ratio of the sides on, stretching into a square changes what a part looks like
 IMAGE_SIZE: int = Data.model_fields["image_size"].default
 
 
 def with_advice(report: Report) -> Report:
-    """Add to the report a proposal of what may differ between its parts."""
+    """Add to the report a proposal of what may differ between its parts, and divide it as the recipe will that
+    `anomaly-ft init` writes."""
     preset = VariationSection().preset
     thumbnails = grey_thumbnails(evenly(good_images(report), LOOKED_AT), report.limits)
     pose = measure_pose(thumbnails) if len(thumbnails) >= FEWEST else None
     proposal = propose(pose, preset, PRESETS[preset], limits=limits(), image_size=IMAGE_SIZE)
-    return replace(report, proposal=proposal)
+    return replace(report.divided(fitting_shares(report)), proposal=proposal)
+
+
+def fitting_shares(report: Report) -> Shares:
+    """Hold back more of few normal images: as many for the threshold as 100 would give, a quarter at most."""
+    default, count = Data.model_fields["calibration_share"].default, max(1, len(good_images(report)))
+    share = round(min(MOST_HELD_BACK, max(default, default * ENOUGH / count)), 3)
+    return Shares(share, share)
 
 
 def fitting_resize(report: Report) -> Resize:

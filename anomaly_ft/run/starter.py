@@ -12,14 +12,11 @@ from dataclasses import replace
 
 from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.deep_values import Limits
-from anomaly_ft.data.splits import Shares
 from anomaly_ft.recipe.schema import Data, Recipe
-from anomaly_ft.run.advice import fitting_resize, usual_size
+from anomaly_ft.run.advice import fitting_resize, fitting_shares, usual_size
 
 WIDTH = 100
 BITS = (10, 12, 14, 16)  # of cameras
-FEW = 60  # normal images below which more of them are held back
-FEW_SHARE = 0.25
 LARGE = 2.0  # times the image size from which on detail is lost that may matter
 MORE = (
     "gaussian.position", "encoder.name", "encoder.weights", "optimizer.lr", "optimizer.batch_size",
@@ -28,12 +25,8 @@ MORE = (
 
 
 def with_recipe(report: Report) -> Report:
-    """Give the report with the split that the recipe will make, and without what the recipe mends."""
-    mended = replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
-    few = _normals(report) < FEW
-    if not few:
-        return mended
-    return mended.divided(Shares(FEW_SHARE, FEW_SHARE))
+    """Give the report without what the recipe mends."""
+    return replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
 
 
 def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto", sheet: str = "") -> str:
@@ -82,6 +75,7 @@ def _header(report: Report) -> Iterator[str]:
     yield f"  sizes   {_most(report.sizes)}"
     if report.split:
         yield "  split   " + ", ".join(f"{count} {part}" for part, count in report.split.items())
+        yield f"  promise {report.promise}"
     else:
         yield from textwrap.wrap(f"  TOO FEW  {report.split_trouble}", WIDTH)
     if "test" not in report.counts:
@@ -118,14 +112,13 @@ def _data(report: Report) -> Iterator[str]:
 
 
 def _expert(report: Report) -> Iterator[str]:
-    if _normals(report) < FEW:
-        held_out = report.split.get("calibration", 0)
+    shares = fitting_shares(report)
+    if shares.calibration > Data.model_fields["calibration_share"].default:
         yield "expert:"
         yield "  data:"
-        yield f"    # With so few normal images more of them are held back: {held_out} set the threshold, so it"
-        yield f"    # can guarantee no fewer than {1 / (held_out + 1):.1%} false alarms."
-        yield f"    val_share: {FEW_SHARE}"
-        yield f"    calibration_share: {FEW_SHARE}"
+        yield "    # Of so few normal images more are held back, for validation and for the threshold."
+        yield f"    val_share: {shares.val}"
+        yield f"    calibration_share: {shares.calibration}"
 
 
 def _range(limits: Limits | None) -> Iterator[str]:
@@ -154,10 +147,6 @@ def _commented(key: str) -> Iterator[str]:
     for line in textwrap.wrap(" ".join((field.description or "").split()), WIDTH - 5, break_on_hyphens=False):
         yield f"#  # {line}"
     yield f"#  {name}: {json.dumps(field.default)}"
-
-
-def _normals(report: Report) -> int:
-    return sum(record.split == "train" for record in report.readable)
 
 
 def _most(sizes: dict[str, int]) -> str:

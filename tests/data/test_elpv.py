@@ -28,12 +28,12 @@ def test_the_demo_keeps_the_same_test_images_always() -> None:
     assert read_root("demo:elpv-mono") == read_root("demo:elpv-mono")
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_its_name_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> None:
         return None
 
     monkeypatch.setattr(importlib.util, "find_spec", nothing)
-    with pytest.raises(DataError, match=r'elpv-dataset is not installed; pip install "anomaly-ft\[demo\]"'):
+    with pytest.raises(DataError, match=r"elpv-dataset is not installed; pip install elpv-dataset"):
         read_root("demo:elpv-mono")
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,7 @@ def init(folder: Path, *options: str) -> tuple[Recipe, str]:
 
 
 def save(folder: Path, values: np.ndarray, ending: str = "png") -> Path:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(values):
         Image.fromarray(image).save(folder / f"{i:03d}.{ending}")
     return folder
@@ -147,3 +148,19 @@ def test_a_layout_named_by_hand_stands_in_the_recipe(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     save(folder / "bad", np.random.default_rng(0).integers(0, 255, (12, 40, 40, 3), np.uint8))
     assert init(folder, "--layout", "plain")[0].data.layout == "plain"
+
+
+def test_more_normal_images_never_promise_less(tmp_path: Path) -> None:
+    """`data`, `init` and the recipe that it writes tell of one split."""
+    folder, promised = save(tmp_path / "few", np.zeros((0, 24, 24, 3), np.uint8)), []
+    images = np.random.default_rng(0).integers(0, 255, (110, 24, 24, 3), np.uint8)
+    for count in (48, 59, 61, 70, 99, 101, 110):
+        save(folder, images[:count])
+        recipe, text = init(folder)
+        split = json.loads(CliRunner().invoke(main, ["data", str(folder), "--json"]).stdout)["split"]
+        assert f"{split['calibration']} calibration" in text
+        assert split["calibration"] == round(recipe.data.calibration_share * count)
+        promised.append(split["calibration"])
+        Path(f"{folder.name}.yaml").unlink()
+        Path(f"{folder.name}-variation.png").unlink(missing_ok=True)
+    assert promised == sorted(promised)

@@ -59,6 +59,13 @@ class Report:
     audit: ShortcutAudit | None = None
     proposal: Proposal | None = None  # of what may differ between good parts
 
+    @property
+    def promise(self) -> str:
+        """Say what a threshold set on the images of the split that are held back for it can guarantee."""
+        images = self.split["calibration"]
+        least = f"{1 / (images + 1):.1%}"
+        return f"{images} images set the threshold, which can guarantee no fewer than {least} false alarms"
+
     def divided(self, shares: Shares) -> "Report":
         """Divide the normal training images in other shares; everything else stays."""
         split, why_not = _split(self.readable, shares)
@@ -83,6 +90,8 @@ class Report:
         yield f"sizes     {_sizes(self.sizes)}"
         yield f"modes     {_listed({MODES.get(mode, mode): n for mode, n in self.modes.items()})}"
         yield "split     " + (", ".join(f"{n} {part}" for part, n in self.split.items()) or self.split_trouble)
+        if self.split:
+            yield f"promise   {self.promise}"
         yield from (f"note      {note}" for note in self.notes)
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
