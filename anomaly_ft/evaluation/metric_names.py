@@ -58,8 +58,8 @@ METRICS: dict[str, Metric] = {
         "how many directions these features fill; falls when they collapse",
         ".1f",
     ),
-    "best/epoch": Metric("best epoch", "the epoch whose encoder was kept; 0: the pretrained one", ".0f"),
-    "best/vicinal_auroc": Metric("best vicinal AUROC", "`val/vicinal_auroc` of the encoder that was kept"),
+    "best/epoch": Metric("kept epoch", "the epoch whose encoder was kept; 0: the pretrained one", ".0f"),
+    "best/vicinal_auroc": Metric("kept vicinal AUROC", "`val/vicinal_auroc` of the encoder that was kept"),
     "gain/vicinal_auroc": Metric(
         "gain in vicinal AUROC", "the same, less that of the pretrained encoder", "+.4f"
     ),
@@ -173,3 +173,16 @@ def metric(name: str) -> Metric:
     outer = METRICS[f"{stage}/<metric>"]
     form = "+" + entry.form if stage == "gain" else entry.form
     return Metric(outer.label.replace("<metric>", entry.label), outer.meaning, form)
+
+
+PHASES = {  # of a run, in the order in which they begin
+    "prepare": "reading images",
+    "fit": "fitting the frozen encoder's statistics",
+    "calibrate": "setting severities",
+    "validate_pretrained": "validating the frozen encoder",
+    "train": "training",
+    "validate": "validating",
+    "choose": "mixing weights",
+    "audit": "auditing the split",
+    "finish": "threshold, test and report",
+}

@@ -53,7 +53,7 @@ def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) 
     means = [validation.auroc for validation in validations]
     axes.plot(epochs, means, color="black", linewidth=2.2, marker="o", label="mean (decides)")
     best = verdict.best_epoch
-    axes.axvline(best, color="tab:green", linestyle="--", label=f"best epoch: {best}")
+    axes.axvline(best, color="tab:green", linestyle="--", label=f"kept epoch: {best}")
     axes.set_xlim(-0.3, len(validations) - 0.7)
     axes.set_xlabel("epoch (0 = pretrained)")
     axes.set_ylabel(METRICS["val/vicinal_auroc"].label)

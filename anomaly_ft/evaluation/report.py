@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from anomaly_ft.data.images import Decoder, read_image
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.evaluation.assess import Assessment
-from anomaly_ft.evaluation.metric_names import on_test
+from anomaly_ft.evaluation.metric_names import PHASES, on_test
 from anomaly_ft.evaluation.pictures import (
     TRUTH,
     ColourScale,
@@ -97,6 +97,7 @@ def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> No
         s=summary,
         labels=_labels(summary["test"] or {}),
         explained=data.labels,
+        phases=PHASES,
         maps=list(data.assessment.outputs.maps) if data.assessment else [],
         recipe=data.recipe,
         figures=_figures(data),

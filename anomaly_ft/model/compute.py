@@ -5,7 +5,7 @@ thresholds and scores have to be those that an export gives, which computes in f
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +39,7 @@ class Compute:
     fabric: Fabric
     batch_size: int = 32
     channels_last: bool = True
+    watch: Callable[[Iterator[Tensor], int], Iterator[Tensor]] = lambda batches, total: batches  # for progress
 
     def shard(self, pixels: P) -> P:
         """Select this process's shard of images that all processes share; everything where there is one.
@@ -92,8 +93,9 @@ class Compute:
 
     def batches(self, pixels: NDArray[np.uint8]) -> Iterator[Tensor]:
         """Batch uint8 images `(n, h, w, 3)` on the device, as `batch` gives them."""
-        for start in range(0, len(pixels), self.batch_size):
-            yield self.batch(pixels[start : start + self.batch_size])
+        starts = range(0, len(pixels), self.batch_size)
+        batches = (self.batch(pixels[start : start + self.batch_size]) for start in starts)
+        return self.watch(batches, len(pixels))
 
 
 def make_compute(

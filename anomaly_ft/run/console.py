@@ -3,9 +3,10 @@
 Everything goes to stderr; stdout is for results that a program reads.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -22,12 +23,13 @@ from rich.table import Table
 from anomaly_ft.evaluation.metric_names import METRICS, on_test
 from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, RunSummary
 from anomaly_ft.run.summary_parts import Numbers
-from anomaly_ft.run.summary_text import condition_cells, doubtful, story_of, varied_sentence
+from anomaly_ft.run.summary_text import at_the_threshold, condition_cells, doubtful, story_of, varied_sentence
 
 if TYPE_CHECKING:  # the data command shows progress too, and must not wait for torch
     from anomaly_ft.finetune.records import EpochRecord
 
 T = TypeVar("T")
+QUIET_SECONDS = 30  # between two lines of progress in a log file
 
 
 class Terminal:
@@ -35,6 +37,8 @@ class Terminal:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
+        self.doing = "scoring"  # what passes over images are for just now
+        self._tracking = False
 
     def say(self, text: str) -> None:
         """Print a line on stderr."""
@@ -50,7 +54,39 @@ class Terminal:
         unit: str = "img/s",
     ) -> Iterator[T]:
         """Pass items on under a progress bar that counts `size(item)` images, with speed and, where the
-        total is known, the time left; without a `unit` no speed is shown."""
+        total is known, the time left; without a `unit` no speed is shown. Where nobody watches, in a log file,
+        a line now and then takes its place. Of two that are nested the outer one is shown."""
+        if self._tracking:
+            yield from items
+            return
+        self._tracking = True
+        try:
+            follow = self._bar if self.console.is_terminal else self._lines
+            yield from follow(items, description, total, size, unit)
+        finally:
+            self._tracking = False
+
+    def passes(self, batches: Iterator[Any], total: int) -> Iterator[Any]:
+        """Track a pass of the encoder over batches of `total` images."""
+        return self.track(batches, self.doing, total, len)
+
+    def _lines(
+        self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], unit: str
+    ) -> Iterator[T]:
+        done, began = 0, time.monotonic()
+        said = began
+        for item in items:
+            yield item
+            done, now = done + size(item), time.monotonic()
+            if now - said >= QUIET_SECONDS:
+                of = f" of {total}" if total else ""
+                speed = f"  {done / (now - began):.0f} {unit}" if unit else ""
+                self.say(f"{description} {done}{of}{speed}")
+                said = now
+
+    def _bar(
+        self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], unit: str
+    ) -> Iterator[T]:
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=28),
@@ -59,8 +95,7 @@ class Terminal:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        bars = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        with bars as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(description, total=total, rate="")
             for item in items:
                 yield item
@@ -81,7 +116,7 @@ class Terminal:
         if verdict.best_epoch == record.epoch and record.epoch:
             parts.append("kept so far")
         if verdict.reason:
-            parts.append(f"stop: {verdict.reason}, best epoch {verdict.best_epoch}")
+            parts.append(f"stop: {verdict.reason}, epoch {verdict.best_epoch} is kept")
         self.say("  ".join(parts))
 
     def results(self, run: FinishedRun) -> None:
@@ -136,32 +171,43 @@ class Terminal:
     def _compare(self, summary: RunSummary, frozen: Numbers, tuned: Numbers) -> None:
         table = Table(title=f"{summary.name}: test split, {summary.score} score", title_justify="left")
         table.add_column("")
-        for heading in ("frozen", "fine-tuned", "gain"):
+        for heading in ("frozen", "fine-tuned", "gain", "95 % interval"):
             table.add_column(heading, justify="right")
         for name in ("image_ap", *(name for name in tuned if name.endswith("_image_auroc"))):
             before, after = frozen.get(name), tuned.get(name)
             gain = None if before is None or after is None else after - before
             style = "bold" if name == f"{summary.score}_image_auroc" else ""
-            label = on_test(name).label
-            table.add_row(label, _number(before), _number(after), _number(gain, "+.4f"), style=style)
+            ends = summary.gain_intervals.get(name)
+            between = f"{ends[0]:+.4f} to {ends[1]:+.4f}" if ends else ""
+            cells = (_number(before), _number(after), _number(gain, "+.4f"), between)
+            table.add_row(on_test(name).label, *cells, style=style)
         self.console.print(table)
-        for name, kind in (("false_positive_rate", "normal"), ("true_positive_rate", "anomalous")):
-            share = tuned.get(name)
-            if share is not None:
-                self.say(f"At the threshold {share:.1%} of the {kind} test images are rejected.")
+        for sentence in at_the_threshold(summary):
+            self.say(sentence)
 
 
-def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; numbers and bars to the right, headings folded at dots where there is little room."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=1000)
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, a line for each row; where lines are too short for that, a column. No cell is cut or
+    folded: what fits neither way is printed as wide as it is."""
+    console, wide = Console(highlight=False), Console(width=100_000)
+    across, down = _plain(headings, rows), _plain(("", *(row[0] for row in rows)), _turned(headings, rows))
+    widths = {table: wide.measure(table).maximum for table in (across, down)}
+    room = console.width if console.is_terminal else widths[across]
+    table = next((table for table, width in widths.items() if width <= room), across)
+    Console(highlight=False, width=max(console.width, widths[table])).print(table)
+
+
+def _turned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    return [(heading, *(row[i] for row in rows)) for i, heading in enumerate(headings) if i]
+
+
+def _plain(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(headings):
-        table.add_column(heading.replace(".", ".\u200b"), overflow="fold", no_wrap=i == 0)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    return table
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

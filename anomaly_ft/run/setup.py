@@ -16,6 +16,7 @@ from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.data.splits import Shares, only
 from anomaly_ft.data.variation import Variation, with_copies
+from anomaly_ft.evaluation.metric_names import PHASES
 from anomaly_ft.finetune.records import PositionChoice, PseudoSet
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
@@ -52,7 +53,7 @@ class Setup:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the seconds that pass to a phase of the run."""
-        started = time.perf_counter()
+        started, self.terminal.doing = time.perf_counter(), PHASES[name]
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
@@ -126,7 +127,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         encoder.checkpoint_gradients()
     if recipe.runtime.compile:
         encoder.compile_parts()
-    compute = make_compute(**recipe.runtime.computing())
+    compute = replace(make_compute(**recipe.runtime.computing()), watch=terminal.passes)
     data = load_dataset(
         recipe.data.root,
         image_size=recipe.data.image_size,

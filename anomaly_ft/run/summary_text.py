@@ -1,6 +1,6 @@
 """Put a summary into words: the sentence, the sparkline, the note of a run in MLflow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
@@ -88,6 +88,22 @@ def _threshold(summary: RunSummary) -> str:
     if false is not None and true is not None:
         text += f" On the test split: {false:.2%} of normal, {true:.2%} of anomalous images."
     return "  ".join([text, varied_sentence(summary)]).strip()
+
+
+def at_the_threshold(summary: RunSummary) -> Iterator[str]:
+    """Say what the threshold did to test images, and whether that agrees with what it guarantees."""
+    measured = summary.test_threshold
+    if measured and (seen := measured.observed):
+        agrees = "in agreement with the guarantee"
+        if seen.low > measured.guaranteed_fpr:
+            agrees = "above the guarantee: test images differ from those that set it, or an unlucky draw"
+        yield (
+            f"At the threshold {seen.rejected} of {seen.images} normal test images are rejected "
+            f"({seen.rate:.1%}; 95 % interval {seen.low:.1%} to {seen.high:.1%}): {agrees}."
+        )
+    found = (summary.test or {}).get("true_positive_rate")
+    if found is not None:
+        yield f"At the threshold {found:.1%} of the anomalous test images are found."
 
 
 def position_sentence(summary: PositionSummary | None) -> str:

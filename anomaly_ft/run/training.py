@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LinearLR
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.variation import half_varied
+from anomaly_ft.evaluation.metric_names import PHASES
 from anomaly_ft.finetune.brakes.interpolation import interpolate
 from anomaly_ft.finetune.brakes.weight_average import Weights
 from anomaly_ft.finetune.early_stopping import StoppingRule
@@ -190,6 +191,7 @@ def epochs(
             yield setup.compute.batch(images)
 
     def validate() -> Validation:
+        setup.terminal.doing = PHASES["validate"]
         return monitor.validate() if state.records else monitor.validate_pretrained()
 
     backward = Backward(setup.compute.fabric, recipe.runtime.micro_batch_size)

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from settings import ONE_AUGMENTATION, tracked, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.run.compare import Row, compare
+from anomaly_ft.run.console import show_table
 
 
 def run(*arguments: str) -> Result:
@@ -134,3 +136,19 @@ def test_a_store_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert f"there is no {tmp_path / 'mlflow.db'}" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("columns", "first"), [(300, "bottle-001"), (100, "optimizer.lr"), (20, "bottle-001")])
+def test_no_cell_is_cut_however_narrow_the_terminal(
+    columns: int, first: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    numbers = {f"number {i}": f"0.12345{i}" for i in range(9)}
+    cells = {"optimizer.lr": "0.0003", **numbers, "verdict": "epoch 5 of 6"}
+    show_table(["run", *cells], [["bottle-001", *cells.values()], ["bottle-002", *cells.values()]])
+    printed = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+    lines = [line.split() for line in printed.splitlines() if line.strip()]
+    words = [word for line in lines for word in line]
+    assert words.count("0.123458") == words.count("bottle-001") * 2 == 2
+    assert lines[2][0] == first

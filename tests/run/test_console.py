@@ -1,0 +1,60 @@
+"""Progress, as a terminal and as a log file show it."""
+
+import io
+import itertools
+
+import pytest
+from rich.console import Console
+
+from anomaly_ft.run import console
+from anomaly_ft.run.console import Terminal
+
+
+def shown(terminal: Terminal, *, watched: bool) -> io.StringIO:
+    """What the terminal prints from now on, as if somebody watched or as to a file."""
+    out = io.StringIO()
+    terminal.console = Console(file=out, force_terminal=watched, width=120, highlight=False)
+    return out
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_what_is_tracked_comes_through_whole_and_in_order(watched: bool) -> None:
+    terminal = Terminal()
+    out = shown(terminal, watched=watched)
+    assert list(terminal.track(range(5), "scoring", 5)) == [0, 1, 2, 3, 4]
+    assert ("scoring" in out.getvalue()) is watched
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(step=20)
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(ticks))
+    terminal = Terminal()
+    out = shown(terminal, watched=False)
+    list(terminal.track([[0] * 8] * 4, "validating", 32, len))
+    assert out.getvalue().splitlines() == ["validating 16 of 32  0 img/s", "validating 32 of 32  0 img/s"]
+
+
+def test_of_two_nested_passes_the_outer_one_is_shown() -> None:
+    terminal = Terminal()
+    out = shown(terminal, watched=True)
+    for _ in terminal.track(range(2), "seeds", 2):
+        terminal.doing = "fitting"
+        assert len(list(terminal.passes(iter([[1], [2]]), 2))) == 2
+    assert "seeds" in out.getvalue()
+    assert "fitting" not in out.getvalue()
+    list(terminal.passes(iter([[1], [2]]), 2))
+    assert "fitting" in out.getvalue()
+
+
+def test_a_pass_that_fails_leaves_room_for_the_next() -> None:
+    terminal = Terminal()
+    out = shown(terminal, watched=True)
+
+    def broken() -> None:
+        for _ in terminal.track(range(3), "first", 3):
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        broken()
+    list(terminal.track(range(3), "second", 3))
+    assert "second" in out.getvalue()
