@@ -17,7 +17,11 @@ from anomaly_ft.cli.options import ANOMALY, UNDECIDED, quieten_libraries
     type=click.Path(path_type=Path),
     help="Folder for predictions and maps; unset: rows go to stdout.",
 )
-@click.option("--maps", is_flag=True, help="Also write each map over its image (.png) and raw (.npy).")
+@click.option(
+    "--maps",
+    is_flag=True,
+    help="Also write each map over its image (.png; a white outline encloses what is anomalous) and raw (.npy).",
+)
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option(
     "--fail-on-anomaly",
