@@ -20,7 +20,7 @@ from anomaly_ft.cli.options import ANOMALY, UNDECIDED, quieten_libraries
 @click.option(
     "--maps",
     is_flag=True,
-    help="Also write each map over its image (.png; a white outline encloses what is anomalous) and raw (.npy).",
+    help="Also write maps: over images (.png, what is anomalous outlined in white) and raw (.npy).",
 )
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option(
