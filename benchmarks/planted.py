@@ -97,7 +97,8 @@ def rows(
         data = place / "data"
         if not data.is_dir():
             copy_with(root, planted, data)
-        audit = look_at(str(data), "auto", Terminal()).audit
+        report = look_at(str(data), "auto", Terminal())
+        audit, marks = report.audit, [trouble for trouble in report.troubles if trouble.kind == "mark"]
         recipe = recipe_for(str(data), ["schedule.max_epochs=0", *settings])
         run = train(prepare(recipe, Terminal()), place / "runs")
         _, table, _ = explain_run(run.folder, Terminal(), effort)
@@ -106,6 +107,7 @@ def rows(
             "set": name,
             "planted": planted.name,
             "audit": audit.verdict if audit else "-",
+            "mark in training": marks[0].says.split(" good")[0] if marks else "none",
             "by": _by(audit.rows[0].words() if audit and audit.rows else "-"),
             "AUROC": f"{(run.summary.test or {}).get('image_auroc') or float('nan'):.4f}",
             "frame defective": f"{mean['frame_defective']:.2f}",

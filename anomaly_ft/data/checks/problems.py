@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomaly_ft.data.checks.appearance import Appearance, Header
+from anomaly_ft.data.checks.marks import find_mark
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.duplicates import case_clashes, identical, near_duplicates
 from anomaly_ft.data.images import why_unreadable
@@ -20,6 +21,7 @@ from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import shared_groups
 
+MARK_SAYS = "have something that the others lack (a sticker, a counter, a frame?), at the"
 NEARLY_ALL = 0.95  # of an image, from which on a mask looks like one that is inverted
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,6 +66,7 @@ def find_troubles(reading: Reading, scan: Scan, threads: int) -> Iterator[Troubl
     shared = shared_groups(records)
     if shared:
         yield Trouble("group", f"{len(shared)} groups are in train and in test", tuple(shared), refused=True)
+    yield from _marks(records, scan)
     yield from _lookalikes(records, scan, same)
 
 
@@ -145,6 +148,15 @@ def _mask(record: Record) -> tuple[tuple[int, int], float]:
         raise ValueError("no mask")
     marked = read_mask(record.mask)
     return (marked.shape[1], marked.shape[0]), float(marked.mean())
+
+
+def _marks(records: Sequence[Record], scan: Scan) -> Iterator[Trouble]:
+    """Find a place where only some good training images have something."""
+    good = [r for r in records if r.name in scan.thumbnails and r.split == "train" and not r.anomalous]
+    if mark := find_mark(np.stack([scan.thumbnails[record.name] for record in good])) if good else None:
+        files = tuple(good[i].name for i in mark.images)
+        says = f"{len(files)} of {len(good)} good training images {MARK_SAYS} {mark.place}"
+        yield Trouble("mark", says, files)
 
 
 def _lookalikes(records: Sequence[Record], scan: Scan, same: Sequence[tuple[Record, ...]]) -> Iterator[Trouble]:
