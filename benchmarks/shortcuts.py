@@ -3,10 +3,12 @@
     python benchmarks/shortcuts.py
     python benchmarks/shortcuts.py --speed 10000
     python benchmarks/shortcuts.py --planted 200
+    python benchmarks/shortcuts.py --marks 1000
 
 Sets are folders below $ANOMALY_FT_DATA and the demo sets. `--speed` measures so many made JPEG files of 512
 pixels instead; `--planted` draws so many made sets of each kind, with a shortcut and without, and counts
-verdicts.
+verdicts; `--marks` puts a mark into the corner of a share of so many training images of each set at most, and
+says which are named.
 """
 
 import os
@@ -20,38 +22,79 @@ from pathlib import Path
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from planted import marked
 
 from anomaly_ft.analysis.shortcuts import audit_shortcuts
 from anomaly_ft.cli.options import look_at
 from anomaly_ft.data.checks.appearance import Header, appearance
 from anomaly_ft.data.checks.audit import FINE, LITTLE, LOOK, SHIFT, SHORTCUT, TOGETHER, ShortcutAudit
+from anomaly_ft.data.checks.marks import find_mark
+from anomaly_ft.data.duplicates import thumbnail
+from anomaly_ft.data.images import read_image
+from anomaly_ft.data.layouts.detect import read_root
 from anomaly_ft.data.records import Record
 from anomaly_ft.run.console import Terminal
 
 FOLDERS = ("mtd", "mvtec_bottle", "mvtec_screw", "visa_macaroni1", "kolektor", "bsdata_ballscrew")
 DEMOS = ("demo:elpv-mono", "demo:elpv-poly")
+SHARES = (0.0, 0.05, 0.2, 0.5)
 GROUPS = (("train", "good", 100), ("test", "good", 30), ("test", "defect", 30))
 
 
 @click.command()
 @click.option("--speed", default=0, metavar="N", help="Measure the audit of N made files.")
 @click.option("--planted", default=0, metavar="N", help="Count verdicts on N made sets of each kind.")
-def main(speed: int, planted: int) -> None:
+@click.option("--marks", default=0, metavar="N", help="Mark a share of N training images of each set.")
+def main(speed: int, planted: int, marks: int) -> None:
     """Print a Markdown table."""
     if speed:
         measure(speed)
     elif planted:
         plant(planted)
+    elif marks:
+        mark_sets(marks)
     else:
         audit_sets()
 
 
-def audit_sets() -> None:
+def sets() -> dict[str, str]:
+    """Give where each set lies that is there, by name."""
     data = os.environ.get("ANOMALY_FT_DATA")
     if not data:
         print("folders are left out: ANOMALY_FT_DATA is not set", file=sys.stderr)
-    roots = {name: f"{data}/{name}" for name in FOLDERS if data} | {name: name for name in DEMOS}
+    return {name: f"{data}/{name}" for name in FOLDERS if data} | {name: name for name in DEMOS}
+
+
+def mark_sets(most: int) -> None:
+    print("| set | images | " + " | ".join(f"{share:.0%} marked" for share in SHARES) + " |")
+    print("|---" * (2 + len(SHARES)) + "|")
+    for name, root in sets().items():
+        paths = [r.path for r in read_root(root).records if r.split == "train" and not r.anomalous][:most]
+        images = [read_image(path) for path in paths]
+        plain = np.stack([thumbnail(image) for image in images])
+        with_mark = np.stack([thumbnail(Image.fromarray(marked(np.asarray(image)))) for image in images])
+        lots = np.random.default_rng(0).random(len(paths))
+        cells = [
+            _named(np.where((lots < share)[:, None, None], with_mark, plain), lots < share) for share in SHARES
+        ]
+        print(f"| {name} | {len(paths)} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _named(thumbnails: NDArray[np.uint8], planted: NDArray[np.bool_]) -> str:
+    mark = find_mark(thumbnails)
+    if mark is None:
+        return "none"
+    named = np.isin(np.arange(len(planted)), mark.images)
+    if (named == planted).mean() < 0.5:  # of two halves either may be called the marked one
+        named = ~named
+    right, wrong = int((named & planted).sum()), int((named & ~planted).sum())
+    return f"{mark.place}: {right} of {int(planted.sum())}, {wrong} others"
+
+
+def audit_sets() -> None:
+    roots = sets()
     print("| set | images | good test against good training | defective against good test | verdict |")
     print("|---|---|---|---|---|")
     for name, root in roots.items():

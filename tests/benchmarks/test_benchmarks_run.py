@@ -383,6 +383,12 @@ def test_shortcuts_are_audited_in_made_sets(run: Run, option: str, count: int) -
     assert numbers_in(out)
 
 
+def test_planted_marks_are_counted_set_by_set(run: Run) -> None:
+    code, out, said = run("shortcuts", "--marks", 30)
+    assert code == 0, said
+    assert "| demo:elpv-poly | 30 | none |" in out
+
+
 def test_a_planted_mark_is_found_by_the_explanation_where_no_light_meter_sees_it(
     run: Run, sets: Path, tmp_path: Path
 ) -> None:
