@@ -57,7 +57,7 @@ def test_one_odd_image_or_few_images_are_no_mark() -> None:
 
 
 def test_groups_are_those_that_explain_most_of_the_variance() -> None:
-    values = np.sort(np.random.default_rng(0).gamma(0.5, 60, (40, 5)), axis=0)
+    values = np.sort(np.random.default_rng(0).gamma(0.5, 2.0, (40, 5)), axis=0)
     apart, border = _two_groups(values)
     for column, found, between in zip(values.T, apart, border, strict=True):
         within = {k: k * column[:k].var() + (40 - k) * column[k:].var() for k in range(2, 39)}
