@@ -132,7 +132,7 @@ def metrics_page() -> Iterator[str]:
     yield ""
     yield "The same names stand in MLflow, in `history.jsonl` and in `anomaly-ft compare --format csv`. In MLflow, charts group"
     yield "by the part before the slash; the step is the epoch and 0 the pretrained encoder. `train/` and `val/` are curves."
-    yield "All others are logged once, after the best epoch's weights were restored: their last value is what the run left."
+    yield "All others are logged once, after the kept epoch's weights were restored: their last value is what the run left."
     yield ""
     yield from _meanings(METRICS)
     yield ""

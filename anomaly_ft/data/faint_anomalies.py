@@ -1,8 +1,8 @@
 """Faint pseudo-anomalies: scratches, stains, foreign patches and dents of little contrast.
 
 Each function takes and returns what the augmentations of `pseudo_anomalies` do. Size and contrast grow together
-with the severity; where something is, and which way it goes, is drawn before. An encoder that forgets still
-tells large contrasty changes from normal images when it has lost the faint ones.
+with the severity, at a place that is drawn before. An encoder that forgets still tells large contrasty changes
+from normal images when it has lost the faint ones.
 """
 
 import math
@@ -42,7 +42,7 @@ def line(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pix
 
 def stain(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
     """Lay a soft uneven blot over the image, brighter or darker by up to 0.4 of the range of values; up to a
-    third of the side across."""
+    third of the side across, longer where it is stretched."""
     del partner
     mask = _blot(image, 0.33 * math.sqrt(severity) * rng.uniform(0.4, 1), rng)
     coarse = rng.random((6, 6), np.float32)
@@ -52,7 +52,7 @@ def stain(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pi
 
 
 def blend(image: Pixels, partner: Pixels, severity: float, rng: Generator) -> Pixels:
-    """Blend a soft patch of another place of the partner into the image; up to a third of the side across."""
+    """Blend a soft patch of another place of the partner into the image, as large as a stain."""
     height, width = image.shape[:2]
     mask = _blot(image, 0.33 * math.sqrt(severity) * rng.uniform(0.4, 1), rng)[..., None]
     other = np.roll(partner, rng.integers((height, width)) // 2 + (height // 4, width // 4), (0, 1))
@@ -88,8 +88,8 @@ def _blot(image: Pixels, across: float, rng: Generator) -> Floats:
 
 
 def _tint(image: Pixels, mask: Floats, contrast: float, rng: Generator) -> Pixels:
-    """Make the image brighter or darker under the mask by a share of the range of values, away from the nearer
-    end of it, and each colour a little more or less."""
+    """Make the image brighter or darker under the mask by a share of the range of values, the likelier the more
+    room there is that way, and each colour a little more or less."""
     upwards = rng.random()
     colour = rng.uniform(0.7, 1, 3)
     level = float((image.mean(-1) * mask).sum() / max(float(mask.sum()), 1e-6)) / 255

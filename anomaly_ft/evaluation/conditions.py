@@ -70,7 +70,7 @@ def _result(records: Sequence[Record], judged: Judged, members: np.ndarray[Any, 
 
 
 def _share(rejected: np.ndarray[Any, Any]) -> dict[str, Any] | None:
-    """How many are rejected, and the 95 % Wilson interval of their share; None of no images."""
+    """Count how many are rejected, with the 95 % Wilson interval of their share; None of no images."""
     share = observed(0.5, rejected)  # 1 where it is rejected
     return asdict(share) if share else None
 

@@ -42,7 +42,7 @@ class StopDecision(Protocol):
 
 
 def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) -> Figure:
-    """Plot vicinal AUROC over epochs: the validated mean, each augmentation, the best epoch and why it
+    """Plot vicinal AUROC over epochs: the validated mean, each augmentation, the kept epoch and why it
     ended."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes: Axes = figure.subplots()

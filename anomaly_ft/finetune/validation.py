@@ -66,7 +66,8 @@ def calibrate(
             tried = _pseudo_set(few, augmentation, (low + high) / 2)
             low, high = (low, tried.severity) if tried.baseline_auroc > target else (tried.severity, high)
             best = min(best, tried, key=lambda s: abs(s.baseline_auroc - target))
-        sets[augmentation] = _pseudo_set(normals, augmentation, best.severity)
+        all_seen = len(few.images) == len(normals.images)
+        sets[augmentation] = best if all_seen else _pseudo_set(normals, augmentation, best.severity)
 
     def miss(name: str) -> float:
         return abs(sets[name].baseline_auroc - target)

@@ -62,7 +62,7 @@ def without(data: Dataset, usual: Flags) -> Dataset:
 def with_data(setup: Setup, data: Dataset) -> Setup:
     """Give the run on other images; nothing that was computed of its own ones is kept."""
     early = EarlyCache(setup.encoder, setup.compute, setup.detector_settings(), setup.early.room)
-    return replace(setup, data=data, early=early, seconds={}, features=None)
+    return replace(setup, data=data, early=early, seconds={}, features=None, pseudo={}, position=None)
 
 
 def _some(images: Images, places: Sequence[int]) -> Images:

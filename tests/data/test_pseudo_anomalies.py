@@ -146,11 +146,17 @@ def test_what_is_dark_gets_brighter_and_what_is_bright_gets_darker() -> None:
 
 
 def test_a_blend_comes_from_another_place_of_the_partner() -> None:
-    image, partner = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
-    partner[:32] = 200  # wherever the patch comes from, it is the partner moved by a quarter to three quarters
-    out = AUGMENTATIONS["blend"](image, partner, 1.0, np.random.default_rng(0))
-    assert out.max() <= 0.8 * 200
-    assert not np.array_equal(out[:32] > 0, partner[:32] > 0)
+    """The partner's values tell where they come from: red the row, green the column, below a constant image."""
+    rows, columns = np.indices((64, 64))
+    partner = np.stack([4 * rows, 4 * columns, 255 * np.ones((64, 64))], -1).astype(np.uint8)
+    out = AUGMENTATIONS["blend"](np.zeros_like(partner), partner, 1.0, np.random.default_rng(0)).astype(float)
+    opacity = out[..., 2] / 255
+    inside = opacity > 0.3
+    assert 0.7 < opacity.max() <= 0.81
+    for place, channel in ((rows, 0), (columns, 1)):
+        moved = (out[..., channel][inside] / opacity[inside] / 4 - place[inside]) % 64
+        assert moved.min() > 14
+        assert moved.max() < 50
 
 
 def test_a_warp_moves_what_is_there_and_invents_nothing() -> None:

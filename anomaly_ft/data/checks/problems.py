@@ -21,7 +21,7 @@ from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import shared_groups
 
-MARK_SAYS = "have something that the others lack (a sticker, a counter, a frame?), at the"
+MARK_SAYS = "differ from the others at one place (a sticker, a counter, a frame?), at the"
 NEARLY_ALL = 0.95  # of an image, from which on a mask looks like one that is inverted
 T = TypeVar("T")
 R = TypeVar("R")
