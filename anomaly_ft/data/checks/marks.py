@@ -44,10 +44,8 @@ def find_mark(thumbnails: NDArray[np.uint8]) -> Mark | None:
         return None
     flat = np.log(thumbnails.reshape(count, -1) + np.float32(DARK))
     flat -= np.median(flat, axis=1, keepdims=True)  # of each image: other light is no mark
-    starts = range(0, side * side, CELLS)
-    groups = [
-        _two_groups(np.sort(flat[:, start : start + CELLS].astype(np.float64), axis=0)) for start in starts
-    ]
+    some = (flat[:, start : start + CELLS] for start in range(0, side * side, CELLS))
+    groups = [_two_groups(np.sort(cells.astype(np.float64), axis=0)) for cells in some]
     apart, border = (np.concatenate(parts) for parts in zip(*groups, strict=True))
     cell = int(apart.argmax())
     if apart[cell] < APART:

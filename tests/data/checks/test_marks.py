@@ -15,7 +15,7 @@ def parts(count: int, seed: int = 0) -> np.ndarray:
     """Grey thumbnails of one part, in other light and with a texture of their own."""
     chance = np.random.default_rng(seed)
     part = 40 + 60 * chance.random((32, 32))
-    light = chance.uniform(0.7, 1.3, (count, 1, 1))
+    light = chance.uniform(0.9, 1.1, (count, 1, 1))
     return np.clip(part * light + chance.normal(0, 1, (count, 32, 32)), 0, 255).astype(np.uint8)
 
 
