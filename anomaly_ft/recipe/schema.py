@@ -127,7 +127,8 @@ class GaussianSection(Section):
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
     """Levels of the dense score; `auto`: all at stride 16 and the first at stride 32."""
     grid: int = Field(default=12, ge=2, le=64)
-    """Positions along each side at which the dense score is measured."""
+    """Positions along each side at which the dense score is measured; images that are no squares have as many
+    in all."""
     smoothing: float = Field(default=0.0, ge=0, le=10)
     """Standard deviation, in grid positions, with which distances are smoothed before the largest is taken."""
     variance_floor: float = Field(default=0.1, ge=0, le=1)

@@ -17,7 +17,7 @@ from huggingface_hub import constants, get_session
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from anomaly_ft.data.pixels import Size, say_size, sides
+from anomaly_ft.data.pixels import Size, say_size
 from anomaly_ft.errors import EncoderError, did_you_mean
 
 # encoder name -> (distribution on the package index, module, class that knows the file's path)
@@ -75,7 +75,7 @@ def _create(name: str, image_size: Size, *, pretrained: bool = False) -> nn.Modu
     except RuntimeError as cause:
         raise EncoderError(f"encoder.name: timm {timm.__version__}: {cause}") from cause
     fixed = bool(config and config.fixed_input_size)
-    size: dict[str, Any] = {"img_size": sides(image_size)} if fixed else {}
+    size: dict[str, Any] = {"img_size": image_size} if fixed else {}
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
     except AssertionError as cause:
