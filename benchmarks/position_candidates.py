@@ -1,6 +1,7 @@
 """Other dense heads than a Gaussian at each position, or one of all: do they earn a place?
 
     python benchmarks/position_candidates.py --output results -s variation.preset=none
+    python benchmarks/position_candidates.py --output results -s variation.preset=none --scattered
 
 For each set and seed, on the frozen encoder's dense grid: image AUROC on test images of the largest distance at
 any position, by head, with the MiB that the head keeps and milliseconds an image without the encoder.
@@ -10,6 +11,8 @@ any position, by head, with the MiB that the head keeps and milliseconds an imag
 * `shared covariance`: a mean at each position, one covariance of all positions.
 * `neighbours`: mean distance to the 3 nearest of 8,000 random patches of training images, all whitened by the
   covariance of `free`.
+
+With `--scattered` every image is rolled by an offset of its own, see `position.py`.
 
 Writes `position_candidates.csv`, a row for each head; sets and seeds that it has are not run again. Prints the
 means over seeds, and which head would be chosen for each set from the other sets.
@@ -25,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812
+from position import scatter
 from sets import grid, grid_options, label_of
 from torch import Tensor
 
@@ -40,6 +44,7 @@ from anomaly_ft.run.setup import Setup, prepare
 RUN = ["set", "seed", "settings"]
 PATCHES = 8000
 NEAREST = 3
+FREE = ["free", "free 3 x 3", "neighbours"]  # heads to which a position means nothing
 Head = Callable[[Tensor], Tensor]  # features (n, positions, d) to distances (n, positions)
 
 
@@ -142,30 +147,35 @@ def measure(setup: Setup) -> pd.DataFrame:
 
 
 def chosen_elsewhere(means: pd.DataFrame) -> pd.DataFrame:
-    """For each set the head that is best on the mean of the others, and what it reaches beside `fixed`."""
+    """For each set the head that is best on the mean of the others, of all and of those that know no positions,
+    and what it reaches beside the head that is there."""
     lines = []
     for name in means.columns:
-        others = means.drop(columns=name)
-        best = others.mean(axis=1).idxmax() if others.columns.size else "fixed"
-        lines.append(
-            {"set": name, "chosen": best, "auroc": means.loc[best, name], "fixed": means.loc["fixed", name]}
-        )
+        others = means.drop(columns=name).mean(axis=1)
+        for known, heads in (("fixed", list(means.index)), ("free", FREE)):
+            best = others[heads].idxmax() if len(means.columns) > 1 else known
+            reached = {"auroc": means.loc[best, name], "beside": known, "its auroc": means.loc[known, name]}
+            lines.append({"set": name, "chosen": best} | reached)
     return pd.DataFrame(lines)
 
 
 @click.command()
 @grid_options(sets="kolektor,mtd,macaroni1,bottle", seeds=1)
-def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...]) -> None:
+@click.option("--scattered", is_flag=True, help="Roll every image by an offset of its own.")
+def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **asked: bool) -> None:
     """Run the grid and print the tables."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, path, label = Terminal(), output / "position_candidates.csv", label_of(settings)
+    label += " scattered" if asked["scattered"] else ""
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=RUN)
     done = set(table[RUN].itertuples(index=False, name=None))
     for name, seed, recipe in grid(sets, seeds, settings, data=data, say=terminal.say):
         if (name, seed, label) in done:
             continue
-        new = measure(prepare(recipe, terminal)).assign(set=name, seed=seed, settings=label)
+        setup = prepare(recipe, terminal)
+        setup = scatter(setup) if asked["scattered"] else setup
+        new = measure(setup).assign(set=name, seed=seed, settings=label)
         table = pd.concat([table, new]) if len(table) else new
         table.to_csv(path, index=False)
         terminal.say(new.drop(columns=["settings"]).to_string(index=False, float_format="%.4f"))
@@ -173,7 +183,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     means = rows.pivot_table(index="head", columns="set", values="auroc", sort=False)
     costs = rows.groupby("head", sort=False)[["mib", "ms_image"]].mean()
     print(means.assign(mean=means.mean(axis=1)).join(costs).to_string(float_format="%.4f"))
-    print("\nthe head that is best on the other sets")
+    print("\nthe head that is best on the other sets, beside one that is there")
     print(chosen_elsewhere(means).to_string(index=False, float_format="%.4f"))
 
 
