@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from anomaly_ft.run.console import Terminal
 
 ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES, UNDECIDED, INTERRUPTED = 3, 4, 5, 6, 7, 130
+TILE = (
+    "Look at images in overlapping tiles whose longer side has so many pixels; give the side of the training "
+    "images. For runs with free positions."
+)
 EXIT_CODES = {  # documentation is made from this
     0: "done",
     1: "a bug",

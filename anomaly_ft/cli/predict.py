@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from anomaly_ft.cli.options import ANOMALY, UNDECIDED, quieten_libraries
+from anomaly_ft.cli.options import ANOMALY, TILE, UNDECIDED, quieten_libraries
 
 
 @click.command()
@@ -22,6 +22,7 @@ from anomaly_ft.cli.options import ANOMALY, UNDECIDED, quieten_libraries
     is_flag=True,
     help="Also write maps: over images (.png, what is anomalous outlined in white) and raw (.npy).",
 )
+@click.option("--tile", type=click.IntRange(min=1), metavar="PIXELS", help=TILE)
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option(
     "--fail-on-anomaly",
@@ -33,6 +34,7 @@ def predict(
     images: tuple[str, ...],
     output: Path | None,
     maps: bool,
+    tile: int | None,
     form: Literal["csv", "jsonl"],
     fail_on_anomaly: bool,
 ) -> None:
@@ -47,6 +49,7 @@ def predict(
     Examples:
       anomaly-ft predict runs/bottle-001 new/
       anomaly-ft predict runs/bottle-001 "new/**/*.png" --output predictions --maps
+      anomaly-ft predict runs/fabric-001 wide/ --tile 512 --output predictions --maps
       find new -name "*.png" | anomaly-ft predict runs/bottle-001 - --format jsonl
     """
     if maps and output is None:
@@ -54,11 +57,12 @@ def predict(
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.open import open_run
     from anomaly_ft.run.predict import Destination, predict_to
+    from anomaly_ft.run.tiles import in_tiles
 
     quieten_libraries()
     terminal = Terminal()
     rows = Destination(output, form, maps)
-    tally = predict_to(rows, open_run(run)[1], images, stdin=sys.stdin, progress=terminal.track)
+    tally = predict_to(rows, in_tiles(open_run(run)[1], tile), images, stdin=sys.stdin, progress=terminal.track)
     terminal.say(str(tally))
     for notice in tally.notices:
         terminal.say(f"note: {notice}")

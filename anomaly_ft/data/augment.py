@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.pixels import Pixels, Size, sides
 from anomaly_ft.errors import DataError, did_you_mean
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import looks for news on the network
@@ -23,7 +23,7 @@ import albumentations
 Augment = Callable[[Pixels, Sequence[int], int], Pixels]
 
 
-def make_augment(steps: Sequence[Mapping[str, Mapping[str, Any]]], *, image_size: int, seed: int) -> Augment:
+def make_augment(steps: Sequence[Mapping[str, Mapping[str, Any]]], *, image_size: Size, seed: int) -> Augment:
     """Build the pipeline of `{name: settings}` steps; without steps images pass through untouched.
 
     Raises:
@@ -43,10 +43,11 @@ def make_augment(steps: Sequence[Mapping[str, Mapping[str, Any]]], *, image_size
             out[i] = pipeline(image=image)["image"]
         return out
 
-    trial = pipeline(image=np.zeros((image_size, image_size, 3), np.uint8))["image"]
-    if trial.shape != (image_size, image_size, 3) or trial.dtype != np.uint8:
+    shape = (*sides(image_size), 3)
+    trial = pipeline(image=np.zeros(shape, np.uint8))["image"]
+    if trial.shape != shape or trial.dtype != np.uint8:
         raise DataError(
-            f"expert.data.augment: the pipeline turns uint8 {image_size} x {image_size} x 3 into {trial.dtype} "
+            f"expert.data.augment: the pipeline turns uint8 {' x '.join(map(str, shape))} into {trial.dtype} "
             f"{' x '.join(map(str, trial.shape))}; images must keep their size and type"
         )
     return augment

@@ -28,7 +28,7 @@ from anomaly_ft.data.duplicates import digest
 from anomaly_ft.data.images import Decoder, why_unreadable
 from anomaly_ft.data.lazy_images import Rows, as_array
 from anomaly_ft.data.loaded import UNREADABLE, Images, decode_all, load_images, refuse_if_none
-from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.pixels import Pixels, Size, sides
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
@@ -124,12 +124,12 @@ def load_cached(
     skipped = tuple((records[i], why) for i, why in sorted(bad.items()))
     kept = tuple(records[i] for i in good)
     refuse_if_none(records, kept, skipped)
-    shape = (decoder.size, decoder.size, 3)
+    shape = (*sides(decoder.size), 3)
     return Images(as_array(Rows(take, np.array(good, np.intp), shape)), kept, skipped)
 
 
 def _decode_now(records: Sequence[Record], decoder: Decoder, threads: int) -> Pixels:
-    out = np.empty((len(records), decoder.size, decoder.size, 3), np.uint8)
+    out = np.empty((len(records), *sides(decoder.size), 3), np.uint8)
     for i, (record, decoded) in enumerate(
         zip(records, decode_all(records, decoder, threads=threads), strict=True)
     ):
@@ -142,7 +142,7 @@ def _decode_now(records: Sequence[Record], decoder: Decoder, threads: int) -> Pi
 def _from_disk(
     records: Sequence[Record], decoder: Decoder, disk: Disk, threads: int, progress: Iterable[Record]
 ) -> tuple[Pixels, dict[int, str]]:
-    """Map the pixels `(n, size, size, 3)` of all records from a file, and tell what could not be decoded."""
+    """Map the pixels `(n, h, w, 3)` of all records from a file, and tell what could not be decoded."""
     path = disk.folder / f"{_key(records, decoder, threads)}.npy"
     about = path.with_suffix(".json")
     if path.is_file() and about.is_file():
@@ -151,7 +151,7 @@ def _from_disk(
             path.touch()  # used last
             return cached
         warnings.warn(f"{path}: the cache is damaged and is built again", stacklevel=2)
-    make_room(disk, 3 * decoder.size**2 * len(records))
+    make_room(disk, decoder.nbytes * len(records))
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
     try:
         sums, bad = _write(partial, records, decoder, threads, progress)
@@ -190,7 +190,7 @@ def _write(
     path: Path, records: Sequence[Record], decoder: Decoder, threads: int, progress: Iterable[Record]
 ) -> tuple[list[int], dict[int, str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    sums, bad, nothing = [], {}, np.zeros((decoder.size, decoder.size, 3), np.uint8)
+    sums, bad, nothing = [], {}, np.zeros((*sides(decoder.size), 3), np.uint8)
     about = {"descr": "|u1", "fortran_order": False, "shape": (len(records), *nothing.shape)}
     decoded = decode_all(records, decoder, threads=threads)
     with path.open("wb") as file:  # not mapped: a full disk would end the process without a word
@@ -204,13 +204,13 @@ def _write(
     return sums, bad
 
 
-def _open(path: Path, about: Path, count: int, size: int) -> tuple[Pixels, dict[int, str]] | None:
+def _open(path: Path, about: Path, count: int, size: Size) -> tuple[Pixels, dict[int, str]] | None:
     """Map a cache file; None if it does not hold what was written."""
     try:
         rows = np.load(path, mmap_mode="r")
         facts: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         bad = {int(i): str(why) for i, why in facts["bad"].items()}
-        sound = rows.shape == (count, size, size, 3) and [zlib.crc32(row) for row in rows] == facts["sums"]
+        sound = rows.shape == (count, *sides(size), 3) and [zlib.crc32(row) for row in rows] == facts["sums"]
     except (OSError, EOFError, ValueError, KeyError, AttributeError):
         return None
     return (rows, bad) if sound else None

@@ -16,7 +16,7 @@ from anomaly_ft.data.images import Decoder, has_pages
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.lazy_images import view
 from anomaly_ft.data.loaded import DARK, LOST_SAYS, PAGES_SAY, UNREADABLE, Images
-from anomaly_ft.data.pixels import Resize
+from anomaly_ft.data.pixels import Resize, Size
 from anomaly_ft.data.records import PARTS, Part, Record
 from anomaly_ft.data.splits import Shares, Split, group, hold_out, shared_groups, split_normals
 from anomaly_ft.errors import DataError
@@ -121,7 +121,7 @@ def read_records(
 def load_dataset(
     root: str,
     *,
-    image_size: int,
+    image_size: Size,
     shares: Shares,
     threads: int = 1,
     progress: Progress = _silent,
@@ -167,7 +167,7 @@ def place(decoder: Decoder, count: int, options: Options) -> tuple[Kind, Disk]:
     """Choose where the pixels of `count` images are kept."""
     folder = Path(options.cache_dir).expanduser() if options.cache_dir else default_folder()
     disk = Disk(folder, options.cache_disk_gib)
-    return choose_cache(options.cache, 3 * decoder.size**2 * count, options.cache_gib, disk), disk
+    return choose_cache(options.cache, decoder.nbytes * count, options.cache_gib, disk), disk
 
 
 def are_dark(images: Images) -> bool:

@@ -24,7 +24,7 @@ from anomaly_ft.data.deep_values import (
     only_eight_bits,
     scaled,
 )
-from anomaly_ft.data.pixels import Pixels, Resize
+from anomaly_ft.data.pixels import Pixels, Resize, Size, sides
 from anomaly_ft.errors import DataError
 
 if find_spec("pillow_heif"):
@@ -33,6 +33,7 @@ if find_spec("pillow_jxl"):
     import_module("pillow_jxl")  # which registers itself
 
 MAX_VARIABLE = "ANOMALY_FT_MAX_PIXELS"
+SAME_ASPECT = 1.1  # times that sides may differ in ratio and yet count as of one
 TURNED = range(5, 9)  # EXIF orientations that swap width and height
 
 
@@ -58,11 +59,17 @@ class View:
 
 @dataclass(frozen=True)
 class Decoder:
-    """From a file to pixels `(size, size, 3)`: everything that decides what they are."""
+    """From a file to pixels `(h, w, 3)`, h and w being `sides(size)`: everything that decides what they are."""
 
-    size: int
+    size: Size
     resize: Resize = "stretch"
     value_range: tuple[float, float] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one image."""
+        height, width = sides(self.size)
+        return 3 * height * width
 
     def __call__(self, path: Path) -> Pixels:
         """Decode a file; raises whatever `read_image` raises."""
@@ -174,28 +181,44 @@ def _on_white(pixels: Pixels, deep: Deep) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def resize_image(image: Image.Image, size: int, policy: Resize, *, nearest: bool = False) -> Image.Image:
-    """Make an image square: stretched, its middle (shortest side fits), or all of it on black (longest side
-    fits)."""
+def resize_image(image: Image.Image, size: Size, policy: Resize, *, nearest: bool = False) -> Image.Image:
+    """Give an image the sides `size`: stretched, its middle (the side that is relatively shorter fits), or all
+    of it on black (the longer one fits). `native` stretches too, and refuses what that would squash.
+
+    Raises:
+        ValueError: with `native` another ratio of the sides; a strip too long to be cut or laid on black.
+    """
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
-    if policy == "stretch":
-        return image.resize((size, size), method)
-    width, height = image.size
-    scale = size / (min(width, height) if policy == "center-crop" else max(width, height))
-    wide, tall = max(1, round(scale * width)), max(1, round(scale * height))
+    height, width = sides(size)
+    if policy == "native" and not same_aspect(image.size, (width, height)):
+        raise ValueError(
+            f"{image.width} x {image.height} pixels do not have the proportions of the others "
+            f"(data.resize: native, {width} x {height})"
+        )
+    if policy in ("stretch", "native"):
+        return image.resize((width, height), method)
+    each = width / image.width, height / image.height
+    scale = max(each) if policy == "center-crop" else min(each)
+    wide, tall = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     if wide * tall > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are too long a strip for resize: {policy}")
+        raise ValueError(f"{image.width} x {image.height} pixels are too long a strip for resize: {policy}")
     resized = image.resize((wide, tall), method)
     if policy == "center-crop":
-        left, top = (wide - size) // 2, (tall - size) // 2
-        return resized.crop((left, top, left + size, top + size))
-    square = Image.new(image.mode, (size, size))
-    square.paste(resized, ((size - wide) // 2, (size - tall) // 2))
-    return square
+        left, top = (wide - width) // 2, (tall - height) // 2
+        return resized.crop((left, top, left + width, top + height))
+    whole = Image.new(image.mode, (width, height))
+    whole.paste(resized, ((width - wide) // 2, (height - tall) // 2))
+    return whole
 
 
-def resize_mask(mask: NDArray[np.bool_], size: int, policy: Resize) -> NDArray[np.bool_]:
-    """Resize a mask as its image is, to `(size, size)`, by nearest neighbour."""
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Tell whether two sizes `(width, height)` have nearly the same ratio of their sides."""
+    ratio = one[0] * other[1] / (one[1] * other[0])
+    return 1 / SAME_ASPECT <= ratio <= SAME_ASPECT
+
+
+def resize_mask(mask: NDArray[np.bool_], size: Size, policy: Resize) -> NDArray[np.bool_]:
+    """Resize a mask as its image is, to the sides `size`, by nearest neighbour."""
     image = Image.fromarray(mask.astype(np.uint8))
     resized: NDArray[np.bool_] = np.asarray(resize_image(image, size, policy, nearest=True)) != 0
     return resized

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_ft.data.images import Decoder, why_unreadable
-from anomaly_ft.data.pixels import Pixels, Resize
+from anomaly_ft.data.pixels import Pixels, Resize, Size, sides
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
 
@@ -29,7 +29,7 @@ DARK_SAYS = (
 class Images:
     """Decoded images of one size, the records they came from, and what could not be read."""
 
-    pixels: Pixels  # (n, size, size, 3), an array or `Rows` that index like one
+    pixels: Pixels  # (n, h, w, 3), an array or `Rows` that index like one
     records: tuple[Record, ...]
     skipped: tuple[tuple[Record, str], ...] = ()
 
@@ -62,19 +62,19 @@ def decode_all(records: Sequence[Record], decoder: Decoder, *, threads: int = 1)
 
 def load_images(
     records: Sequence[Record],
-    size: int,
+    size: Size,
     *,
     resize: Resize = "stretch",
     value_range: tuple[float, float] | None = None,
     threads: int = 1,
     progress: Iterable[Record] | None = None,
 ) -> Images:
-    """Decode all records into memory, each resized to `size` x `size`; unreadable files are set aside.
+    """Decode all records into memory, each resized to the sides `size`; unreadable files are set aside.
 
     Args:
         records: what to read.
-        size: height and width in pixels.
-        resize: what happens to images that are not square.
+        size: side of a square, or height and width, in pixels.
+        resize: what happens to images whose sides have another ratio.
         value_range: black and white of images with more than 8 bits; unset: 0 and 65535.
         threads: so many files are decoded at a time.
         progress: the records once more, drawn from as each one is done.
@@ -82,7 +82,7 @@ def load_images(
     Raises:
         DataError: not a single file could be read.
     """
-    pixels = np.empty((len(records), size, size, 3), np.uint8)
+    pixels = np.empty((len(records), *sides(size), 3), np.uint8)
     good: list[Record] = []
     skipped: list[tuple[Record, str]] = []
     decoded = decode_all(records, Decoder(size, resize, value_range), threads=threads)

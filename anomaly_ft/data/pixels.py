@@ -1,4 +1,4 @@
-"""Types of an image: an array of uint8, how it is resized, and the endings of its files."""
+"""Types of an image: an array of uint8, its size and how it gets it, and the endings of its files."""
 
 from importlib.util import find_spec
 from typing import Literal, get_args
@@ -32,5 +32,21 @@ FOREIGN = {
 }
 
 Pixels = NDArray[np.uint8]
-Resize = Literal["stretch", "center-crop", "letterbox"]
+Size = int | tuple[int, int]  # the side of a square, or height and width
+Resize = Literal["stretch", "center-crop", "letterbox", "native"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Give height and width.
+
+    >>> sides(224), sides((144, 352))
+    ((224, 224), (144, 352))
+    """
+    return (size, size) if isinstance(size, int) else size
+
+
+def say_size(size: Size) -> str:
+    """Name a size for people: `224` of a square, else `144 x 352`, height first."""
+    height, width = sides(size)
+    return str(height) if height == width else f"{height} x {width}"

@@ -73,6 +73,14 @@ CHANGES: Mapping[str, Callable[[float, bool], Any]] = {
 }
 
 
+# What may turn an image by a quarter, for images that are no squares
+OBLONG: Mapping[str, Callable[[float, bool], Any]] = {
+    "flips": lambda s, grey: albumentations.Compose(
+        [albumentations.HorizontalFlip(p=0.5), albumentations.VerticalFlip(p=0.5)], p=s
+    )
+}
+
+
 @dataclass(frozen=True)
 class Variation:
     """Makes varied copies of images of good parts; false where no change is switched on.
@@ -89,12 +97,13 @@ class Variation:
         return bool(self.strengths)
 
     @cached_property
-    def _transforms(self) -> dict[tuple[str, bool], Any]:
-        """The transform of each change, for grey images and for others."""
+    def _transforms(self) -> dict[tuple[str, bool, bool], Any]:
+        """The transform of each change, for grey images and others, for squares and others."""
         return {
-            (name, grey): albumentations.Compose([CHANGES[name](strength, grey)])
+            (name, grey, square): albumentations.Compose([changes[name](strength, grey)])
             for name, strength in self.strengths.items()
             for grey in (False, True)
+            for square, changes in ((True, CHANGES), (False, {**CHANGES, **OBLONG}))
         }
 
     def image(self, image: Pixels, key: Sequence[int]) -> Pixels:
@@ -102,7 +111,7 @@ class Variation:
         if not self.strengths:
             return image
         rng = np.random.default_rng([self.seed, *key])
-        grey = bool((image[..., :1] == image).all())
+        grey, square = bool((image[..., :1] == image).all()), image.shape[0] == image.shape[1]
         active = [name for name in CHANGES if name in self.strengths]
         chosen = {name for name in active if name in POSE}
         if others := [name for name in active if name not in POSE]:
@@ -110,7 +119,7 @@ class Variation:
             chosen |= {others[i] for i in rng.choice(len(others), count, replace=False)}
         for name in active:
             if name in chosen:
-                transform = self._transforms[name, grey]
+                transform = self._transforms[name, grey, square]
                 transform.set_random_seed(_seed(rng))
                 image = transform(image=image)["image"]
         return image

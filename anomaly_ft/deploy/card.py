@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anomaly_ft import __version__
+from anomaly_ft.data.pixels import sides
 from anomaly_ft.deploy.formats import OPSET, describe
 from anomaly_ft.deploy.parity import Parity
 from anomaly_ft.model.loading import LoadedRun
@@ -30,18 +31,20 @@ NEEDS = {
     "encoder-pt2": "torch and Pillow",
 }
 READ = 'image = Image.open(sys.argv[1]).convert("RGB")'
-SQUARE = {
-    "stretch": "image = image.resize(({size}, {size}), Image.Resampling.BICUBIC)",
+STRETCH = "image = image.resize(({width}, {height}), Image.Resampling.BICUBIC)"
+RESIZED = {
+    "stretch": STRETCH,
+    "native": STRETCH,
     "center-crop": """\
-scale = {size} / min(image.size)
+scale = max({width} / image.width, {height} / image.height)
 image = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
-left, top = (image.width - {size}) // 2, (image.height - {size}) // 2
-image = image.crop((left, top, left + {size}, top + {size}))""",
+left, top = (image.width - {width}) // 2, (image.height - {height}) // 2
+image = image.crop((left, top, left + {width}, top + {height}))""",
     "letterbox": """\
-scale = {size} / max(image.size)
+scale = min({width} / image.width, {height} / image.height)
 inner = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
-image = Image.new("RGB", ({size}, {size}))
-image.paste(inner, (({size} - inner.width) // 2, ({size} - inner.height) // 2))""",
+image = Image.new("RGB", ({width}, {height}))
+image.paste(inner, (({width} - inner.width) // 2, ({height} - inner.height) // 2))""",
 }
 RAW = "pixels = np.asarray(image)[None]"
 NORMALISED = """\
@@ -131,10 +134,11 @@ def program(run: LoadedRun, form: str, raw: bool) -> str:
     lines = ["import sys\n"]
     if form == "timm":
         return "\n".join([*lines, f"import {library}", "from PIL import Image\n", READ, use])
-    square = SQUARE[run.decoder.resize].format(size=about["image_size"])
+    height, width = sides(run.decoder.size)
+    resized = RESIZED[run.decoder.resize].format(height=height, width=width)
     pixels = RAW if raw else NORMALISED.format(mean=about["mean"], std=about["std"])
     head = [f"import numpy as np\nimport {library}", "from PIL import Image\n"]
-    return "\n".join([*lines, *head, READ, square, pixels, use])
+    return "\n".join([*lines, *head, READ, resized, pixels, use])
 
 
 def write_readme(run: LoadedRun, form: str, raw: bool, card: Card, parity: Parity) -> str:
@@ -153,7 +157,8 @@ def write_readme(run: LoadedRun, form: str, raw: bool, card: Card, parity: Parit
         program=program(run, form, raw),
         version=__version__,
         opset=OPSET,
-        size=about["image_size"],
+        height=sides(run.decoder.size)[0],
+        width=sides(run.decoder.size)[1],
         resize=about["resize"],
         mean=about["mean"],
         std=about["std"],

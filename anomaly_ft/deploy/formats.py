@@ -1,6 +1,6 @@
 """The formats of an export: each function writes one, reads it back, and returns what the file computes.
 
-What comes back takes normal decoded images, uint8 `(n, size, size, 3)`, and gives what the file gives for
+What comes back takes normal decoded images, uint8 `(n, height, width, 3)`, and gives what the file gives for
 them: score, map and decision, or for a bare encoder the feature map of each level. `parity` compares that
 with the detector. The libraries beyond torch come with the extras `onnx` and `openvino`.
 """

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from anomaly_ft.data.pixels import sides
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.interface import Detector
 
@@ -20,10 +21,10 @@ OUTPUTS = ("score", "map", "decision")
 
 
 class DetectorGraph(nn.Module):
-    """Image to `score (n,)`, `map (n, size, size)` in score units and `decision (n,)`, true = anomalous.
+    """Image to `score (n,)`, `map (n, height, width)` in score units and `decision (n,)`, true = anomalous.
 
-    `image` is float32 `(n, 3, size, size)`, RGB, normalised with the encoder's mean and standard
-    deviation; or, with `raw`, uint8 `(n, size, size, 3)`, which the graph normalises itself.
+    `image` is float32 `(n, 3, height, width)`, RGB, normalised with the encoder's mean and standard
+    deviation; or, with `raw`, uint8 `(n, height, width, 3)`, which the graph normalises itself.
     """
 
     def __init__(self, detector: Detector, *, raw: bool) -> None:
@@ -37,8 +38,7 @@ class DetectorGraph(nn.Module):
 
     def judge(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Score, map and decision from the encoder's levels."""
-        side = self.detector.encoder.image_size
-        outputs = self.detector.detect(levels, (side, side))
+        outputs = self.detector.detect(levels, sides(self.detector.encoder.image_size))
         return outputs.scores, outputs.maps, outputs.scores > self.detector.threshold
 
 
@@ -57,10 +57,10 @@ class EncoderGraph(nn.Module):
 def trace(graph: DetectorGraph | EncoderGraph) -> ExportedProgram:
     """Trace the graph for any number of images, batch norms folded in, without the paths of source files."""
     encoder = graph.encoder if isinstance(graph, EncoderGraph) else graph.detector.encoder
-    size = encoder.image_size
-    image = torch.zeros(2, 3, size, size)
+    size = sides(encoder.image_size)
+    image = torch.zeros(2, 3, *size)
     if graph.raw:
-        image = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+        image = torch.zeros(2, *size, 3, dtype=torch.uint8)
     with torch.no_grad(), encoder.folded():
         program = torch.export.export(
             graph, (image,), dynamic_shapes={"image": {0: Dim("batch", min=1)}}, strict=False

@@ -17,7 +17,7 @@ LONGEST_PATH = 4096  # characters; a longer text is no path on any system
 
 
 def to_pixels(item: Any, decoder: Decoder) -> Pixels:
-    """Convert one image to pixels `(size, size, 3)`.
+    """Convert one image to pixels `(h, w, 3)`.
 
     Args:
         item: a path, the base64 of an image file (also as a data URL), or uint8 values `(h, w, 3)` or

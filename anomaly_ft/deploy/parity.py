@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_ft.data.images import Decoder
-from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.pixels import Pixels, sides
 from anomaly_ft.deploy.formats import Computes
 from anomaly_ft.deploy.graph import DetectorGraph
 from anomaly_ft.model.inference import predict_batch
@@ -97,7 +97,7 @@ def compare(
 
 
 def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> Iterator[Pixels]:
-    """Batch images `(size, size, 3)` in changing sizes, which finds a graph that holds for one size only."""
+    """Batch images `(h, w, 3)` in changing sizes, which finds a graph that holds for one size only."""
     remaining = iter(pixels)
     for size in cycle(sizes):
         batch = list(islice(remaining, size))
@@ -109,8 +109,8 @@ def in_batches(pixels: Iterable[Pixels], sizes: Sequence[int] = (1, 3, 8)) -> It
 def reference(run: LoadedRun, pixels: Pixels) -> list[Tensor]:
     """Score, map and decision as `predict` comes by them."""
     outputs = predict_batch(run.detector, run.compute.batch(pixels), run.compute, explain=False)
-    square = Decoder(run.decoder.size)
-    large = np.stack([upsample(one, square.size, square.size, square) for one in outputs.map])
+    seen = Decoder(run.decoder.size)
+    large = np.stack([upsample(one, *sides(seen.size), seen) for one in outputs.map])
     return [torch.from_numpy(values) for values in (outputs.score, large, outputs.score > run.point.threshold)]
 
 

@@ -28,8 +28,7 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Score images; `map` is `(size, size)` nested lists in score units, `size` being the encoder's image
-        size.
+        """Score images; `map` is `(height, width)` nested lists in score units, the encoder's image size.
 
         Raises:
             DataError: an image that cannot be read.

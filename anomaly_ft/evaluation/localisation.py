@@ -52,7 +52,7 @@ class Localisation:
 
 
 def localise(records: Sequence[Record], maps: Mapping[str, Map], decoder: Decoder) -> Localisation:
-    """Compare maps `(n, grid, grid)` with the records' masks; where there is no mask nothing is measured.
+    """Compare maps `(n, rows, columns)` with the records' masks; where there is no mask nothing is measured.
 
     The first map localises, the last one explains the score, see `Outputs`.
 

@@ -26,6 +26,7 @@ class LoadedRun:
     point: WorkingPoint
     compute: Compute
     decoder: Decoder
+    tile: tuple[int, int] | None = None  # height and width in pixels; unset: images are seen whole
 
     @property
     def name(self) -> str:

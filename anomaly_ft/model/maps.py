@@ -18,27 +18,43 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.pixels import Size, sides
 
 Map = NDArray[np.float32]
 
 
-def on_grid(maps: Sequence[Tensor], grid: int, kept: Tensor | None = None) -> Tensor:
-    """Resize feature maps to `grid` x `grid` (averaged down, bilinear up): `(n, grid^2, sum of d)`, or of all
-    channels those `kept (d,)`."""
+def grid_shape(positions: int, image_size: Size) -> tuple[int, int]:
+    """Shape a grid like the images: rows and columns, about `positions`^2 together, and exactly `positions` x
+    `positions` for squares.
+
+    >>> grid_shape(12, 224), grid_shape(12, (144, 352))
+    ((12, 12), (8, 19))
+    """
+    height, width = sides(image_size)
+    ratio = math.sqrt(height / width)
+    return max(1, round(positions * ratio)), max(1, round(positions / ratio))
+
+
+def on_grid(maps: Sequence[Tensor], grid: Size, kept: Tensor | None = None) -> Tensor:
+    """Resize feature maps to the rows and columns of `grid` (averaged down, bilinear up): `(n, positions, sum
+    of d)`, or of all channels those `kept (d,)`."""
     joined = torch.cat([resize_to_grid(m.float(), grid) for m in maps], 1).flatten(2)
     if kept is not None and len(kept) < joined.shape[1]:
         joined = joined[:, kept]
     return joined.mT.contiguous()
 
 
-def resize_to_grid(level: Tensor, grid: int) -> Tensor:
-    """Resize a map `(n, d, h, w)` to `grid` x `grid`: averaged down, bilinear up."""
-    if level.shape[-1] >= grid:
-        return F.adaptive_avg_pool2d(level, grid)
-    return F.interpolate(level, size=(grid, grid), mode="bilinear", align_corners=False)
+def resize_to_grid(level: Tensor, grid: Size) -> Tensor:
+    """Resize a map `(n, d, h, w)` to the rows and columns of `grid`: averaged down, bilinear up."""
+    rows, columns = sides(grid)
+    smaller = min(level.shape[-2], rows), min(level.shape[-1], columns)
+    averaged = F.adaptive_avg_pool2d(level, smaller) if smaller != tuple(level.shape[-2:]) else level
+    if smaller == (rows, columns):
+        return averaged
+    return F.interpolate(averaged, size=(rows, columns), mode="bilinear", align_corners=False)
 
 
-def keep_mean(level: Tensor, grid: int) -> Tensor:
+def keep_mean(level: Tensor, grid: Size) -> Tensor:
     """Restore the mean of maps `(n, h, w)` on the grid, which resizing alone may change a little."""
     resized = resize_to_grid(level[:, None], grid)
     return resized[:, 0] + (level.mean((1, 2)) - resized.mean((1, 2, 3)))[:, None, None]
@@ -58,10 +74,11 @@ def split_distance(level: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Blur maps `(n, h, w)` by a Gaussian of `sigma` positions, mirrored at the border."""
+    """Blur maps `(n, h, w)` by a Gaussian of `sigma` positions, mirrored at the border; on a strip it reaches
+    no further than the strip is wide."""
     if sigma == 0:
         return maps
-    side = 2 * math.ceil(3 * sigma) + 1
+    side = 2 * min(math.ceil(3 * sigma), min(maps.shape[1:]) - 1) + 1
     with torch.autocast(maps.device.type, enabled=False):  # else the blur rounds distances to bf16
         return cast(Tensor, gaussian_blur(maps[:, None], [side, side], [sigma, sigma])[:, 0])
 
@@ -73,21 +90,23 @@ def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def upsample(small: Map, height: int, width: int, decoder: Decoder) -> Map:
-    """Resize a map `(grid, grid)` to an image's original size `(height, width)`: bilinear, in score units.
+    """Resize a map `(rows, columns)` to an image's original size `(height, width)`: bilinear, in score units.
 
     What the decoder cut off was never looked at, and has the lowest value of the map.
     """
-    if decoder.resize == "stretch":
+    if decoder.resize in ("stretch", "native"):
         return _bilinear(small, height, width)
-    seen = _bilinear(small, decoder.size, decoder.size)
-    scale = decoder.size / (min(height, width) if decoder.resize == "center-crop" else max(height, width))
+    seen_height, seen_width = sides(decoder.size)
+    seen = _bilinear(small, seen_height, seen_width)
+    each = seen_height / height, seen_width / width
+    scale = max(each) if decoder.resize == "center-crop" else min(each)
     tall, wide = max(1, round(scale * height)), max(1, round(scale * width))
-    top, left = (decoder.size - tall) // 2, (decoder.size - wide) // 2  # of the image in what was seen
+    top, left = (seen_height - tall) // 2, (seen_width - wide) // 2  # of the image in what was seen
     if decoder.resize == "letterbox":
         return _bilinear(seen[top : top + tall, left : left + wide], height, width)
-    top, left = (tall - decoder.size) // 2, (wide - decoder.size) // 2  # of what was seen in the image
+    top, left = (tall - seen_height) // 2, (wide - seen_width) // 2  # of what was seen in the image
     whole = np.full((tall, wide), small.min(), dtype=np.float32)
-    whole[top : top + decoder.size, left : left + decoder.size] = seen
+    whole[top : top + seen_height, left : left + seen_width] = seen
     return _bilinear(whole, height, width)
 
 

@@ -33,7 +33,7 @@ class Outputs(Generic[A]):
 
     Attributes:
         scores: `(n,)` by name.
-        maps: `(n, grid, grid)` by name, in units of distance. The first one localises; the last one explains
+        maps: `(n, rows, columns)` by name, in units of distance. The first one localises; the last one explains
             the score, if outputs were asked to explain.
         distances: `(n, levels)`, of each level; empty unless outputs were asked to explain.
         decides: name of the score that is compared with the threshold.
@@ -53,12 +53,12 @@ class Outputs(Generic[A]):
 
     @property
     def map(self) -> A:
-        """The map that belongs to the score that decides, `(n, grid, grid)`."""
+        """The map that belongs to the score that decides, `(n, rows, columns)`."""
         return self.maps[self.shows]
 
     @property
     def localises(self) -> A:
-        """The map that says best where an anomaly lies, `(n, grid, grid)`."""
+        """The map that says best where an anomaly lies, `(n, rows, columns)`."""
         return next(iter(self.maps.values()))
 
     def convert(self, change: Callable[[A], B]) -> "Outputs[B]":

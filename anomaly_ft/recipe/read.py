@@ -243,7 +243,8 @@ def _word(error: pydantic.ValidationError, model: type[BaseModel]) -> Iterator[t
         elif kind == "value_error":
             yield key, f"{key}: {message.removeprefix('Value error, ')}"
         else:
-            wanted = dict.fromkeys(m["msg"].removeprefix("Input should be ") for m in mistakes)
+            messages = (mistake["msg"].removeprefix("Input should be ") for mistake in mistakes)
+            wanted = dict.fromkeys(message.replace("a valid tuple", "a list") for message in messages)
             yield key, f"{key}: expected {' or '.join(wanted)}, got {_short(repr(mistakes[0]['input']))}"
 
 

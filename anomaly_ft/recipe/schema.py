@@ -14,6 +14,7 @@ from anomaly_ft.recipe.machine import Runtime, Tracking
 from anomaly_ft.recipe.section import EXPERT, Section, places
 from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
+Side = Annotated[int, Field(ge=32, le=2048)]  # in pixels
 Share = Annotated[float, Field(gt=0, lt=1)]
 Augmentation = Literal[
     "mixup",
@@ -46,10 +47,11 @@ class Data(Section):
     """A manifest with paths below `root`, such as the split.csv of an earlier run, to split alike."""
     group_by: str = ""
     """Regular expression with a (group) on paths, or a manifest's column; groups are never split."""
-    image_size: int = Field(default=224, ge=32, le=2048)
-    """Height and width in pixels to which images are resized."""
-    resize: Literal["stretch", "center-crop", "letterbox"] = "stretch"
-    """Images that are not square: stretched into a square, cut to their middle, or put whole on black."""
+    image_size: Side | tuple[Side, Side] = 224
+    """Side in pixels of the square to which images are resized, or [height, width]."""
+    resize: Literal["stretch", "center-crop", "letterbox", "native"] = "stretch"
+    """Images of other proportions: stretched, cut to their middle, or put whole on black; `native`: all images
+    have the same proportions and keep them, at as many pixels as that square has."""
     range: tuple[float, float] | None = None
     """Values of black and white in images of more than 8 bits, such as [0, 4095]; unset: [0, 65535]."""
     on_error: Literal["skip", "fail"] = "skip"
@@ -125,7 +127,8 @@ class GaussianSection(Section):
     dense_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
     """Levels of the dense score; `auto`: all at stride 16 and the first at stride 32."""
     grid: int = Field(default=12, ge=2, le=64)
-    """Positions along each side at which the dense score is measured."""
+    """Positions along each side at which the dense score is measured; images that are no squares have as many
+    in all."""
     smoothing: float = Field(default=0.0, ge=0, le=10)
     """Standard deviation, in grid positions, with which distances are smoothed before the largest is taken."""
     variance_floor: float = Field(default=0.1, ge=0, le=1)
@@ -241,6 +244,19 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
     runtime: Runtime = Runtime()
+
+    @field_validator("gaussian")
+    @classmethod
+    def _count_no_padding(cls, gaussian: GaussianSection, info: ValidationInfo) -> GaussianSection:
+        """Refuse one Gaussian of all places where some of them are black borders."""
+        data = info.data.get("data")  # missing where it has mistakes of its own
+        if data and data.resize == "letterbox" and gaussian.position == "free":
+            raise ValueError(
+                "position: free counts all places alike, so the black border of data.resize: letterbox would "
+                "be one of them; set data.resize to native, center-crop or stretch, or gaussian.position "
+                "to fixed"
+            )
+        return gaussian
 
     @field_validator("validation")
     @classmethod

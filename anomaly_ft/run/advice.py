@@ -10,6 +10,7 @@ from anomaly_ft.data.checks.pose import measure_pose
 from anomaly_ft.data.checks.proposal import FEWEST, propose
 from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.checks.samples import evenly, grey_thumbnails
+from anomaly_ft.data.images import same_aspect
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.data.records import Record
 from anomaly_ft.data.splits import Shares
@@ -41,9 +42,13 @@ def fitting_shares(report: Report) -> Shares:
 
 
 def fitting_resize(report: Report) -> Resize:
-    """Choose letterbox for elongated images, stretch for others."""
+    """Choose native for elongated images of the same proportions, letterbox for mixed ones, else stretch."""
     width, height = usual_size(report)
-    return "letterbox" if max(width, height) / min(width, height) >= ELONGATED else "stretch"
+    if max(width, height) / min(width, height) < ELONGATED:
+        return "stretch"
+    sizes = [(int(w), int(h)) for w, h in (size.split("x") for size in report.sizes)]
+    ordered = sorted(sizes, key=lambda size: size[0] / size[1])
+    return "native" if same_aspect(ordered[0], ordered[-1]) else "letterbox"
 
 
 def usual_size(report: Report) -> tuple[int, int]:

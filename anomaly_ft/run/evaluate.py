@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pandas import DataFrame
 
 from anomaly_ft import __version__
 from anomaly_ft.data.cache import load_cached
@@ -28,6 +29,7 @@ from anomaly_ft.evaluation.report import ReportData, write_report
 from anomaly_ft.evaluation.working_points import chi_square, observed
 from anomaly_ft.model.inference import predict
 from anomaly_ft.model.loading import LoadedRun
+from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.by_condition import condition_metrics, condition_table, frozen_predictions
 from anomaly_ft.run.console import Terminal
@@ -36,37 +38,54 @@ from anomaly_ft.run.open import open_run, open_summary
 from anomaly_ft.run.run_summary import EvaluationSummary
 from anomaly_ft.run.setup import data_options
 from anomaly_ft.run.summary import LIBRARIES
+from anomaly_ft.run.tiles import NOTICE, in_tiles, predict_records
 from anomaly_ft.run.today import ImageWatch
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.store import EVALUATION_TAG, refuse_new_database
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured.
+
+    Attributes:
+        root: labelled images, or good ones alone; unset: the data of the run itself.
+        by: under which conditions images were taken, see `conditions_of`; empty: nobody asks.
+        tile: longer side in pixels of tiles, see `in_tiles`; unset: images are seen whole.
+    """
+
+    root: str | None = None
+    by: str = ""
+    tile: int | None = None
+
+
 def evaluate(
     folder: Path,
     terminal: Terminal,
+    asked: Asked,
     *,
-    root: str | None = None,
-    by: str = "",
     output: Path | None = None,
     mlflow: bool = False,
 ) -> tuple[Path, EvaluationSummary]:
-    """Measure the detector of a run folder on the test images of `root`; returns the new folder
+    """Measure the detector of a run folder on test images; returns the new folder
     and its summary.
 
     Args:
         folder: what `train` left.
         terminal: for progress.
-        root: labelled images, or good ones alone; unset: the data of the run itself.
-        by: under which conditions images were taken, see `conditions_of`; empty: nobody asks.
+        asked: on which images, and how.
         output: where the new folder `<run>-evaluation-001` goes; unset: beside the run.
         mlflow: whether MLflow gets it too, as a run below the one that is measured.
 
     Raises:
-        RunError: a folder that is not a finished run, or, with `mlflow`, one that MLflow does not know.
+        RunError: a folder that is not a finished run, or, with `mlflow`, one that MLflow does not know; a run
+            that cannot predict in tiles, where that is asked for.
         DataError: no labelled images, or conditions that are not there.
     """
+    root, by = asked.root, asked.by
     recipe, run = open_run(folder)
+    run = in_tiles(run, asked.tile)
     measured = _tracked_run(folder) if mlflow else None
     if mlflow:
         refuse_new_database(recipe.tracking.uri)
@@ -75,9 +94,10 @@ def evaluate(
     conditions = conditions_of(reading, records, by, _manifest(recipe, root)) if by and records else {}
     images = _load(source, records, recipe, run.decoder, terminal)
     refuse_unread(conditions, images.records)
-    outputs = predict(run.detector, images.pixels, run.compute)
+    outputs = _predict(run, images)
     assessment = assess(images.records, outputs, run.point, run.decoder)
-    found = {"data": _describe(source, reading.layout, images), **_whole(run, images, assessment)}
+    found: dict[str, Any] = {"data": _describe(source, reading.layout, images), "tile": asked.tile}
+    found |= _whole(run, images, assessment)
     if by:
         rows, notices = _by_condition(run, assessment, conditions, own=root is None)
         found |= {"by": by, "conditions": rows, "notices": [*found["notices"], *notices]}
@@ -86,14 +106,11 @@ def evaluate(
     if by:
         table.insert(3, "condition", [conditions[record.name] for record in assessment.records])
     partial = start_folder(output or folder.resolve().parent, f"{run.name}-evaluation")
+    shown = ReportData(recipe.to_yaml(), assessment, run.point.threshold, np.empty(0), run.detector.labels)
     try:
-        write_text(partial / "recipe.yaml", recipe.to_yaml())
-        write_json(partial / "summary.json", summary.plain())
-        table.to_csv(partial / "predictions.csv", index=False)
+        _write(partial, summary, shown, table)
         if by:
             condition_table(rows).to_csv(partial / "conditions.csv", index=False)
-        shown = ReportData(recipe.to_yaml(), assessment, run.point.threshold, np.empty(0), run.detector.labels)
-        write_report(partial / "report.html", summary.plain(), shown)
         finished = finish_folder(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -102,6 +119,21 @@ def evaluate(
     if measured:
         _log(finished, summary, recipe, folder, measured)
     return finished, summary
+
+
+def _write(partial: Path, summary: EvaluationSummary, shown: ReportData, table: DataFrame) -> None:
+    """Write the files that every evaluation has."""
+    write_text(partial / "recipe.yaml", shown.recipe)
+    write_json(partial / "summary.json", summary.plain())
+    table.to_csv(partial / "predictions.csv", index=False)
+    write_report(partial / "report.html", summary.plain(), shown)
+
+
+def _predict(run: LoadedRun, images: Images) -> Predictions:
+    """Predict images in tiles, where the run is to, else whole."""
+    return (
+        predict_records(run, images.records) if run.tile else predict(run.detector, images.pixels, run.compute)
+    )
 
 
 def _tracked_run(folder: Path) -> str:
@@ -169,12 +201,14 @@ def _whole(run: LoadedRun, images: Images, assessment: Assessment) -> dict[str, 
     """Whether the images as a whole are as they were, and what is to be said of that."""
     good = [i for i, record in enumerate(images.records) if not record.anomalous]
     watch = ImageWatch(run.folder)
-    watch.look_at_all(view(images.pixels, good) if good else images.pixels)
+    if run.tile is None:  # else the encoder sees another scale than these show
+        watch.look_at_all(view(images.pixels, good) if good else images.pixels)
     rates = observed(run.point.threshold, assessment.scores[good])
     difference = watch.difference
     notices = [say_false_alarms(rates, run.point)] if rates else []
     if rates and (many := say_far_too_many(rates.rejected, rates.images, run.point, known_good=True)):
         notices.append(many)
+    notices += [NOTICE] if run.tile else []
     notices += watch.says("good images" if good else "images")
     if difference is None:
         return {"appearance": None, "notices": notices}

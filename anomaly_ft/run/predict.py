@@ -29,6 +29,7 @@ from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
 from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, render
+from anomaly_ft.run.tiles import NOTICE, predict_files
 from anomaly_ft.run.today import ImageWatch
 
 Progress = Callable[["Iterable[Prediction]", str, int | None], "Iterable[Prediction]"]  # items, what, total
@@ -80,10 +81,14 @@ def predict(
     Args:
         run: detector, threshold and how it computes.
         paths: drawn from no further ahead than is decoded ahead.
-        threads: so many files are decoded at a time.
+        threads: so many files are decoded at a time; in tiles, one.
         maps: whether predictions carry a map.
         look: is shown each image that could be decoded, in the thread that did.
     """
+
+    if run.tile:
+        yield from predict_files(run, paths, maps=maps, look=look)
+        return
 
     def decode(path: Path) -> Pixels:
         pixels = run.decoder(path)
@@ -201,7 +206,8 @@ def _noticed(run: LoadedRun, watch: ImageWatch, tally: Tally) -> Tally:
     if not scored:
         return tally
     many = say_far_too_many(tally.anomalous, scored, run.point)
-    return replace(tally, notices=(*watch.says(), *([many] if many else [])))
+    tiles = [NOTICE] if run.tile else []
+    return replace(tally, notices=(*watch.says(), *([many] if many else []), *tiles))
 
 
 def _stream_to(

@@ -17,7 +17,7 @@ LONGEST_ROW = 2**20  # bytes
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: scores by name, higher = more anomalous, and the map `(grid, grid)` of the score that
+    """One image: scores by name, higher = more anomalous, and the map `(rows, columns)` of the score that
     decides, if maps were asked for; or the reason why they are None."""
 
     path: str

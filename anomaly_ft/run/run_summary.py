@@ -76,6 +76,8 @@ class EvaluationSummary(Tested):
     """The name of the run folder that was measured."""
     data: MeasuredData
     """What it was measured on."""
+    tile: int | None = None
+    """Longer side in pixels of the tiles that images were seen in; `null`: they were seen whole."""
     by: str = ""
     """What the conditions are, as `--by` said."""
     conditions: tuple[ConditionRow, ...] = ()

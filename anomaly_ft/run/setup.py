@@ -10,9 +10,10 @@ from lightning_fabric import seed_everything
 
 from anomaly_ft.analysis.suspicion import Batches
 from anomaly_ft.data.augment import Augment, make_augment
-from anomaly_ft.data.dataset import SHOWN, Dataset, Options, are_dark, load_dataset
+from anomaly_ft.data.dataset import SHOWN, Dataset, Options, are_dark, load_dataset, read_records
 from anomaly_ft.data.loaded import DARK_SAYS, Images
-from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.pixels import Pixels, say_size
+from anomaly_ft.data.proportions import native_size
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.data.splits import Shares, only
 from anomaly_ft.data.variation import Variation, with_copies
@@ -96,6 +97,7 @@ class Setup:
             f"{len(self.data.undivided)} normal images, "
             f"{len(split.train)} train, {len(split.val)} val, {len(split.calibration)} calibration",
             f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
+            f"images   {say_size(recipe.data.image_size)} pixels high and wide, {recipe.data.resize}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
             f"{trainable / 1e6:.2f} million trainable parameters",
             f"levels   {levels}",
@@ -112,7 +114,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         AnomalyFtError: whatever the recipe asks for that is not there.
     """
     started = time.perf_counter()
-    recipe = _resolve(recipe)
+    recipe = _with_native_size(_resolve(recipe))
     seed_everything(recipe.seed, verbose=False)
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
@@ -198,6 +200,22 @@ def data_options(recipe: Recipe) -> Options:
         cache_dir=runtime.cache_dir,
         cache_disk_gib=runtime.cache_disk_gib,
     )
+
+
+def _with_native_size(recipe: Recipe) -> Recipe:
+    """Replace the side of a square by height and width, where images keep their own proportions."""
+    data = recipe.data
+    if data.resize != "native" or not isinstance(data.image_size, int):
+        return recipe
+    reading = read_records(
+        data.root,
+        layout=data.layout,
+        manifest=data.manifest,
+        group_by=data.group_by,
+        allow_leak=data.allow_leak,
+    )
+    size = native_size(reading.records, data.image_size)
+    return recipe.model_copy(update={"data": data.model_copy(update={"image_size": size})})
 
 
 def _resolve(recipe: Recipe) -> Recipe:

@@ -8,6 +8,7 @@ from PIL import Image
 from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.checks.samples import evenly, sample_pixels
 from anomaly_ft.data.checks.sheet import variation_sheet
+from anomaly_ft.data.proportions import native_size
 from anomaly_ft.errors import DataError
 from anomaly_ft.recipe.variation import VariationSection
 from anomaly_ft.run.advice import IMAGE_SIZE, fitting_resize, good_images
@@ -29,7 +30,9 @@ def write_sheet(report: Report, path: Path) -> None:
         ending = path.suffix or "no ending"
         raise DataError(f"{path}: the sheet cannot be written: {ending} is no image that Pillow writes; "
                         "name it .png")  # fmt: skip
-    pixels = sample_pixels(evenly(good_images(report), ROWS), IMAGE_SIZE, fitting_resize(report), report.limits)
+    records, resize = evenly(good_images(report), ROWS), fitting_resize(report)
+    size = native_size(records, IMAGE_SIZE) if resize == "native" else IMAGE_SIZE
+    pixels = sample_pixels(records, size, resize, report.limits)
     if not len(pixels):
         raise DataError(f"{path}: no sheet: {report.root} has no good training image that can be read")
     proposed = report.proposal.strengths if report.proposal else {}

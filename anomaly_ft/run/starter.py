@@ -103,6 +103,9 @@ def _data(report: Report) -> Iterator[str]:
         yield f"# {size} pixels are fast. One of them covers {shorter / size:.1f} pixels of your images:"
         yield f"# defects smaller than that vanish. With {2 * size} a run takes about four times as long."
     yield f"image_size: {size}"
+    if fitting_resize(report) == "native":
+        yield f"# Images are {width} x {height} and keep these proportions, at as many pixels as the square."
+        yield "resize: native"
     if fitting_resize(report) == "letterbox":
         yield f"# Most images are {width} x {height}: put whole on black, not stretched into a square."
         yield "resize: letterbox"

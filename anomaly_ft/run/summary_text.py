@@ -115,6 +115,8 @@ def position_sentence(summary: PositionSummary | None) -> str:
         "free": "your parts lie in different places, so all places share one Gaussian",
     }[summary.chosen]
     fixed, free, error = summary.fixed_vicinal_auroc, summary.free_vicinal_auroc, summary.standard_error
+    if summary.asked == "auto" and fixed is None:
+        return f"Positions are {summary.chosen}: {says}. Nothing else fits images that letterbox puts on black."
     if fixed is None or free is None or error is None:
         return f"Positions are {summary.chosen}, as the recipe says: {says}."
     return (

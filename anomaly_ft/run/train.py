@@ -65,7 +65,8 @@ def _gaussian(setup: Setup) -> GaussianMethod:
         section.target,
         {name: strength for name, strength in penalties.items() if strength},
     )
-    if setup.recipe.gaussian.position == "auto" and not setup.position:
+    padded = setup.recipe.data.resize == "letterbox"  # no place of the one Gaussian may be a black border
+    if setup.recipe.gaussian.position == "auto" and not setup.position and not padded:
         method.choose = lambda heads: position_of(setup, heads, method.score)
     return method
 

@@ -424,6 +424,22 @@ def test_position_compares_both_heads_and_what_was_chosen(
     assert (tmp_path / "position.csv").read_bytes() == before, "nothing is run again"
 
 
+def test_other_heads_are_measured_once_and_with_their_memory(run: Run, sets: Path, tmp_path: Path) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw,kolektor", "--seeds", 1]
+    code, said, errors = run("position_candidates", *asked, *settings())
+    assert code == 0, errors
+    assert "the head that is best on the other sets, beside one that is there" in said
+    rows = finite(tmp_path / "position_candidates.csv", "auroc", "mib", "ms_image")
+    heads = ["fixed", "free", "fixed 3 x 3", "free 3 x 3", "shared covariance", "neighbours"]
+    assert list(rows["head"]) == 2 * heads
+    mib = rows.set_index("head")["mib"].iloc[: len(heads)]
+    assert mib["fixed"] > mib["shared covariance"] > mib["free"]
+    before = (tmp_path / "position_candidates.csv").read_bytes()
+    code, _, errors = run("position_candidates", *asked, *settings())
+    assert code == 0, errors
+    assert (tmp_path / "position_candidates.csv").read_bytes() == before, "nothing is run again"
+
+
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()

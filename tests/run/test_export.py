@@ -196,7 +196,7 @@ def test_a_timm_folder_loads_as_model_and_as_stages_and_has_the_runs_preprocessi
     stages = timm.create_model(where, pretrained=True, features_only=True).eval()
     config = timm.data.resolve_model_data_config(stages)
     assert config["input_size"] == (3, 64, 64)
-    assert (config["crop_mode"], config["crop_pct"], config["interpolation"]) == ("stretch", 1.0, "bicubic")
+    assert (config["crop_mode"], config["crop_pct"], config["interpolation"]) == ("squash", 1.0, "bicubic")
     pixels = timm.data.create_transform(**config)(Image.open(image).convert("RGB"))[None]
     with torch.inference_mode():
         own = run.detector.encoder(run.compute.batch(np.stack([run.decoder(image)])))

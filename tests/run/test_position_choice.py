@@ -116,6 +116,18 @@ def test_a_recipe_that_says_what_positions_mean_is_not_asked_again(
     assert "as the recipe says" in position_sentence(summary)
 
 
+def test_images_on_black_borders_keep_a_gaussian_at_each_position(
+    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly_ft.run.train.position_of", lambda *_: pytest.fail("chosen all the same"))
+    setup = setup_of(tmp_path, roots["scattered"], *SCATTERED, "data.resize=letterbox")
+    method = METHODS["gaussian"](setup)
+    assert method.fit().state_dict()["dense_mean"].dim() == 2
+    assert "Nothing else fits images that letterbox puts on black" in position_sentence(
+        summarise_position(setup)
+    )
+
+
 def test_a_run_that_goes_on_keeps_what_it_chose(
     roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +162,7 @@ def test_a_detector_without_positions_is_exported_with_parity(
     assert parity["map"]["max_relative"] <= 1e-3
 
 
-def test_a_run_older_than_the_setting_is_compared_and_predicted_beside_one_without_positions(
+def test_a_run_older_than_the_setting_is_compared_predicted_and_exported_beside_one_without_positions(
     free_run: tuple[Path, str], small_run: Path, tmp_path: Path
 ) -> None:
     older = shutil.copytree(small_run, tmp_path / "older-001")
@@ -169,3 +181,7 @@ def test_a_run_older_than_the_setting_is_compared_and_predicted_beside_one_witho
     for run in (older, free_run[0]):
         predicted = CliRunner().invoke(main, ["predict", str(run), str(image)])
         assert predicted.exit_code == 0, predicted.output
+        output = tmp_path / f"exported {run.name}"
+        exported = CliRunner().invoke(main, ["export", str(run), "--format", "timm", "--output", str(output)])
+        assert exported.exit_code == 0, exported.output
+        assert json.loads((output / "parity.json").read_text())["passed"] is True

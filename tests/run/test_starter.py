@@ -115,8 +115,18 @@ def test_floating_point_images_get_the_range_of_their_values(tmp_path: Path) -> 
 def test_elongated_images_are_not_stretched_and_large_ones_draw_a_hint(tmp_path: Path) -> None:
     wide = save(tmp_path / "wide", np.random.default_rng(0).integers(0, 255, (12, 450, 900, 3), np.uint8))
     recipe, text = init(wide)
-    assert recipe.data.resize == "letterbox"
+    assert recipe.data.resize == "native"
     assert "With 448 a run takes about four times as long" in text
+    with Image.open("wide-variation.png") as sheet:
+        assert sheet.width > 7 * 320, "a strip of as many pixels as a square of 224"
+
+
+def test_elongated_images_of_mixed_proportions_are_put_on_black(tmp_path: Path) -> None:
+    wide = save(tmp_path / "wide", np.random.default_rng(0).integers(0, 255, (12, 90, 180, 3), np.uint8))
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 240, 3), np.uint8)).save(wide / "longer.png")
+    recipe, text = init(wide)
+    assert recipe.data.resize == "letterbox"
+    assert "put whole on black" in text
 
 
 def test_troubles_and_too_few_images_stand_in_the_header(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from anomaly_ft.data.checks.appearance import DECODED, SIDE
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.data.images import read_image, resize_image, view_image
 from anomaly_ft.data.loaded import UNREADABLE
-from anomaly_ft.data.pixels import Pixels, Resize
+from anomaly_ft.data.pixels import Pixels, Resize, Size, sides
 from anomaly_ft.data.records import Record
 
 
@@ -38,12 +38,12 @@ def grey_thumbnails(records: Sequence[Record], limits: Limits | None = None) -> 
 
 
 def sample_pixels(
-    records: Sequence[Record], size: int, resize: Resize = "stretch", limits: Limits | None = None
+    records: Sequence[Record], size: Size, resize: Resize = "stretch", limits: Limits | None = None
 ) -> Pixels:
-    """Decode images as a run of this size does, `(n, size, size, 3)`; those that cannot be read are left
+    """Decode images as a run of this size does, `(n, h, w, 3)`; those that cannot be read are left
     out."""
     read = [np.asarray(resize_image(image, size, resize)) for image in _read(records, limits, 0)]
-    return np.stack(read) if read else np.zeros((0, size, size, 3), np.uint8)
+    return np.stack(read) if read else np.zeros((0, *sides(size), 3), np.uint8)
 
 
 def _read(records: Sequence[Record], limits: Limits | None, at_least: int) -> list[Image.Image]:

@@ -43,7 +43,8 @@ HEADINGS: Mapping[str, Callable[[float], str]] = {
 
 
 def _flipped(image: Pixels, row: int) -> Pixels:
-    return [image[:, ::-1], np.rot90(image), image[::-1], np.rot90(image, 2)][row % 4]
+    quarter = 1 if image.shape[0] == image.shape[1] else 2  # a strip has no quarter turn in its own frame
+    return [image[:, ::-1], np.rot90(image, quarter), image[::-1], np.rot90(image, 2)][row % 4]
 
 
 def _by(make: Callable[[float], Any]) -> Callable[[Pixels, float, int], Pixels]:

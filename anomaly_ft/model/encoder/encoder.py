@@ -20,6 +20,7 @@ from timm.models import save_for_hf
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
+from anomaly_ft.data.pixels import Size, say_size, sides
 from anomaly_ft.errors import EncoderError, did_you_mean
 from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.fuse_batchnorm import Pair, foldable, folded
@@ -27,7 +28,8 @@ from anomaly_ft.model.encoder.level_maps import refuse_scrambled, refuse_unnamed
 from anomaly_ft.model.encoder.module_chain import find_chain, input_of, run_chain
 from anomaly_ft.model.encoder.weights import load_pretrained
 
-CROP_MODES = {"stretch": "stretch", "center-crop": "center", "letterbox": "border"}  # timm's words for it
+# timm's words for it
+CROP_MODES = {"stretch": "squash", "native": "squash", "center-crop": "center", "letterbox": "border"}
 
 
 class Encoder(nn.Module):
@@ -36,7 +38,7 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, levels: Sequence[str], image_size: int) -> None:
+    def __init__(self, model: nn.Module, levels: Sequence[str], image_size: Size) -> None:
         super().__init__()
         self.model = model
         self.levels = tuple(levels)
@@ -57,7 +59,8 @@ class Encoder(nn.Module):
         self.early: tuple[str, ...] = ()  # levels in that part
         shapes = self._probe()
         self.widths = tuple(shape[1] for shape in shapes)  # d_l
-        self.strides = tuple(stride_of(image_size, shape[-1]) for shape in shapes)  # in pixels
+        longer = max(sides(image_size))
+        self.strides = tuple(stride_of(longer, max(shape[-2:])) for shape in shapes)  # in pixels
 
     def forward(self, images: Tensor | EarlyActivations) -> list[Tensor]:
         """Compute feature maps `(n, d_l, h_l, w_l)`, one for each level, of RGB images `(n, 3, h, w)` in
@@ -181,10 +184,10 @@ class Encoder(nn.Module):
     def save(self, folder: Path, *, resize: str = "stretch") -> None:
         """Write `config.json` and `model.safetensors`, a folder that timm's `local-dir:` loads.
 
-        `resize` is how images are made square; timm's transforms are told to do the same.
+        `resize` is how images get that size; timm's transforms are told to do the same.
         """
         data_config = {
-            "input_size": (3, self.image_size, self.image_size),
+            "input_size": (3, *sides(self.image_size)),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": CROP_MODES[resize],
@@ -208,14 +211,14 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> list[torch.Size]:
-        shape = (1, 3, self.image_size, self.image_size)
+        shape = (1, 3, *sides(self.image_size))
         noise = 255 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
         try:
             maps, self._chain = find_chain(self.model, self.levels, lambda: self(noise))
             self._pairs = foldable(self.model, self.levels, lambda: self(noise))
         except (AssertionError, RuntimeError) as cause:
             raise EncoderError(
-                f"data.image_size: the encoder takes no images of {self.image_size} pixels: {cause}"
+                f"data.image_size: the encoder takes no images of {say_size(self.image_size)} pixels: {cause}"
             ) from cause
         self._reading = False
         refuse_scrambled(self.model, self.levels, maps, (noise - self.mean) / self.std)
@@ -284,14 +287,14 @@ def load_encoder(
     weights: str = "auto",
     *,
     levels: Sequence[str | int] | Literal["all"] = "all",
-    image_size: int = 224,
+    image_size: Size = 224,
 ) -> Encoder:
     """Load the pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
     model = load_pretrained(name, weights, image_size)
     return Encoder(model, choose_levels(model, levels), image_size)
 
 
-def load_with_timm(folder: Path, levels: Sequence[str], image_size: int) -> Encoder:
+def load_with_timm(folder: Path, levels: Sequence[str], image_size: Size) -> Encoder:
     """Load what `Encoder.save` wrote as someone loads it who has timm alone."""
     model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     return Encoder(model, levels, image_size)

@@ -54,10 +54,10 @@ def refuse_unnamed(model: nn.Module, levels: Sequence[str]) -> list[str]:
 
 
 def to_grid(model: nn.Module, output: Tensor) -> Tensor:
-    """Reshape a level's output to `(n, d, h, w)`: patch tokens become a square grid, channels come second.
+    """Reshape a level's output to `(n, d, h, w)`: patch tokens become a grid, channels come second.
 
     Raises:
-        EncoderError: it is no tensor, or its positions make no square grid.
+        EncoderError: it is no tensor, or its positions make no grid.
     """
     if not isinstance(output, Tensor) or output.dim() not in (3, 4):
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -69,6 +69,9 @@ def to_grid(model: nn.Module, output: Tensor) -> Tensor:
         return output
     prefix: int = getattr(model, "num_prefix_tokens", 0)
     tokens = output[:, prefix:].mT  # (n, d, positions)
+    height, width = getattr(getattr(model, "patch_embed", None), "grid_size", None) or (0, 0)
+    if height * width == tokens.shape[2]:
+        return tokens.reshape(*tokens.shape[:2], height, width)
     side = math.isqrt(tokens.shape[2])
     if side**2 != tokens.shape[2]:
         raise EncoderError(

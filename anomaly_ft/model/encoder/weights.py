@@ -17,6 +17,7 @@ from huggingface_hub import constants, get_session
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from anomaly_ft.data.pixels import Size, say_size
 from anomaly_ft.errors import EncoderError, did_you_mean
 
 # encoder name -> (distribution on the package index, module, class that knows the file's path)
@@ -40,13 +41,13 @@ def resolve_source(name: str, weights: str) -> str:
     return "package" if installed else "hub"
 
 
-def load_pretrained(name: str, weights: str, image_size: int) -> nn.Module:
+def load_pretrained(name: str, weights: str, image_size: Size) -> nn.Module:
     """Load the timm model `name` without its classifier, holding the weights named by `weights`.
 
     Args:
         name: a timm model name, such as `tf_efficientnet_lite0`.
         weights: `auto`, `hub`, `package`, `random`, `local-dir:FOLDER` or the path of a weights file.
-        image_size: height and width in pixels that the model will be given.
+        image_size: side of a square, or height and width, in pixels of what the model will be given.
 
     Raises:
         EncoderError: unknown model, or weights that are missing or do not fit.
@@ -64,7 +65,7 @@ def load_pretrained(name: str, weights: str, image_size: int) -> nn.Module:
     return model
 
 
-def _create(name: str, image_size: int, *, pretrained: bool = False) -> nn.Module:
+def _create(name: str, image_size: Size, *, pretrained: bool = False) -> nn.Module:
     architecture = name.split(".", maxsplit=1)[0]
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
@@ -79,12 +80,12 @@ def _create(name: str, image_size: int, *, pretrained: bool = False) -> nn.Modul
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **size)
     except AssertionError as cause:
         raise EncoderError(
-            f"data.image_size: {name} takes no images of {image_size} pixels: {cause}"
+            f"data.image_size: {name} takes no images of {say_size(image_size)} pixels: {cause}"
         ) from cause
     return model
 
 
-def _from_hub(name: str, image_size: int) -> nn.Module:
+def _from_hub(name: str, image_size: Size) -> nn.Module:
     package = PACKAGES.get(name.split(".", maxsplit=1)[0])
     try:
         with _asked_once():
@@ -139,7 +140,7 @@ def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
     return dict(zip(ours, theirs.values(), strict=True))
 
 
-def _from_folder(name: str, folder: Path, image_size: int) -> nn.Module:
+def _from_folder(name: str, folder: Path, image_size: Size) -> nn.Module:
     config = folder / "config.json"
     if not config.is_file():
         raise EncoderError(f"encoder.weights: no config.json in {folder}, expected a timm model folder")

@@ -17,7 +17,7 @@ from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels
 from anomaly_ft.model.gaussian.settings import DetectorSettings
-from anomaly_ft.model.maps import resize_to_grid
+from anomaly_ft.model.maps import grid_shape, resize_to_grid
 
 
 @dataclass
@@ -83,8 +83,9 @@ def run_early(
 
 @torch.no_grad()  # and not inference_mode: training saves these for its backward pass
 def _run(encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorSettings) -> EarlyActivations:
-    dense = dict.fromkeys(choose_dense_levels(encoder, settings.dense_levels), settings.grid)
-    fine = dict.fromkeys(choose_map_levels(encoder, settings.map_levels), settings.map_grid)
+    coarse, fine_grid = (grid_shape(side, encoder.image_size) for side in (settings.grid, settings.map_grid))
+    dense = dict.fromkeys(choose_dense_levels(encoder, settings.dense_levels), coarse)
+    fine = dict.fromkeys(choose_map_levels(encoder, settings.map_levels), fine_grid)
     with compute.fabric.autocast():
         done = encoder.early_activations(compute.batch(pixels))
     position = [encoder.levels.index(name) for name in encoder.early]
@@ -95,14 +96,15 @@ def _run(encoder: Encoder, pixels: Pixels, compute: Compute, settings: DetectorS
     return EarlyActivations(done.activation, levels).to(torch.device("cpu"))
 
 
-def _as_much_as_needed(level: Tensor, grids: set[int]) -> Tensor:
+def _as_much_as_needed(level: Tensor, grids: set[tuple[int, int]]) -> Tensor:
     """Shrink a map to one with the same average and the same values on the grids, where that is possible."""
     if not grids:
         return level.mean((2, 3), keepdim=True, dtype=torch.float32)
     if len(grids) > 1:
         return level
-    side, grid = level.shape[-1], grids.pop()
-    if side > grid and side % grid == 0:
+    grid = grids.pop()
+    pairs = list(zip(level.shape[-2:], grid, strict=True))
+    if any(side > wanted for side, wanted in pairs) and all(side % wanted == 0 for side, wanted in pairs):
         return resize_to_grid(level.float(), grid)
     return level
 

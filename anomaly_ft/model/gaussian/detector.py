@@ -8,12 +8,12 @@ Three scores, all higher = more anomalous:
   (after Defard et al., PaDiM, 2021, with Ledoit-Wolf), on levels deep enough to know what belongs there;
   or, where parts lie anyhow, with one Gaussian of all positions (see `positions`);
 * fused: both in standard deviations of held-out normal images, added, the dense one `dense_weight` times.
-
 Where an anomaly lies is another question than whether there is one: the dense map has a grid and shallower
 levels of its own. The contribution map splits the pooled score over positions and so explains it.
 
 A grid of g x g positions with d channels, at most `dense_dimensions`, takes 4 g^2 d^2 bytes, and 8 g^2 d^2 more
-while it is fitted, whatever the number and size of images; one Gaussian of all positions 1 / g^2 of that.
+while it is fitted, whatever the number and size of images; one Gaussian of all positions 1 / g^2 of that. Of
+images that are no squares the grid has their shape, see `grid_shape`.
 """
 
 import json
@@ -32,7 +32,7 @@ from anomaly_ft.model.gaussian import levels as choice
 from anomaly_ft.model.gaussian.fused import fuse
 from anomaly_ft.model.gaussian.settings import LABELS, LEVEL_MEAN, SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance, squared_distances
-from anomaly_ft.model.maps import enlarge, keep_mean, on_grid, smooth, split_distance
+from anomaly_ft.model.maps import enlarge, grid_shape, keep_mean, on_grid, smooth, split_distance
 from anomaly_ft.model.outputs import Detection, Labels, Outputs
 from anomaly_ft.model.storage import write_detector
 from anomaly_ft.model.threshold import Thresholds
@@ -102,6 +102,8 @@ class GaussianDetector(nn.Module):
         self.encoder = encoder
         self.settings = settings
         self.thresholds = thresholds
+        self.grid = grid_shape(settings.grid, encoder.image_size)  # rows and columns
+        self.map_grid = grid_shape(settings.map_grid, encoder.image_size)
         self.dense_levels = choice.choose_dense_levels(encoder, settings.dense_levels)
         self.map_levels = choice.choose_map_levels(encoder, settings.map_levels)
         for i, gaussian in enumerate(statistics.levels):
@@ -183,9 +185,8 @@ class GaussianDetector(nn.Module):
 
     def dense_scores(self, levels: Sequence[Tensor]) -> Tensor:
         """Compute the dense score `(n,)` from feature maps, as `Encoder` gives them."""
-        grid, sigma = self.settings.grid, self.settings.smoothing
-        coarse = self.squared_dense_distances(levels).sqrt().view(-1, grid, grid)
-        return smooth(coarse, sigma).flatten(1).amax(1)
+        coarse = self.squared_dense_distances(levels).sqrt().view(-1, *self.grid)
+        return smooth(coarse, self.settings.smoothing).flatten(1).amax(1)
 
     def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
         """Compute scores and maps from feature maps; with `explain` also the contribution map and each
@@ -197,11 +198,10 @@ class GaussianDetector(nn.Module):
         return Outputs(self.scores(levels), maps, distances, self.decides, self.shows)
 
     def dense_map(self, levels: Sequence[Tensor]) -> Tensor:
-        """Compute the distance at each position of the map's grid, smoothed: `(n, map_grid, map_grid)`."""
-        settings = self.settings
-        features = on_grid([levels[i] for i in self.map_levels], settings.map_grid, self.map_kept)
+        """Compute the distance at each position of the map's grid, smoothed: `(n, rows, columns)`."""
+        features = on_grid([levels[i] for i in self.map_levels], self.map_grid, self.map_kept)
         fine = squared_distances(features, self.map_mean, self.map_whitening).sqrt()
-        return smooth(fine.view(-1, settings.map_grid, settings.map_grid), settings.map_smoothing)
+        return smooth(fine.view(-1, *self.map_grid), self.settings.map_smoothing)
 
     def level_distances(self, features: Sequence[Tensor]) -> Tensor:
         """Compute the Mahalanobis distance (not squared) of pooled features to each level's Gaussian, `(n,
@@ -214,7 +214,7 @@ class GaussianDetector(nn.Module):
         return torch.stack([squared_distance(f, *self.level_gaussian(i)) for i, f in enumerate(features)], 1)
 
     def squared_dense_distances(self, maps: Sequence[Tensor]) -> Tensor:
-        """Compute the squared Mahalanobis distance at each position of the grid, `(n, grid^2)`."""
+        """Compute the squared Mahalanobis distance at each position of the grid, `(n, positions)`."""
         return squared_distances(self.dense_features(maps), self.dense_mean, self.dense_whitening)
 
     def level_gaussian(self, i: int) -> tuple[Tensor, Tensor]:
@@ -222,11 +222,11 @@ class GaussianDetector(nn.Module):
         return self.get_buffer(f"mean_{i}"), self.get_buffer(f"whitening_{i}")
 
     def dense_features(self, maps: Sequence[Tensor]) -> Tensor:
-        """Resize the dense levels to one grid and concatenate them: `(n, grid^2, d)`, float32."""
-        return on_grid([maps[i] for i in self.dense_levels], self.settings.grid, self.dense_kept)
+        """Resize the dense levels to one grid and concatenate them: `(n, positions, d)`, float32."""
+        return on_grid([maps[i] for i in self.dense_levels], self.grid, self.dense_kept)
 
     def contribution_map(self, maps: Sequence[Tensor]) -> Tensor:
-        """Split the pooled score over the map's grid, `(n, map_grid, map_grid)`; its mean is the pooled
+        """Split the pooled score over the map's grid, `(n, rows, columns)`; its mean is the pooled
         score.
 
         Each level's contributions are divided by its distance, which leaves a map whose mean is the
@@ -237,7 +237,7 @@ class GaussianDetector(nn.Module):
         for i, level in enumerate(maps):
             split = split_distance(level, *self.level_gaussian(i))
             split = split / distances[:, i, None, None].clamp_min(torch.finfo(split.dtype).tiny)
-            levels.append(keep_mean(split, self.settings.map_grid))
+            levels.append(keep_mean(split, self.map_grid))
         return (torch.stack(levels) * self.level_weights[:, None, None, None]).sum(0)
 
     def standardised(self, normal: Mapping[str, NDArray[np.float64]]) -> "GaussianDetector":
@@ -270,7 +270,7 @@ class GaussianDetector(nn.Module):
             "encoder": config["architecture"],
             "image_size": encoder.image_size,
             "levels": list(encoder.levels),
-            "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",
+            "input": "RGB, image_size high and wide, values 0..255; the encoder's config has mean and std",
             "units": "Mahalanobis distances (fused: a sum of two standard scores), higher = more anomalous",
             "settings": asdict(self.settings) | names,
             "threshold": asdict(point) if point else None,

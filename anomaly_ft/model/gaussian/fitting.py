@@ -12,12 +12,17 @@ from torch import Tensor
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder, pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
-from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels
+from anomaly_ft.model.gaussian.levels import (
+    choose_dense_levels,
+    choose_map_levels,
+    kept_channels,
+    refuse_without_grid,
+)
 from anomaly_ft.model.gaussian.positions import grouped, joined
 from anomaly_ft.model.gaussian.settings import POSITIONS, DetectorSettings, Position
 from anomaly_ft.model.gaussian.statistics import Gaussian, Moments, accumulate, fit
 from anomaly_ft.model.inference import FirstFeatures, score_images
-from anomaly_ft.model.maps import on_grid
+from anomaly_ft.model.maps import grid_shape, on_grid
 
 BATCHES = 4  # added to the sums at a time
 
@@ -185,13 +190,15 @@ def _features(
     """Compute pooled features of every level batch by batch, and last those of the dense score and of the
     map."""
     grids = [
-        (choose_dense_levels(encoder, settings.dense_levels), settings.grid),
-        (choose_map_levels(encoder, settings.map_levels), settings.map_grid),
+        (choose_dense_levels(encoder, settings.dense_levels), grid_shape(settings.grid, encoder.image_size)),
+        (choose_map_levels(encoder, settings.map_levels), grid_shape(settings.map_grid, encoder.image_size)),
     ]
     kept = [kept_channels(encoder, levels, settings.dense_dimensions) for levels, _ in grids]
     for images in compute.batches(pixels):
         with torch.inference_mode(), compute.fabric.autocast():
             maps = encoder(images)
+            if settings.position == "free":
+                refuse_without_grid([encoder.levels[i] for i in grids[0][0]], [maps[i] for i in grids[0][0]])
             dense = [
                 grouped(
                     on_grid([maps[i] for i in levels], grid, chosen.to(compute.fabric.device)),

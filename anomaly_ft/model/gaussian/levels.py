@@ -73,6 +73,19 @@ def kept_channels(encoder: Levels, levels: Sequence[int], most: int) -> Tensor:
     return torch.randperm(width, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
+def refuse_without_grid(names: Sequence[str], maps: Sequence[Tensor]) -> None:
+    """Refuse levels `(n, d_l, h_l, w_l)` that have no grid at all, of which there is nothing to share.
+
+    Raises:
+        EncoderError: each has a single position.
+    """
+    if all(level.shape[-2:].numel() == 1 for level in maps):
+        raise EncoderError(
+            f"gaussian.position: free needs a grid, but {', '.join(names)} have one position for the whole "
+            "image; name others in expert.gaussian.dense_levels, raise data.image_size, or set it to fixed"
+        )
+
+
 def _named(encoder: Levels, levels: Sequence[str | int], setting: str) -> list[int]:
     if not levels:
         raise EncoderError(f"{setting}: expected one or more levels, got none")

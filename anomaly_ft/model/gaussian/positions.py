@@ -14,9 +14,9 @@ from anomaly_ft.model.gaussian.settings import Position
 from anomaly_ft.model.gaussian.statistics import GROUPS, Moments
 
 
-def groups_of(position: Position, grid: int) -> tuple[int, ...]:
-    """Give the leading axes of a mean `(*groups, d)` on a grid of `grid` x `grid` positions."""
-    return (grid**2,) if position == "fixed" else ()
+def groups_of(position: Position, grid: tuple[int, int]) -> tuple[int, ...]:
+    """Give the leading axes of a mean `(*groups, d)` on a grid of so many rows and columns."""
+    return (grid[0] * grid[1],) if position == "fixed" else ()
 
 
 def grouped(features: Tensor, position: Position) -> Tensor:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anomaly_ft.data.pixels import Size, sides
 from anomaly_ft.errors import EncoderError, RunError
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
 from anomaly_ft.model.gaussian.positions import groups_of
 from anomaly_ft.model.gaussian.settings import POSITIONS, SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian
+from anomaly_ft.model.maps import grid_shape
 from anomaly_ft.model.storage import check_grid, check_shapes
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 
@@ -41,13 +43,11 @@ def restore_detector(
 
 
 def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GaussianDetector:
-    if not (type(description["image_size"]) is int and 32 <= description["image_size"] <= 2048):
-        raise ValueError(f"image_size is {description['image_size']!r:.40}, expected 32 to 2048")
     encoder = load_encoder(
         description["encoder"],
         f"local-dir:{folder / 'encoder'}",
         levels=description["levels"],
-        image_size=description["image_size"],
+        image_size=_image_size(description["image_size"]),
     )
     settings = DetectorSettings(**description["settings"])
     if settings.score not in SCORES:
@@ -64,6 +64,14 @@ def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str,
     return detector
 
 
+def _image_size(stored: Any) -> Size:
+    """Check the side of square images, or height and width of others."""
+    both = stored if isinstance(stored, list) and len(stored) == 2 else [stored]
+    if not all(type(side) is int and 32 <= side <= 2048 for side in both):
+        raise ValueError(f"image_size is {stored!r:.40}, expected 32 to 2048, or height and width")
+    return both[0] if len(both) == 1 else (both[0], both[1])
+
+
 def _statistics(encoder: Encoder, settings: DetectorSettings, tensors: Mapping[str, Tensor]) -> Statistics:
     names = [*(str(i) for i in range(len(encoder.levels)))]
     levels = [Gaussian(tensors[f"mean_{i}"], tensors[f"whitening_{i}"], torch.zeros(()), 0) for i in names]
@@ -76,7 +84,8 @@ def _statistics(encoder: Encoder, settings: DetectorSettings, tensors: Mapping[s
         ("score", tensors["dense_mean"], settings.grid, settings.smoothing),
         ("map", tensors["map_mean"], settings.map_grid, settings.map_smoothing),
     ):
-        check_grid(name, mean, groups_of(settings.position, grid), grid, smoothing)
+        groups = groups_of(settings.position, grid_shape(grid, encoder.image_size))
+        check_grid(name, mean, groups, grid, smoothing)
     scale = [tensors[name].float().reshape(2) for name in ("location", "spread")]
     return Statistics(tuple(levels), dense, fine, *scale)
 
@@ -102,6 +111,6 @@ def _try_out(detector: GaussianDetector) -> None:
         math.isfinite(value) for value in vars(thresholds.point).values() if value is not None
     ):
         raise ValueError("the threshold is not finite")
-    size = detector.encoder.image_size
+    size = sides(detector.encoder.image_size)
     with torch.inference_mode():
-        detector(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        detector(torch.zeros(1, 3, *size, dtype=torch.uint8))
