@@ -76,7 +76,7 @@ def evaluate(
     images = _load(source, records, recipe, run.decoder, terminal)
     refuse_unread(conditions, images.records)
     outputs = predict(run.detector, images.pixels, run.compute)
-    assessment = assess(images.records, outputs, run.point, run.decoder)
+    assessment = assess(images.records, outputs, run.point, run.decoder, run.detector.map_threshold())
     found = {"data": _describe(source, reading.layout, images), **_whole(run, images, assessment)}
     if by:
         rows, notices = _by_condition(run, assessment, conditions, own=root is None)

@@ -87,7 +87,7 @@ def finish(
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
     setup.terminal.say(str(kept.point))
     tested = predict_test(setup, kept.detector)
-    assessment = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)) if tested else None
+    assessment = assess_test(setup, kept, tested) if tested else None
     save(setup, partial, kept, kind)
     if assessment:
         _write_predictions(partial, assessment, baseline)
@@ -172,6 +172,12 @@ def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
     if not len(test):
         return None
     return predict(detector, test.pixels, setup.compute)
+
+
+def assess_test(setup: Setup, kept: Calibrated, tested: Predictions) -> Assessment:
+    """Measure predictions of the test images against labels and masks."""
+    limit = kept.detector.map_threshold()
+    return assess(setup.data.test.records, tested, kept.point, decoder_of(setup), limit)
 
 
 def vary_test(setup: Setup, detector: Detector, point: WorkingPoint) -> list[Row]:
