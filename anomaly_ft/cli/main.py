@@ -25,6 +25,7 @@ from anomaly_ft.cli.predict import predict
 from anomaly_ft.cli.promote import promote
 from anomaly_ft.cli.sweep import sweep
 from anomaly_ft.cli.sync import sync
+from anomaly_ft.cli.threshold import threshold
 from anomaly_ft.cli.train import train
 from anomaly_ft.cli.ui import ui
 from anomaly_ft.errors import AnomalyFtError, ParityError
@@ -112,6 +113,7 @@ for command in (
     data,
     evaluate,
     predict,
+    threshold,
     export,
     promote,
     compare,

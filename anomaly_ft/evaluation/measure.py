@@ -104,6 +104,8 @@ def threshold_numbers(point: WorkingPoint) -> dict[str, float | int | None]:
         "guaranteed_fpr": point.guaranteed_fpr,
         "varied_fpr": point.varied_fpr,
         "images": point.images,
+        "confidence": point.confidence,
+        "found_share": point.found_share,
     }
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from anomaly_ft import __version__
-from anomaly_ft.data.cache import load_cached
 from anomaly_ft.data.conditions import conditions_of, refuse_unread
-from anomaly_ft.data.dataset import place, read_records
+from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.lazy_images import view
@@ -33,8 +31,8 @@ from anomaly_ft.run.by_condition import condition_metrics, condition_table, froz
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.folder import finish_folder, start_folder
 from anomaly_ft.run.open import open_run, open_summary
+from anomaly_ft.run.own_images import read_images
 from anomaly_ft.run.run_summary import EvaluationSummary
-from anomaly_ft.run.setup import data_options
 from anomaly_ft.run.summary import LIBRARIES
 from anomaly_ft.run.today import ImageWatch
 from anomaly_ft.system.files import write_json, write_text
@@ -200,10 +198,7 @@ def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder
             f"{root}: there are no labelled test images to measure on; put good ones into a folder good and "
             "others into folders beside it, or use predict, which needs no labels"
         )
-    seen = terminal.track(records, "reading test images", len(records))
-    kind, disk = place(decoder, len(records), data_options(recipe))
-    threads = torch.get_num_threads()
-    return load_cached(records, decoder, kind, disk=disk, threads=threads, progress=seen)
+    return read_images(records, recipe, decoder, terminal)
 
 
 def _summary(recipe: Recipe, run: LoadedRun, assessment: Assessment) -> dict[str, Any]:

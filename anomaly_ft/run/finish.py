@@ -23,15 +23,15 @@ from anomaly_ft.evaluation.measure import (
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import ReportData, score_kinds, write_report
 from anomaly_ft.evaluation.what_if import Row, beside, few_of_each, what_if, what_if_figure
-from anomaly_ft.evaluation.working_points import ChiSquarePoint, chi_square, conformal_varied
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
-from anomaly_ft.model.threshold import Thresholds, WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 from anomaly_ft.recipe.variation import PRESETS, stronger
+from anomaly_ft.run.calibration import Calibrated, calibrate, working_point
 from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup
@@ -51,16 +51,6 @@ class Baseline:
     tested: Predictions | None
     point: WorkingPoint
     what_if: list[Row]
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A detector with thresholds, and its predictions of the calibration images that set them."""
-
-    detector: Detector
-    point: WorkingPoint
-    parametric: Sequence[ChiSquarePoint]
-    calibration: Predictions
 
 
 def finish(
@@ -86,6 +76,8 @@ def finish(
     kind = setup.recipe.gaussian.statistics
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
     setup.terminal.say(str(kept.point))
+    if kept.decided_by:
+        setup.terminal.say(f"one image alone decides the threshold: {kept.decided_by}; see that it is good")
     tested = predict_test(setup, kept.detector)
     assessment = assess_test(setup, kept, tested) if tested else None
     save(setup, partial, kept, kind)
@@ -98,7 +90,7 @@ def finish(
         "folder_name": finished_name(partial),
         **_compare(setup.data.test.records, frozen, assessment),
         "test_by_statistics": {name: numbers[name] for name in method.kinds},
-        "thresholds": threshold_numbers(kept.point),
+        "thresholds": {**threshold_numbers(kept.point), "decided_by": kept.decided_by},
         "chi_square": [asdict(level) for level in kept.parametric],
         "statistics": kind,
         "level_weights": kept.detector.level_weights.tolist(),
@@ -108,6 +100,7 @@ def finish(
         recipe=setup.recipe.to_yaml(),
         assessment=assessment,
         threshold=kept.point.threshold,
+        missing=kept.point.missing,
         held_out=kept.calibration.score,
         labels=kept.detector.labels,
         frozen=frozen.score if frozen else None,
@@ -124,25 +117,6 @@ def finish(
     return whole
 
 
-def calibrate(setup: Setup, detector: Detector) -> Calibrated:
-    """Set a detector's thresholds on the calibration images and their varied copies."""
-    rate, count = setup.recipe.evaluation.false_positive_rate, len(setup.data.split.calibration)
-    everything = predict(detector, setup.varied("calibration").pixels, setup.compute)
-    point = conformal_varied(everything.score.reshape(-1, count), rate)
-    outputs = everything.convert(lambda values: values[:count])  # those that were not varied
-    parametric = chi_square(
-        detector.encoder.levels,
-        detector.encoder.widths,
-        rate,
-        outputs.distances,
-        weights=detector.level_weights.cpu().numpy(),
-        total=detector.level_mean,
-    )
-    limit = conformal_varied(everything.localises.max((1, 2)).reshape(-1, count), rate).threshold
-    thresholds = Thresholds(point, tuple(level.threshold for level in parametric), limit)
-    return Calibrated(detector.with_thresholds(thresholds), point, parametric, outputs)
-
-
 def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | None] | None:
     """Test numbers of the encoder with other statistics than those that are kept; None without a test split."""
     if not len(setup.data.test):
@@ -157,13 +131,6 @@ def measure_baseline(setup: Setup, detector: Detector) -> Baseline:
     """Measure the pretrained encoder's detector on test images, as they are and varied."""
     point = working_point(setup, detector)
     return Baseline(predict_test(setup, detector), point, vary_test(setup, detector, point))
-
-
-def working_point(setup: Setup, detector: Detector) -> WorkingPoint:
-    """Set the threshold of a detector on the calibration images and their varied copies."""
-    scores = score_images(detector, setup.varied("calibration").pixels, setup.compute)[detector.decides]
-    copies = scores.reshape(-1, len(setup.data.split.calibration))
-    return conformal_varied(copies, setup.recipe.evaluation.false_positive_rate)
 
 
 def predict_test(setup: Setup, detector: Detector) -> Predictions | None:

@@ -80,9 +80,10 @@ def _result_table(summary: RunSummary) -> str:
 
 def _threshold(summary: RunSummary) -> str:
     point, test = summary.thresholds, summary.test or {}
+    sure = f" with {point.confidence:.0%} confidence" if point.confidence else ""
     text = (
         f"Threshold {point.threshold:.4g}: at most {point.guaranteed_fpr:.2%} of normal images are to be "
-        f"rejected, from {point.images} held-out ones."
+        f"rejected{sure}, from {point.images} held-out ones."
     )
     false, true = test.get("false_positive_rate"), test.get("true_positive_rate")
     if false is not None and true is not None:

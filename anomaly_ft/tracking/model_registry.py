@@ -28,6 +28,7 @@ from anomaly_ft.system.addresses import without_password
 
 NAME = "detector"
 FILES = ("detector.json", "detector.safetensors", "encoder")
+CHANGES = "thresholds.json"
 # what `served` and all it imports need
 LIBRARIES = (
     "lightning-fabric",
@@ -67,7 +68,7 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
             mlflow_model=Model(run_id=run_id, model_id=model.model_id),
             python_model=str(Path(__file__).parents[1] / "deploy" / "served.py"),
             code_paths=[str(Path(__file__).parents[1])],
-            artifacts={name: str((folder / name).resolve()) for name in FILES},
+            artifacts={name: str((folder / name).resolve()) for name in (*FILES, *_changes(folder))},
             model_config={**computing, "device": "auto"},
             signature=signature(),
             input_example=example(),
@@ -77,6 +78,11 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return str(model.model_id)
+
+
+def _changes(folder: Path) -> tuple[str, ...]:
+    """Name the file of the working point that is in force, where it is not that of training."""
+    return (CHANGES,) if (folder / CHANGES).exists() else ()
 
 
 def register_detector(uri: str, run_id: str, name: str) -> int:

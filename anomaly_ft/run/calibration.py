@@ -1,0 +1,87 @@
+"""Set the thresholds of a detector on held-out good images that nothing else has used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anomaly_ft.data.pixels import Pixels
+from anomaly_ft.data.records import Record
+from anomaly_ft.evaluation.working_points import (
+    ChiSquarePoint,
+    by_group,
+    chi_square,
+    conformal_varied,
+)
+from anomaly_ft.metrics import Floats
+from anomaly_ft.model.compute import Compute
+from anomaly_ft.model.inference import predict, score_images
+from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.outputs import Predictions
+from anomaly_ft.model.threshold import Thresholds, WorkingPoint
+from anomaly_ft.recipe.schema import Evaluation
+from anomaly_ft.run.setup import Setup
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A detector with thresholds, and its predictions of the calibration images that set them."""
+
+    detector: Detector
+    point: WorkingPoint
+    parametric: Sequence[ChiSquarePoint]
+    calibration: Predictions
+    decided_by: str = ""  # the image whose score alone is the threshold
+
+
+def calibrate(setup: Setup, detector: Detector) -> Calibrated:
+    """Set a detector's thresholds on the calibration images and their varied copies."""
+    return calibrate_on(
+        setup.varied("calibration").pixels,
+        setup.data.normals("calibration").records,
+        detector,
+        setup.compute,
+        setup.recipe.evaluation,
+    )
+
+
+def calibrate_on(
+    pixels: Pixels, records: Sequence[Record], detector: Detector, compute: Compute, asked: Evaluation
+) -> Calibrated:
+    """Set a detector's thresholds on held-out good images.
+
+    Args:
+        pixels: of the images, and after all of them of their varied copies.
+        records: of the images.
+        detector: any.
+        compute: device, precision, batch size.
+        asked: what the threshold has to guarantee.
+    """
+    rate, count = asked.false_positive_rate, len(records)
+    everything = predict(detector, pixels, compute)
+    groups = [record.group for record in records]
+
+    def set_point(scores: Floats) -> WorkingPoint:
+        return conformal_varied(by_group(scores.reshape(-1, count), groups), rate, asked.guarantee)
+
+    point = set_point(everything.score)
+    outputs = everything.convert(lambda values: values[:count])  # those that were not varied
+    parametric = chi_square(
+        detector.encoder.levels,
+        detector.encoder.widths,
+        rate,
+        outputs.distances,
+        weights=detector.level_weights.cpu().numpy(),
+        total=detector.level_mean,
+    )
+    limit = set_point(everything.localises.max((1, 2))).threshold
+    thresholds = Thresholds(point, tuple(level.threshold for level in parametric), limit)
+    highest = int(outputs.score.argmax())
+    decided_by = records[highest].name if float(outputs.score[highest]) == point.threshold else ""
+    return Calibrated(detector.with_thresholds(thresholds), point, parametric, outputs, decided_by)
+
+
+def working_point(setup: Setup, detector: Detector) -> WorkingPoint:
+    """Set the threshold of a detector on the calibration images and their varied copies."""
+    scores = score_images(detector, setup.varied("calibration").pixels, setup.compute)[detector.decides]
+    records, asked = setup.data.normals("calibration").records, setup.recipe.evaluation
+    copies = by_group(scores.reshape(-1, len(records)), [record.group for record in records])
+    return conformal_varied(copies, asked.false_positive_rate, asked.guarantee)
