@@ -28,6 +28,7 @@ from anomaly_ft.cli.sync import sync
 from anomaly_ft.cli.threshold import threshold
 from anomaly_ft.cli.train import train
 from anomaly_ft.cli.ui import ui
+from anomaly_ft.cli.update import update
 from anomaly_ft.errors import AnomalyFtError, ParityError
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.offline import no_network, silence_libraries
@@ -113,6 +114,7 @@ for command in (
     data,
     evaluate,
     predict,
+    update,
     threshold,
     export,
     promote,

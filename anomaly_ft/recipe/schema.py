@@ -138,6 +138,8 @@ class GaussianSection(Section):
     """What each level counts for in the pooled score."""
     statistics: Literal["pretrained", "refit"] = "refit"
     """Gaussians of the detector: of the pretrained encoder, or of the fine-tuned one; they judge epochs."""
+    keep_sums: bool = True
+    """Whether the sums behind refit statistics are kept beside the detector, which `update` adds to."""
     robust: bool = False
     """Whether training images that stand out are left out of the run; the threshold then promises less."""
 

@@ -7,6 +7,7 @@ from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.working_points import (
     ChiSquarePoint,
+    Guarantee,
     by_group,
     chi_square,
     conformal_varied,
@@ -77,6 +78,15 @@ def calibrate_on(
     highest = int(outputs.score.argmax())
     decided_by = records[highest].name if float(outputs.score[highest]) == point.threshold else ""
     return Calibrated(detector.with_thresholds(thresholds), point, parametric, outputs, decided_by)
+
+
+def asked_again(
+    section: Evaluation, point: WorkingPoint, rate: float | None = None, guarantee: Guarantee | None = None
+) -> Evaluation:
+    """Ask again for what a working point was asked for, or for another rate or guarantee."""
+    before: Guarantee = "confidence" if point.confidence else section.guarantee
+    changes = {"false_positive_rate": rate or point.target_fpr, "guarantee": guarantee or before}
+    return section.model_copy(update=changes)
 
 
 def working_point(setup: Setup, detector: Detector) -> WorkingPoint:

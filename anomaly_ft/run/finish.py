@@ -24,8 +24,12 @@ from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import ReportData, score_kinds, write_report
 from anomaly_ft.evaluation.what_if import Row, beside, few_of_each, what_if, what_if_figure
 from anomaly_ft.finetune.method import Method
+from anomaly_ft.finetune.methods.gaussian import REFIT
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.fitting import sums_of_all
+from anomaly_ft.model.gaussian.sums import save_sums
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
@@ -184,12 +188,15 @@ def decoder_of(setup: Setup) -> Decoder:
 
 
 def save(setup: Setup, partial: Path, kept: Calibrated, kind: str) -> None:
-    """Write encoder and detector into the run folder."""
+    """Write encoder and detector into the run folder, and the sums that `update` adds to."""
     data = setup.recipe.data
     preprocessing = {"resize": data.resize, "range": data.range}
     looks = learn_appearance(setup.varied("calibration").pixels, len(setup.data.split.calibration))
     about = {"statistics": kind, "preprocessing": preprocessing, "appearance": looks.plain()}
     kept.detector.save(partial, about=about)
+    if setup.recipe.gaussian.keep_sums and kind == REFIT and isinstance(kept.detector, GaussianDetector):
+        settings, train = kept.detector.settings, setup.inputs("train")
+        save_sums(partial, sums_of_all(setup.encoder, train, setup.compute, settings, exact=True))
 
 
 def _compare(

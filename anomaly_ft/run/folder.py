@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from anomaly_ft.errors import RunError
 from anomaly_ft.system.files import _flush
 
+UPDATED = re.compile(r"-update-\d+$")  # how the names of runs end that `update` made of another
+
 
 def start_folder(output: Path, name: str) -> Path:
     """Make an empty folder `.NAME-001.partial` in `output`, with the first number not taken yet.
@@ -80,13 +82,14 @@ def locked(output: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_run(folder: Path) -> Iterator[None]:
-    """Lock a finished run inside the block against others that change it or make another from it; the lock lies
-    beside the run.
+    """Lock a finished run, and all that `update` made of it, inside the block against others that change them
+    or make another; the lock lies beside the run.
 
     Raises:
         RunError: somebody does, or the folder it lies in cannot be written to.
     """
     place = folder.resolve()
+    place = place.with_name(UPDATED.sub("", place.name))
     busy = "another command is changing this run or updating it; wait for its end"
     with _held(place.with_name(f".{place.name}.lock"), str(folder), busy):
         yield

@@ -109,6 +109,24 @@ def position_sentence(summary: PositionSummary | None) -> str:
     )
 
 
+def update_sentences(summary: RunSummary) -> list[str]:
+    """Say what new images changed; nothing of a run that was trained."""
+    update = summary.update
+    if update is None:
+        return []
+    point, added = summary.thresholds, update.added
+    before, after = update.false_alarms_before, update.false_alarms
+    alone = f"; {point.decided_by} alone decides it, see that it is good" if point.decided_by else ""
+    return [
+        f"added to {update.of}: {added['train']} images to the statistics, {added['val']} to the scale of "
+        f"scores, {added['calibration']} to the threshold",
+        f"threshold {update.threshold_before:.4g} -> {point.threshold:.4g}, set on {point.images} images: at "
+        f"most {point.guaranteed_fpr:.2%} of good ones are rejected{alone}",
+        f"false alarms among the {before.images} calibration images of training: {before.rejected} -> "
+        f"{after.rejected}; their scores moved by {update.score_shift:+.2f} standard deviations",
+    ]
+
+
 def varied_sentence(summary: RunSummary) -> str:
     """Say what all changes together do to both detectors; nothing where it was not measured."""
     row = summary.variation.together() if summary.variation else None

@@ -37,7 +37,7 @@ from anomaly_ft.tracking.experiment_view import experiment_tags
 FILES = {
     "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
     "scores.png", "report.html", "detector.json", "detector.safetensors", "encoder/config.json",
-    "encoder/model.safetensors", "variation.png",
+    "encoder/model.safetensors", "variation.png", "sums.safetensors",
 }  # fmt: skip
 
 
