@@ -15,6 +15,7 @@ import click
 from anomaly_ft.cli.analyse import analyse
 from anomaly_ft.cli.compare import compare
 from anomaly_ft.cli.data import data
+from anomaly_ft.cli.delete import delete
 from anomaly_ft.cli.diagnose import versions
 from anomaly_ft.cli.doctor import doctor
 from anomaly_ft.cli.evaluate import evaluate
@@ -121,6 +122,7 @@ for command in (
     compare,
     analyse,
     sync,
+    delete,
     ui,
     doctor,
 ):

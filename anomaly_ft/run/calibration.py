@@ -14,12 +14,11 @@ from anomaly_ft.evaluation.working_points import (
 )
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.compute import Compute
-from anomaly_ft.model.inference import predict, score_images
+from anomaly_ft.model.inference import predict
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import Thresholds, WorkingPoint
 from anomaly_ft.recipe.schema import Evaluation
-from anomaly_ft.run.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,12 @@ class Calibrated:
     calibration: Predictions
     decided_by: str = ""  # the image whose score alone is the threshold
 
-
-def calibrate(setup: Setup, detector: Detector) -> Calibrated:
-    """Set a detector's thresholds on the calibration images and their varied copies."""
-    return calibrate_on(
-        setup.varied("calibration").pixels,
-        setup.data.normals("calibration").records,
-        detector,
-        setup.compute,
-        setup.recipe.evaluation,
-    )
+    @property
+    def sentence(self) -> str:
+        """Say what is guaranteed, and which image decides where a single one does."""
+        if not self.decided_by:
+            return str(self.point)
+        return f"{self.point}; one image alone decides it: {self.decided_by}, see that it is good"
 
 
 def calibrate_on(
@@ -87,11 +82,3 @@ def asked_again(
     before: Guarantee = "confidence" if point.confidence else section.guarantee
     changes = {"false_positive_rate": rate or point.target_fpr, "guarantee": guarantee or before}
     return section.model_copy(update=changes)
-
-
-def working_point(setup: Setup, detector: Detector) -> WorkingPoint:
-    """Set the threshold of a detector on the calibration images and their varied copies."""
-    scores = score_images(detector, setup.varied("calibration").pixels, setup.compute)[detector.decides]
-    records, asked = setup.data.normals("calibration").records, setup.recipe.evaluation
-    copies = by_group(scores.reshape(-1, len(records)), [record.group for record in records])
-    return conformal_varied(copies, asked.false_positive_rate, asked.guarantee)

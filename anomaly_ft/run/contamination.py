@@ -31,9 +31,9 @@ from anomaly_ft.model.inference import pooled_features
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.begin import split_digest
-from anomaly_ft.run.calibration import Calibrated, calibrate
+from anomaly_ft.run.calibration import Calibrated
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.finish import assess_test, predict_test
+from anomaly_ft.run.finish import assess_test, calibrate, predict_test
 from anomaly_ft.run.planting import Planted, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.study import Row, log_alone, open_study

@@ -23,8 +23,8 @@ from anomaly_ft.evaluation.measure import (
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import ReportData, score_kinds, write_report
 from anomaly_ft.evaluation.what_if import Row, beside, few_of_each, what_if, what_if_figure
+from anomaly_ft.evaluation.working_points import by_group, conformal_varied
 from anomaly_ft.finetune.method import Method
-from anomaly_ft.finetune.methods.gaussian import REFIT
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.gaussian.detector import GaussianDetector
@@ -35,7 +35,7 @@ from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.threshold import WorkingPoint
 from anomaly_ft.recipe.variation import PRESETS, stronger
-from anomaly_ft.run.calibration import Calibrated, calibrate, working_point
+from anomaly_ft.run.calibration import Calibrated, calibrate_on
 from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup
@@ -79,12 +79,10 @@ def finish(
     frozen = baseline.tested
     kind = setup.recipe.gaussian.statistics
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
-    setup.terminal.say(str(kept.point))
-    if kept.decided_by:
-        setup.terminal.say(f"one image alone decides the threshold: {kept.decided_by}; see that it is good")
+    setup.terminal.say(kept.sentence)
     tested = predict_test(setup, kept.detector)
     assessment = assess_test(setup, kept, tested) if tested else None
-    save(setup, partial, kept, kind)
+    save(setup, partial, kept, kind, refitted=kind != method.kinds[0])
     if assessment:
         _write_predictions(partial, assessment, baseline)
     varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
@@ -121,6 +119,17 @@ def finish(
     return whole
 
 
+def calibrate(setup: Setup, detector: Detector) -> Calibrated:
+    """Set a detector's thresholds on the calibration images and their varied copies."""
+    return calibrate_on(
+        setup.varied("calibration").pixels,
+        setup.data.normals("calibration").records,
+        detector,
+        setup.compute,
+        setup.recipe.evaluation,
+    )
+
+
 def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | None] | None:
     """Test numbers of the encoder with other statistics than those that are kept; None without a test split."""
     if not len(setup.data.test):
@@ -135,6 +144,14 @@ def measure_baseline(setup: Setup, detector: Detector) -> Baseline:
     """Measure the pretrained encoder's detector on test images, as they are and varied."""
     point = working_point(setup, detector)
     return Baseline(predict_test(setup, detector), point, vary_test(setup, detector, point))
+
+
+def working_point(setup: Setup, detector: Detector) -> WorkingPoint:
+    """Set the threshold of a detector on the calibration images and their varied copies."""
+    scores = score_images(detector, setup.varied("calibration").pixels, setup.compute)[detector.decides]
+    records, asked = setup.data.normals("calibration").records, setup.recipe.evaluation
+    copies = by_group(scores.reshape(-1, len(records)), [record.group for record in records])
+    return conformal_varied(copies, asked.false_positive_rate, asked.guarantee)
 
 
 def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
@@ -187,14 +204,15 @@ def decoder_of(setup: Setup) -> Decoder:
     return Decoder(data.image_size, data.resize, data.range)
 
 
-def save(setup: Setup, partial: Path, kept: Calibrated, kind: str) -> None:
-    """Write encoder and detector into the run folder, and the sums that `update` adds to."""
+def save(setup: Setup, partial: Path, kept: Calibrated, kind: str, *, refitted: bool) -> None:
+    """Write encoder and detector into the run folder, and the sums that refitted statistics come from, which
+    `update` adds to."""
     data = setup.recipe.data
     preprocessing = {"resize": data.resize, "range": data.range}
     looks = learn_appearance(setup.varied("calibration").pixels, len(setup.data.split.calibration))
     about = {"statistics": kind, "preprocessing": preprocessing, "appearance": looks.plain()}
     kept.detector.save(partial, about=about)
-    if setup.recipe.gaussian.keep_sums and kind == REFIT and isinstance(kept.detector, GaussianDetector):
+    if refitted and setup.recipe.gaussian.keep_sums and isinstance(kept.detector, GaussianDetector):
         settings, train = kept.detector.settings, setup.inputs("train")
         save_sums(partial, sums_of_all(setup.encoder, train, setup.compute, settings, exact=True))
 

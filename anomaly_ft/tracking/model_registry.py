@@ -126,6 +126,38 @@ def promote_detector(uri: str, run_id: str, *, name: str, alias: str) -> int:
     return version_number
 
 
+def registered_versions(uri: str, run_id: str) -> list[str]:
+    """Name the versions of registered models that are a run's detector.
+
+    Raises:
+        RunError: the store does not answer.
+    """
+    try:
+        versions = MlflowClient(uri).search_model_versions(f"run_id = '{run_id}'")
+    except mlflow.MlflowException as cause:
+        raise RunError(without_password(f"the MLflow store {uri} does not answer: {cause}")) from cause
+    return [f"version {version.version} of {version.name}" for version in versions]
+
+
+def delete_run(uri: str, run_id: str) -> None:
+    """Delete a run and the detector it logged; what is gone already is passed over. MLflow keeps the files of
+    deleted runs until `mlflow gc`.
+
+    Raises:
+        RunError: the store refuses.
+    """
+    client = MlflowClient(uri)
+    try:
+        logged = _logged(client, run_id)
+        if logged:
+            client.delete_logged_model(logged.model_id)
+        client.delete_run(run_id)
+    except mlflow.MlflowException as cause:
+        if cause.error_code != "RESOURCE_DOES_NOT_EXIST":
+            trouble = f"the MLflow store {uri} did not delete run {run_id}: {cause}; nothing else was deleted"
+            raise RunError(without_password(trouble)) from cause
+
+
 def _logged(client: MlflowClient, run_id: str) -> LoggedModel | None:
     """Find the detector that a run logged, if it did."""
     outputs = client.get_run(run_id).outputs
