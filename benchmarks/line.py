@@ -16,11 +16,12 @@ No limit is chosen here. Sets and where they lie: see `sets.py`. Writes `thresho
 `distances.csv`, prints the tables.
 """
 
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -42,7 +43,7 @@ from anomaly_ft.run.open import open_run
 from anomaly_ft.run.own_images import own_records, read_all
 from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.train import train
-from anomaly_ft.run.update import Wanted, update
+from anomaly_ft.run.update import FARTHEST, Wanted, update
 
 BRIGHTER = 1.3
 RATE = 0.05
@@ -131,14 +132,14 @@ def thresholds_of(line: Line, terminal: Terminal) -> list[Row]:
     defective = [record for record in own_records(line.run, recipe)["test"] if record.anomalous]
     folder = line.run.parent.parent / "defects"
     lay_out(defective[::2], folder)
-    rows = []
+    rows, scores = [], test_scores(line.run, terminal)
     for name, wanted in {
         f"average, {RATE:.0%}": threshold.Wanted(rate=RATE, guarantee="average"),
         f"confidence, {RATE:.0%}": threshold.Wanted(rate=RATE, guarantee="confidence"),
         "half of the defects, none missed": threshold.Wanted(defects=str(folder)),
     }.items():
         point = threshold.change_threshold(line.run, wanted, "benchmark", terminal).point
-        seen = test_scores(line.run, terminal)
+        seen = replace(scores, threshold=point.threshold)
         others = seen.defective[1::2]
         bound = point.found_share if point.found_share is not None else float("nan")
         rows.append(
@@ -189,15 +190,15 @@ def updates_of(line: Line, terminal: Terminal) -> list[Row]:
 
 def distances_of(line: Line, others: dict[str, Path], terminal: Terminal) -> list[Row]:
     """Measure how far images lie from those of a run, and whether they are refused."""
-    rows = []
+    rows: list[Row] = []
     for name, folder in {"in other light": line.brighter, **others}.items():
-        made = update(line.run, Wanted(str(folder), force=True), terminal).summary.update
         try:
-            update(line.run, Wanted(str(folder)), terminal)
-            refused = False
-        except DataError:
-            refused = True
-        rows.append({"images": name, "distance": made.distance if made else 0.0, "refused": refused})
+            made = update(line.run, Wanted(str(folder)), terminal).summary.update
+            distance = made.distance if made else 0.0
+        except DataError as refusal:
+            found = re.search(r"lies (\S+) standard deviations", str(refusal))
+            distance = float(found[1]) if found else float("nan")
+        rows.append({"images": name, "distance": distance, "refused": distance > FARTHEST})
     return rows
 
 
