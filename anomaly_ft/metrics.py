@@ -1,16 +1,14 @@
 """Metrics of scores: arrays in, numbers out. Higher scores mean more anomalous throughout.
 
-Images and pixels share one core: a `Curve` counts what stands at or above each threshold, and every
-measure reads it. Leading axes of a curve are resamples, so that a bootstrap is one call. Pixels are
-counted into bins as they come; memory does not grow with their number.
+Images and pixels (`evaluation.pixel_counts`) share one core: a `Curve` counts what stands at or above each
+threshold, and every measure reads it. Leading axes of a curve are resamples, so that a bootstrap is one call.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 from scipy.stats import binomtest, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -20,9 +18,6 @@ Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 RESAMPLES = 2000  # the ends of a 95 % interval then rest on 50 resamples each
 AT_ONCE = 4_000_000  # numbers of a curve held at a time while resampling
-PRO_LIMIT = 0.3  # false positive rate up to which Bergmann et al. integrate the region overlap
-BIN_BITS = 12  # of a float32's 23 mantissa bits dropped by a bin: thresholds 0.05 % apart
-BINS = 2 ** (32 - BIN_BITS)
 
 
 @dataclass(frozen=True)
@@ -66,6 +61,12 @@ class Curve:
         allowed = self.false_positive_rate <= rate + 1e-12
         return np.asarray(np.where(allowed, self.true_positive_rate, 0.0).max(-1))
 
+    def tnr_at_fnr(self, rate: float) -> Floats:
+        """Share of normal members below the highest threshold that misses at most `rate` of the anomalous
+        ones; nothing is interpolated. Presorted good (PGn) where `rate` is n percent."""
+        allowed = 1 - self.true_positive_rate <= rate + 1e-12
+        return np.asarray(np.where(allowed, 1 - self.false_positive_rate, 0.0).max(-1))
+
     def area_up_to(self, limit: float) -> Floats:
         """Compute the area under the ROC curve left of the false positive rate `limit`, divided by it; in [0,
         1].
@@ -91,7 +92,7 @@ def curve(anomalous: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = N
         DivergedError: scores that are not finite.
         ValueError: only one of the two kinds is present.
     """
-    labels, values = _two_kinds(anomalous), _finite(scores)
+    labels, values = _two_kinds(anomalous), finite(scores)
     order = np.argsort(-values, kind="stable")
     last_of_equals = np.append(np.diff(values[order]) != 0, True)
     counted = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -112,12 +113,12 @@ def image_auroc(anomalous: ArrayLike, scores: ArrayLike) -> float:
         DivergedError: scores that are not finite.
         ValueError: only one of the two kinds is present.
     """
-    return float(roc_auc_score(_two_kinds(anomalous), _finite(scores)))
+    return float(roc_auc_score(_two_kinds(anomalous), finite(scores)))
 
 
 def image_ap(anomalous: ArrayLike, scores: ArrayLike) -> float:
     """Average precision with anomalous as the positive kind; raises as `image_auroc` does."""
-    return float(average_precision_score(_two_kinds(anomalous), _finite(scores)))
+    return float(average_precision_score(_two_kinds(anomalous), finite(scores)))
 
 
 def image_numbers(points: Curve) -> dict[str, Floats]:
@@ -128,6 +129,8 @@ def image_numbers(points: Curve) -> dict[str, Floats]:
         "image_f1_max": points.f1_max(),
         "image_tpr_at_1pct_fpr": points.tpr_at_fpr(0.01),
         "image_tpr_at_5pct_fpr": points.tpr_at_fpr(0.05),
+        "image_tnr_at_1pct_fnr": points.tnr_at_fnr(0.01),
+        "image_tnr_at_5pct_fnr": points.tnr_at_fnr(0.05),
     }
 
 
@@ -142,7 +145,7 @@ def resampled_numbers(
     Raises:
         DivergedError, ValueError: as `curve` does.
     """
-    labels, values = _two_kinds(anomalous), _finite(scores)
+    labels, values = _two_kinds(anomalous), finite(scores)
     rng = np.random.default_rng(seed)
     chunk = max(1, min(resamples, AT_ONCE // len(labels)))
     parts: list[dict[str, Floats]] = []
@@ -176,65 +179,13 @@ def wilson_interval(hits: int, count: int, level: float = 0.95) -> Interval:
     return float(ends.low), float(ends.high)
 
 
-@dataclass
-class PixelCounts:
-    """Pixels counted by score as images pass by, for pixel AUROC, AP and AUPRO.
-
-    A bin is a float32's sign, exponent and leading mantissa bits: any range of scores fits, thresholds
-    lie 0.05 % apart, and memory is three arrays of a million numbers whatever is counted. Pixels that
-    share a bin count as ties.
-    """
-
-    regions: int = 0
-    _anomalous: Floats = field(default_factory=lambda: np.zeros(BINS))
-    _normal: Floats = field(default_factory=lambda: np.zeros(BINS))
-    _region_share: Floats = field(default_factory=lambda: np.zeros(BINS))
-
-    def add(self, scores: ArrayLike, mask: NDArray[np.bool_] | None) -> None:
-        """Count one image's map `(h, w)`; `mask (h, w)` says where it is anomalous, None: nowhere.
-
-        Raises:
-            DivergedError: scores that are not finite.
-            ValueError: map and mask of different sizes.
-        """
-        bins = _bins(_finite(scores))
-        if mask is None:
-            self._normal += np.bincount(bins.ravel(), minlength=BINS)
-            return
-        if mask.shape != bins.shape:
-            raise ValueError(f"the map has {bins.shape} pixels, the mask {mask.shape}")
-        self._normal += np.bincount(bins[~mask], minlength=BINS)
-        self._anomalous += np.bincount(bins[mask], minlength=BINS)
-        labels, regions = ndimage.label(mask, structure=np.ones((3, 3)))  # pixels that touch at a corner too
-        inside = labels[mask]
-        sizes = np.bincount(inside, minlength=regions + 1)
-        self._region_share += np.bincount(bins[mask], weights=1 / sizes[inside], minlength=BINS)
-        self.regions += regions
-
-    def numbers(self) -> dict[str, float | None]:
-        """Give `pixel_auroc`, `pixel_ap` and `pixel_aupro`; None where a kind of pixel was never seen.
-
-        AUPRO: the overlap of anomalous regions (connected with 8 neighbours), each counting the same
-        whatever its size, over the false positive rate up to 0.3 (Bergmann et al., CVPR 2019).
-        """
-        if not self._anomalous.any() or not self._normal.any():
-            return {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
-        pixels = Curve(_above(self._anomalous), _above(self._normal))
-        overlap = Curve(_above(self._region_share), _above(self._normal))
-        return {
-            "pixel_auroc": float(pixels.auroc()),
-            "pixel_ap": float(pixels.average_precision()),
-            "pixel_aupro": float(overlap.area_up_to(PRO_LIMIT)),
-        }
-
-
 def placements(normal: ArrayLike, anomalous: ArrayLike) -> tuple[Floats, Floats]:
     """Compute for each normal score the share of anomalous ones above it, and for each anomalous score the
     share of normal ones below it, ties half: `(n,)` and `(m,)`. The mean of either is the AUROC.
 
     DeLong et al., Biometrics 44 (1988), with the mid-ranks of Sun and Xu, IEEE SPL 21 (2014).
     """
-    low, high = _finite(normal), _finite(anomalous)
+    low, high = finite(normal), finite(anomalous)
     ranks = rankdata(np.concatenate([low, high]))
     n, m = len(low), len(high)
     return 1 - (ranks[:n] - rankdata(low)) / m, (ranks[n:] - rankdata(high)) / n
@@ -244,20 +195,12 @@ def _share(counts: Floats) -> Floats:
     return counts / counts[..., -1:]
 
 
-def _above(counts: Floats) -> Floats:
-    """Accumulate counts of bins, lowest score first, to counts at or above each threshold, falling."""
-    return np.append(0.0, np.cumsum(counts[::-1]))
+def finite(scores: ArrayLike) -> Floats:
+    """Convert scores to float64.
 
-
-def _bins(scores: Floats) -> NDArray[np.int64]:
-    """Bin of each score, in [0, BINS), rising with it: the bits of a float order as the floats do once
-    those of negative ones are inverted and the others' sign bit is set."""
-    bits = np.ascontiguousarray(scores + 0.0, dtype=np.float32).view(np.uint32)
-    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    return (ordered >> BIN_BITS).astype(np.int64)
-
-
-def _finite(scores: ArrayLike) -> Floats:
+    Raises:
+        DivergedError: scores that are not finite.
+    """
     values = np.asarray(scores, dtype=np.float64)
     bad = int((~np.isfinite(values)).sum())
     if bad:

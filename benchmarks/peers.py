@@ -41,7 +41,7 @@ from anomaly_ft.data.images import Decoder, resize_mask
 from anomaly_ft.data.loaded import load_images
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.variation import Variation
-from anomaly_ft.metrics import PixelCounts
+from anomaly_ft.evaluation.pixel_counts import PixelCounts
 from anomaly_ft.model.inference import predict
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.recipe.schema import Recipe

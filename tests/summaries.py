@@ -8,7 +8,8 @@ PLAIN: dict[str, Any] = {
     "encoder": "test_efficientnet",
     "score": "fused",
     "folder_name": "bottle-001",
-    "thresholds": {"threshold": 4.5, "target_fpr": 0.01, "guaranteed_fpr": 0.03125, "images": 31},
+    "thresholds": {"threshold": 4.5, "target_fpr": 0.01, "guaranteed_fpr": 0.03125, "images": 31,
+                   "confidence": None, "found_share": None, "decided_by": ""},
     "chi_square": [],
     "versions": {"anomaly_ft": "0"},
     "data": {

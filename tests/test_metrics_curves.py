@@ -6,12 +6,17 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.metrics import (
+from anomaly_ft.evaluation.pixel_counts import (
     BINS,
+    PIMO_LIMITS,
+    CalledPixels,
+    NormalImages,
     PixelCounts,
+)
+from anomaly_ft.metrics import (
     curve,
     image_numbers,
     percentile_intervals,
@@ -38,6 +43,8 @@ def test_image_numbers_are_those_of_scikit_learn(ties: bool) -> None:
     false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
     for rate, name in ((0.01, "image_tpr_at_1pct_fpr"), (0.05, "image_tpr_at_5pct_fpr")):
         assert numbers[name] == pytest.approx(true[false <= rate].max())
+    for rate, name in ((0.01, "image_tnr_at_1pct_fnr"), (0.05, "image_tnr_at_5pct_fnr")):
+        assert numbers[name] == pytest.approx(1 - false[1 - true <= rate + 1e-12].min())
 
 
 def test_a_rate_that_is_exactly_reached_counts_as_reached() -> None:
@@ -45,6 +52,13 @@ def test_a_rate_that_is_exactly_reached_counts_as_reached() -> None:
     scores = np.r_[np.arange(100), 98.5, 0.5]
     assert curve(labels, scores).tpr_at_fpr(0.01) == 0.5
     assert curve(labels, scores).tpr_at_fpr(0.0) == 0.0
+
+
+def test_presorted_good_is_what_lies_below_the_anomalies_that_must_not_be_missed() -> None:
+    labels = np.r_[np.zeros(4), np.ones(100)].astype(bool)
+    scores = np.r_[0, 1, 2.5, 9, 2, 3 * np.ones(99)]
+    assert curve(labels, scores).tnr_at_fnr(0.0) == 0.5, "the weakest of all is found too"
+    assert curve(labels, scores).tnr_at_fnr(0.01) == 0.75, "one of 100 may be missed"
 
 
 def test_weights_count_an_image_as_often_as_they_say() -> None:
@@ -180,6 +194,62 @@ def test_pixel_numbers_are_those_of_scikit_learn_and_of_plain_loops() -> None:
     assert numbers["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
     assert numbers["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-9)
     assert numbers["pixel_aupro"] == pytest.approx(aupro_in_loops(maps, masks), abs=1e-9)
+    assert numbers["pixel_aupro_5pct"] == pytest.approx(aupro_in_loops(maps, masks, 0.05), abs=1e-9)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    assert numbers["pixel_f1_max"] == pytest.approx((2 * precision * recall / (precision + recall)).max())
+
+
+def aupimo_in_loops(normals: list[np.ndarray], scores: np.ndarray, mask: np.ndarray) -> float:
+    """The mean over many rates, evenly spaced in their logarithm, of the share of the mask above the lowest
+    threshold that lets no more of the normal pixels through."""
+    low, high = PIMO_LIMITS
+    thresholds = np.unique(np.concatenate([scores.ravel(), *(n.ravel() for n in normals)]))
+    false = np.array([np.mean([np.mean(n >= t) for n in normals]) for t in thresholds])
+    rates, covered = np.exp(np.linspace(np.log(low), np.log(high), 4001)), []
+    for rate in rates:
+        allowed = thresholds[false <= rate]
+        covered.append(np.mean(scores[mask] >= allowed.min()) if len(allowed) else 0.0)
+    return float(np.mean(covered))
+
+
+def test_the_overlap_of_single_images_is_that_of_plain_loops() -> None:
+    rng = np.random.default_rng(5)
+    normals = [
+        np.vectorize(to_bins)(np.round(rng.normal(1, 0.6, shape), 2)) for shape in ((150, 200), (90, 300))
+    ]
+    scores = np.vectorize(to_bins)(np.round(rng.normal(2.4, 1.2, (30, 40)), 2))
+    mask = np.zeros((30, 40), bool)
+    mask[5:20, 10:30] = True
+    counts = NormalImages()
+    for normal in normals:
+        counts.add(normal)
+    found = counts.overlaps(scores, mask)
+    assert found is not None
+    assert 0.1 < found < 0.9
+    assert found == pytest.approx(aupimo_in_loops(normals, scores, mask), abs=2e-3)
+
+
+def test_the_overlap_counts_a_small_normal_image_as_much_as_a_large_one_and_needs_one() -> None:
+    mask = np.ones((2, 2), bool)
+    assert NormalImages().overlaps(np.ones((2, 2)), mask) is None
+    counts = NormalImages()
+    counts.add(np.zeros((500, 500)))
+    counts.add(np.zeros((2, 2)))
+    assert counts.overlaps(np.ones((2, 2)), mask) == pytest.approx(1)
+    assert counts.overlaps(np.zeros((2, 2)), mask) == 0.0, "all normal pixels lie as high"
+    counts.add(np.array([[0.0, 2.0]]))
+    assert counts.overlaps(np.ones((2, 2)), mask) == 0.0, "a sixth of the normal pixels lies above"
+
+
+def test_f1_at_a_limit_is_that_of_scikit_learn_over_all_pixels() -> None:
+    maps, masks = some_maps()
+    called = CalledPixels(1.5)
+    for scores, mask in zip(maps, masks, strict=True):
+        called.add(scores, mask)
+    labels = [np.zeros(m.shape, bool) if k is None else k for m, k in zip(maps, masks, strict=True)]
+    expected = f1_score(np.stack(labels).ravel(), np.stack(maps).ravel() > 1.5)
+    assert called.f1() == pytest.approx(expected)
+    assert CalledPixels(1.5).f1() is None
 
 
 def test_bins_cost_no_more_than_a_rounding() -> None:
@@ -192,7 +262,8 @@ def test_a_perfect_map_has_perfect_pixel_numbers_and_an_inverted_one_none() -> N
     _, masks = some_maps()
     perfect = [np.zeros((24, 30)) if mask is None else mask.astype(float) for mask in masks]
     numbers = counted(perfect, masks).numbers()
-    assert numbers == pytest.approx({"pixel_auroc": 1.0, "pixel_ap": 1.0, "pixel_aupro": 1.0})
+    names = ("pixel_auroc", "pixel_ap", "pixel_aupro", "pixel_aupro_5pct", "pixel_f1_max")
+    assert numbers == pytest.approx(dict.fromkeys(names, 1.0))
     inverted = counted([-scores for scores in perfect], masks).numbers()
     assert inverted["pixel_auroc"] == pytest.approx(0.0)
     assert inverted["pixel_aupro"] == pytest.approx(0.0)

@@ -15,6 +15,7 @@ import click
 from anomaly_ft.cli.analyse import analyse
 from anomaly_ft.cli.compare import compare
 from anomaly_ft.cli.data import data
+from anomaly_ft.cli.delete import delete
 from anomaly_ft.cli.diagnose import versions
 from anomaly_ft.cli.doctor import doctor
 from anomaly_ft.cli.evaluate import evaluate
@@ -25,8 +26,10 @@ from anomaly_ft.cli.predict import predict
 from anomaly_ft.cli.promote import promote
 from anomaly_ft.cli.sweep import sweep
 from anomaly_ft.cli.sync import sync
+from anomaly_ft.cli.threshold import threshold
 from anomaly_ft.cli.train import train
 from anomaly_ft.cli.ui import ui
+from anomaly_ft.cli.update import update
 from anomaly_ft.errors import AnomalyFtError, ParityError
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.offline import no_network, silence_libraries
@@ -112,11 +115,14 @@ for command in (
     data,
     evaluate,
     predict,
+    update,
+    threshold,
     export,
     promote,
     compare,
     analyse,
     sync,
+    delete,
     ui,
     doctor,
 ):

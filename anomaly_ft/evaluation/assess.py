@@ -49,8 +49,13 @@ class Assessment:
 
 
 def assess(
-    records: Sequence[Record], outputs: Predictions, point: WorkingPoint, decoder: Decoder
+    records: Sequence[Record],
+    outputs: Predictions,
+    point: WorkingPoint,
+    decoder: Decoder,
+    map_limit: float | None = None,
 ) -> Assessment:
-    """Measure a detector's outputs against labels and masks; reads the masks."""
-    localisation = localise(records, outputs.maps, decoder)
+    """Measure a detector's outputs against labels and masks, which are read here, and the map that localises
+    at its own limit where it has one."""
+    localisation = localise(records, outputs.maps, decoder, map_limit)
     return Assessment(tuple(records), outputs, localisation, point, decoder)

@@ -55,6 +55,8 @@ def say_false_alarms(found: Observed, point: WorkingPoint) -> str:
     )
     ends = f"95 % interval {_percent(found.low)} to {_percent(found.high)}"
     seen = f"{found.rejected} of {found.images} good images rejected ({_percent(found.rate)}; {ends})"
+    if not point.images:
+        return f"{seen}, nothing was promised of them"
     return f"{seen}, promised at most {_percent(point.guaranteed_fpr)}{more}"
 
 

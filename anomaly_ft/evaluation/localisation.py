@@ -16,7 +16,8 @@ from PIL import Image
 from anomaly_ft.data.images import Decoder, upright_size
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.data.records import Record
-from anomaly_ft.metrics import PixelCounts, curve
+from anomaly_ft.evaluation.pixel_counts import CalledPixels, NormalImages, PixelCounts
+from anomaly_ft.metrics import curve
 from anomaly_ft.model.maps import Map, upsample
 
 Mask = NDArray[np.bool_]
@@ -51,35 +52,53 @@ class Localisation:
     unreadable_masks: int
 
 
-def localise(records: Sequence[Record], maps: Mapping[str, Map], decoder: Decoder) -> Localisation:
+def localise(
+    records: Sequence[Record], maps: Mapping[str, Map], decoder: Decoder, limit: float | None = None
+) -> Localisation:
     """Compare maps `(n, rows, columns)` with the records' masks; where there is no mask nothing is measured.
 
     The first map localises, the last one explains the score, see `Outputs`.
 
-    The decoder, by which the images were read, says which place of an image a place of the map is.
+    Args:
+        records: of the images.
+        maps: by name.
+        decoder: by which the images were read; it says which place of an image a place of the map is.
+        limit: what no place of an unsuspicious first map exceeds; None: it has none.
     """
     prefixes = {"" if i == 0 else f"{name}_": name for i, name in enumerate(maps)}
-    if not any(record.mask for record in records):
-        anomalous = sum(record.anomalous for record in records)
-        return Localisation(_flat({prefix: {} for prefix in prefixes}), (), {}, 0, 0, 0, anomalous, 0)
+    called, normal = CalledPixels(np.inf if limit is None else limit), NormalImages()
     pixels = {prefix: PixelCounts() for prefix in prefixes}
     by_image: dict[int, float] = {}
     shares: dict[str, list[tuple[float, float]]] = {}
     left_out = {"without": 0, "unreadable": 0, "empty": 0}
-    for i, record in enumerate(records):
-        mask = _mask_of(record)
+    overlaps: list[float | None] = []
+    measured = any(record.mask for record in records)
+    # normal ones first, whose pixels say where the overlap of the others is taken
+    for i in sorted(range(len(records)), key=lambda i: records[i].anomalous):
+        record, mask = records[i], _mask_of(records[i])
         if isinstance(mask, str):
             left_out[mask] += 1
+            continue
+        if not measured:
             continue
         height, width = mask.shape if mask is not None else image_size(record.path)
         large = [upsample(map_[i], height, width, decoder) for map_ in maps.values()]
         for prefix, one in zip(prefixes, large, strict=True):
             pixels[prefix].add(one, mask)
+        called.add(large[0], mask)
+        if mask is None or not mask.any():
+            normal.add(large[0])
         if mask is not None and record.anomalous:
+            overlaps.append(normal.overlaps(large[0], mask))
             shares.setdefault(record.kind, []).append(attention_share(large[-1], mask))
             by_image.update(_coarse_auroc(i, large[0], mask))
+    known = [overlap for overlap in overlaps if overlap is not None]
+    numbers = _flat({prefix: counts.numbers() for prefix, counts in pixels.items()})
+    numbers["pixel_aupimo"] = float(np.mean(known)) if known else None
+    if limit is not None:
+        numbers["pixel_f1"] = called.f1()
     return Localisation(
-        _flat({prefix: counts.numbers() for prefix, counts in pixels.items()}),
+        numbers,
         tuple(_attention(kind, pairs) for kind, pairs in shares.items()),
         by_image,
         pixels[""].regions,
@@ -138,5 +157,11 @@ def _coarse_auroc(i: int, large: Map, mask: Mask) -> dict[int, float]:
 
 
 def _flat(numbers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
-    names = ("pixel_auroc", "pixel_ap", "pixel_aupro")
-    return {prefix + name: values.get(name) for prefix, values in numbers.items() for name in names}
+    """Name the numbers of all maps: all of the first, three of each other."""
+    others = ("pixel_auroc", "pixel_ap", "pixel_aupro")
+    return {
+        prefix + name: value
+        for prefix, values in numbers.items()
+        for name, value in values.items()
+        if not prefix or name in others
+    }

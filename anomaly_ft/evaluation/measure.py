@@ -22,6 +22,14 @@ from anomaly_ft.metrics import (
 )
 from anomaly_ft.model.threshold import WorkingPoint
 
+IMAGE_NUMBERS = (
+    "image_f1_max",
+    "image_tpr_at_1pct_fpr",
+    "image_tpr_at_5pct_fpr",
+    "image_tnr_at_1pct_fnr",
+    "image_tnr_at_5pct_fnr",
+)  # of the curve, beside AUROC and average precision
+
 
 def measure(
     records: Sequence[Record], scores: Mapping[str, Floats], chosen: str, point: WorkingPoint | None = None
@@ -35,7 +43,7 @@ def measure(
         "image_ap": image_ap(anomalous, scores[chosen]) if both else None,
     }
     of_curve = image_numbers(curve(anomalous, scores[chosen])) if both else {}
-    for name in ("image_f1_max", "image_tpr_at_1pct_fpr", "image_tpr_at_5pct_fpr"):
+    for name in IMAGE_NUMBERS:
         numbers[name] = float(of_curve[name]) if both else None
     for name, values in scores.items():
         numbers[f"{name}_image_auroc"] = image_auroc(anomalous, values) if both else None
@@ -96,6 +104,8 @@ def threshold_numbers(point: WorkingPoint) -> dict[str, float | int | None]:
         "guaranteed_fpr": point.guaranteed_fpr,
         "varied_fpr": point.varied_fpr,
         "images": point.images,
+        "confidence": point.confidence,
+        "found_share": point.found_share,
     }
 
 

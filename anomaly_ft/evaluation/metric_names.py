@@ -15,13 +15,15 @@ PERCENT = ".2%"
 class Metric:
     """What a metric is called and means; `form` is how its numbers are written.
 
-    `at_threshold`: a share at the run's own threshold, which the frozen encoder does not have.
+    `at_threshold`: at the run's own thresholds, which the frozen encoder does not have. `detail`: for report,
+    summary and MLflow; the terminal leaves it out.
     """
 
     label: str
     meaning: str
     form: str = ".4f"
     at_threshold: bool = False
+    detail: bool = False
 
 
 # `<augmentation>`, `<level>` and `<metric>` stand for names
@@ -116,9 +118,17 @@ TEST_METRICS: dict[str, Metric] = {
     "image_ap": Metric("image average precision", "average precision over images"),
     "image_f1_max": Metric("image F1, best threshold", "F1 at the threshold that makes it highest"),
     "image_tpr_at_1pct_fpr": Metric(
-        "anomalies found at 1 % FPR", "share of anomalous images found where 1 % of normal ones are rejected"
+        "anomalies found at 1 % FPR",
+        "share of anomalous images found where 1 % of normal ones are rejected; also called PB1, presorted bad",
     ),
-    "image_tpr_at_5pct_fpr": Metric("anomalies found at 5 % FPR", "the same for 5 %"),
+    "image_tpr_at_5pct_fpr": Metric("anomalies found at 5 % FPR", "the same for 5 % (PB5)"),
+    "image_tnr_at_1pct_fnr": Metric(
+        "good passed at 1 % missed",
+        "share of normal images sorted out as good where 1 % of anomalous ones are missed; also called PG1, "
+        "presorted good",
+        detail=True,
+    ),
+    "image_tnr_at_5pct_fnr": Metric("good passed at 5 % missed", "the same for 5 % (PG5)"),
     "false_positive_rate": Metric(
         "observed FPR", "share of normal test images above the run's own threshold", PERCENT, at_threshold=True
     ),
@@ -133,7 +143,23 @@ TEST_METRICS: dict[str, Metric] = {
     "pixel_aupro": Metric(
         "pixel AUPRO (FPR ≤ 0.3)", "area under the per-region overlap curve up to 30 % false positives"
     ),
-    "<map>_pixel_auroc": Metric("pixel AUROC, <map> map", "the same three of another map"),
+    "pixel_aupro_5pct": Metric("pixel AUPRO (FPR ≤ 0.05)", "the same up to 5 % false positives", detail=True),
+    "pixel_f1_max": Metric(
+        "pixel F1, best limit", "F1 over pixels at the limit that makes it highest", detail=True
+    ),
+    "pixel_aupimo": Metric(
+        "pixel AUPIMO",
+        "share of an anomalous image's mask that the map covers, mean over such images and over shares of "
+        "normal images' pixels, from 1e-5 to 1e-4 (logarithm), that it covers too (Bertoldo et al., 2024)",
+        detail=True,
+    ),
+    "pixel_f1": Metric(
+        "pixel F1, own limit",
+        "F1 over pixels at the run's own limit of the map",
+        at_threshold=True,
+        detail=True,
+    ),
+    "<map>_pixel_auroc": Metric("pixel AUROC, <map> map", "the same of another map"),
     "<map>_pixel_ap": Metric("pixel average precision, <map> map", "likewise"),
     "<map>_pixel_aupro": Metric("pixel AUPRO (FPR ≤ 0.3), <map> map", "likewise"),
 }
@@ -168,7 +194,7 @@ def metric(name: str) -> Metric:
     if stage not in STAGES:
         raise KeyError(name)
     entry = on_test(rest)
-    if entry.at_threshold:  # there is one encoder only that has a threshold
+    if entry.at_threshold:  # there is one encoder only that has thresholds
         return entry
     outer = METRICS[f"{stage}/<metric>"]
     form = "+" + entry.form if stage == "gain" else entry.form

@@ -62,6 +62,7 @@ class ReportData:
         what_if: rows of `evaluation.what_if`, frozen beside fine-tuned; empty where nothing was trained here.
         root: of the training images that the summary calls suspicious; None where it names none.
         decoder: by which these were read.
+        missing: held-out good images that are missing for the false positive rate asked for.
     """
 
     recipe: str
@@ -75,6 +76,7 @@ class ReportData:
     what_if: Sequence[Mapping[str, Any]] = ()
     root: Path | None = None
     decoder: Decoder | None = None
+    missing: int = 0
 
 
 def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> None:
@@ -102,6 +104,8 @@ def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> No
         recipe=data.recipe,
         figures=_figures(data),
         examples=_examples(summary.get("shortcuts"), data.assessment),
+        missing=data.missing,
+        decider=_decider(summary["thresholds"], data),
         suspicious=_suspicious(summary.get("suspicious", ()), data),
         galleries=_galleries(data.assessment) if data.assessment else None,
     )
@@ -208,15 +212,21 @@ def _examples(audit: Mapping[str, Any] | None, assessment: Assessment | None) ->
 
 def _suspicious(listed: Sequence[Mapping[str, Any]], data: ReportData) -> list[dict[str, Any]]:
     """Draw the suspicious training images; one that cannot be read any more has no picture."""
-    shown = []
-    for row in listed:
-        picture = ""
-        if data.root and data.decoder:
-            with suppress(Exception):  # the file was there a moment ago; decoders raise nearly anything
-                image = np.asarray(read_image(data.root / row["name"], data.decoder.value_range))
-                picture = picture_uri(shrunk(image, SIDE))
-        shown.append({**row, "picture": picture})
-    return shown
+    return [{**row, "picture": _picture(row["name"], data)} for row in listed]
+
+
+def _decider(thresholds: Mapping[str, Any], data: ReportData) -> str:
+    """Draw the calibration image whose score alone is the threshold; nothing where there is no such image."""
+    return _picture(thresholds["decided_by"], data) if thresholds.get("decided_by") else ""
+
+
+def _picture(name: str, data: ReportData) -> str:
+    """Draw an image below the root, small; nothing where it cannot be read any more."""
+    if data.root and data.decoder:
+        with suppress(Exception):  # the file was there a moment ago; decoders raise nearly anything
+            image = np.asarray(read_image(data.root / name, data.decoder.value_range))
+            return picture_uri(shrunk(image, SIDE))
+    return ""
 
 
 def _card(assessment: Assessment, i: int, scales: Mapping[str, ColourScale]) -> dict[str, Any] | None:

@@ -1,11 +1,14 @@
 """A finished run folder, ready to score images: detector, threshold, and how it computes."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import torch
 
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import RESIZES
 from anomaly_ft.errors import RunError
+from anomaly_ft.model.changes import read_changes
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.restore import restore_detector
@@ -66,7 +69,8 @@ def load_run(
 
 
 def load_detector(folder: Path) -> GaussianDetector:
-    """Load the detector of a run folder, on the CPU, without the way it computes.
+    """Load the detector of a run folder, with the working point that is in force, on the CPU, without the way
+    it computes.
 
     Raises:
         RunError: files that are missing, damaged, or of a format or kind this version does not know.
@@ -78,6 +82,12 @@ def load_detector(folder: Path) -> GaussianDetector:
         older = "; it is of a version before the first release: train it again" if kind is None else ""
         expected = f"expected one of {', '.join(KINDS)}"
         raise RunError(f"{folder}: detector.json has kind {kind!r:.40}, {expected}{older}")
+    if changes := read_changes(folder):
+        last = changes[-1]
+        description["threshold"] = asdict(last.point)
+        tensors["threshold"] = torch.tensor(last.point.threshold, dtype=torch.float32)
+        if last.map_limit is not None:
+            tensors["map_limit"] = torch.tensor(last.map_limit, dtype=torch.float32)
     return KINDS[kind](folder, description, tensors)
 
 

@@ -5,37 +5,79 @@ from dataclasses import dataclass
 
 from scipy.stats import beta
 
+CONFIDENCE = 0.95  # of a guarantee for one threshold
+
+
+def images_needed(rate: float, confidence: float | None = None) -> int:
+    """Count the held-out normal images of which the highest score guarantees a rate: averaged over sets of
+    them, or for a single set with the given confidence.
+
+    >>> [images_needed(rate, 0.95) for rate in (0.1, 0.05, 0.02, 0.01)], images_needed(0.01)
+    ([29, 59, 149, 299], 99)
+    """
+    if confidence is None:
+        return math.ceil(1 / rate - 1 - 1e-9)
+    return math.ceil(math.log(1 - confidence) / math.log(1 - rate) - 1e-9)
+
 
 @dataclass(frozen=True)
 class WorkingPoint:
-    """A score above `threshold` is called anomalous; at most `guaranteed_fpr` of normal images are,
-    averaged over calibration sets of `images` held-out normals. `target_fpr` is what was asked for.
-    `varied_fpr` bounds the same share among images that vary as the recipe allows; None: no guarantee."""
+    """A score above `threshold` is called anomalous.
+
+    Attributes:
+        threshold: on the score that decides.
+        target_fpr: the share of normal images that was asked for.
+        guaranteed_fpr: at most so many are rejected; 1 where nothing is guaranteed.
+        images: held-out normal images that set it, groups counted once; 0: set otherwise.
+        varied_fpr: bounds the same share among images that vary as the recipe allows, on average; None: no
+            guarantee.
+        confidence: with which the guarantee holds for this one threshold; None: it holds averaged over
+            calibration sets.
+        found_share: at least so many defective images lie above it, with 95 % confidence, where it was set on
+            labelled ones; None: nobody knows.
+    """
 
     threshold: float
     target_fpr: float
     guaranteed_fpr: float
     images: int
     varied_fpr: float | None = None
+    confidence: float | None = None
+    found_share: float | None = None
 
-    def likely_at_most(self, confidence: float = 0.95) -> float:
+    def likely_at_most(self, confidence: float = CONFIDENCE) -> float:
         """Bound the rate of this one threshold, set on these images, with the given confidence.
 
-        The guarantee is an average over calibration sets; for continuous scores the rate of one of them
+        A guarantee on average is one over calibration sets; for continuous scores the rate of one of them
         follows a beta distribution (Vovk, ACML 2012).
         """
+        if self.confidence is not None or not self.images:
+            return self.guaranteed_fpr
         rank = round((1 - self.guaranteed_fpr) * (self.images + 1))
         return float(beta.ppf(confidence, self.images + 1 - rank, rank))
 
+    @property
+    def missing(self) -> int:
+        """Held-out normal images that are missing for the rate asked for."""
+        if not self.images or self.guaranteed_fpr <= self.target_fpr:
+            return 0
+        return max(0, images_needed(self.target_fpr, self.confidence) - self.images)
+
     def __str__(self) -> str:
-        text = (
-            f"threshold {self.threshold:.4g}: at most {self.guaranteed_fpr:.2%} of normal images are rejected"
-        )
-        if self.guaranteed_fpr > self.target_fpr:
+        text = f"threshold {self.threshold:.4g}: "
+        if not self.images:
+            text += "nothing is guaranteed of normal images"
+        else:
+            text += f"at most {self.guaranteed_fpr:.2%} of normal images are rejected"
+            text += f" with {self.confidence:.0%} confidence" if self.confidence else ""
+        if self.images and self.guaranteed_fpr > self.target_fpr:
             text += f" (the least that {self.images} held-out normals can guarantee; "
-            text += f"the target is {self.target_fpr:.2%})"
+            text += f"the target is {self.target_fpr:.2%}, {self.missing} more are needed for it)"
         if self.varied_fpr is not None:
             text += f"; varied as the recipe allows, at most {self.varied_fpr:.2%}"
+        if self.found_share is not None:
+            text += f"; at least {self.found_share:.1%} of defective images are found, "
+            text += f"with {CONFIDENCE:.0%} confidence"
         return text
 
 

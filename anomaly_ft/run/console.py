@@ -146,7 +146,7 @@ class Terminal:
             table.add_column(heading, justify="right")
         for name, value in (summary.test or {}).items():
             ends = summary.test_intervals.get(name)
-            if value is not None:
+            if value is not None and not on_test(name).detail:
                 between = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
                 table.add_row(on_test(name).label, _number(value), between)
         self.console.print(table)

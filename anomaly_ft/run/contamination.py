@@ -23,7 +23,6 @@ from anomaly_ft.analysis.suspicion import (
 )
 from anomaly_ft.data.splits import enough
 from anomaly_ft.errors import DataError
-from anomaly_ft.evaluation.assess import assess
 from anomaly_ft.evaluation.study_figures import contamination_figure
 from anomaly_ft.finetune.brakes.weight_average import put_weights, trained_weights
 from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
@@ -32,8 +31,9 @@ from anomaly_ft.model.inference import pooled_features
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.begin import split_digest
+from anomaly_ft.run.calibration import Calibrated
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.finish import Calibrated, calibrate, decoder_of, predict_test
+from anomaly_ft.run.finish import assess_test, calibrate, predict_test
 from anomaly_ft.run.planting import Planted, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.study import Row, log_alone, open_study
@@ -187,7 +187,7 @@ def measure_run(setup: Setup, *, train: bool = False, trim: bool = False) -> Row
     kept, tested, epoch = detect(setup, train=train, trim=trim)
     if tested is None:
         return {}
-    numbers = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)).numbers()
+    numbers = assess_test(setup, kept, tested).numbers()
     names = ("image_auroc", "pixel_aupro", "false_positive_rate", "true_positive_rate")
     return {name: numbers[name] for name in names} | {"best_epoch": epoch}
 

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pandas import DataFrame
 
 from anomaly_ft import __version__
-from anomaly_ft.data.cache import load_cached
 from anomaly_ft.data.conditions import conditions_of, refuse_unread
-from anomaly_ft.data.dataset import place, read_records
+from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.lazy_images import view
@@ -35,8 +33,8 @@ from anomaly_ft.run.by_condition import condition_metrics, condition_table, froz
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.folder import finish_folder, start_folder
 from anomaly_ft.run.open import open_run, open_summary
+from anomaly_ft.run.own_images import read_images
 from anomaly_ft.run.run_summary import EvaluationSummary
-from anomaly_ft.run.setup import data_options
 from anomaly_ft.run.summary import LIBRARIES
 from anomaly_ft.run.tiles import NOTICE, in_tiles, predict_records
 from anomaly_ft.run.today import ImageWatch
@@ -95,7 +93,7 @@ def evaluate(
     images = _load(source, records, recipe, run.decoder, terminal)
     refuse_unread(conditions, images.records)
     outputs = _predict(run, images)
-    assessment = assess(images.records, outputs, run.point, run.decoder)
+    assessment = assess(images.records, outputs, run.point, run.decoder, run.detector.map_threshold())
     found: dict[str, Any] = {"data": _describe(source, reading.layout, images), "tile": asked.tile}
     found |= _whole(run, images, assessment)
     if by:
@@ -234,10 +232,7 @@ def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder
             f"{root}: there are no labelled test images to measure on; put good ones into a folder good and "
             "others into folders beside it, or use predict, which needs no labels"
         )
-    seen = terminal.track(records, "reading test images", len(records))
-    kind, disk = place(decoder, len(records), data_options(recipe))
-    threads = torch.get_num_threads()
-    return load_cached(records, decoder, kind, disk=disk, threads=threads, progress=seen)
+    return read_images(records, recipe, decoder, terminal)
 
 
 def _summary(recipe: Recipe, run: LoadedRun, assessment: Assessment) -> dict[str, Any]:

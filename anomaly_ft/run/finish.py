@@ -23,15 +23,19 @@ from anomaly_ft.evaluation.measure import (
 from anomaly_ft.evaluation.plots import forgetting_figure, score_figure
 from anomaly_ft.evaluation.report import ReportData, score_kinds, write_report
 from anomaly_ft.evaluation.what_if import Row, beside, few_of_each, what_if, what_if_figure
-from anomaly_ft.evaluation.working_points import ChiSquarePoint, chi_square, conformal_varied
+from anomaly_ft.evaluation.working_points import by_group, conformal_varied
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
+from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.gaussian.fitting import sums_of_all
+from anomaly_ft.model.gaussian.sums import save_sums
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
-from anomaly_ft.model.threshold import Thresholds, WorkingPoint
+from anomaly_ft.model.threshold import WorkingPoint
 from anomaly_ft.recipe.variation import PRESETS, stronger
+from anomaly_ft.run.calibration import Calibrated, calibrate_on
 from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup
@@ -51,16 +55,6 @@ class Baseline:
     tested: Predictions | None
     point: WorkingPoint
     what_if: list[Row]
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A detector with thresholds, and its predictions of the calibration images that set them."""
-
-    detector: Detector
-    point: WorkingPoint
-    parametric: Sequence[ChiSquarePoint]
-    calibration: Predictions
 
 
 def finish(
@@ -85,10 +79,10 @@ def finish(
     frozen = baseline.tested
     kind = setup.recipe.gaussian.statistics
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
-    setup.terminal.say(str(kept.point))
+    setup.terminal.say(kept.sentence)
     tested = predict_test(setup, kept.detector)
-    assessment = assess(setup.data.test.records, tested, kept.point, decoder_of(setup)) if tested else None
-    save(setup, partial, kept, kind)
+    assessment = assess_test(setup, kept, tested) if tested else None
+    save(setup, partial, kept, kind, refitted=kind != method.kinds[0])
     if assessment:
         _write_predictions(partial, assessment, baseline)
     varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
@@ -98,7 +92,7 @@ def finish(
         "folder_name": finished_name(partial),
         **_compare(setup.data.test.records, frozen, assessment),
         "test_by_statistics": {name: numbers[name] for name in method.kinds},
-        "thresholds": threshold_numbers(kept.point),
+        "thresholds": {**threshold_numbers(kept.point), "decided_by": kept.decided_by},
         "chi_square": [asdict(level) for level in kept.parametric],
         "statistics": kind,
         "level_weights": kept.detector.level_weights.tolist(),
@@ -108,6 +102,7 @@ def finish(
         recipe=setup.recipe.to_yaml(),
         assessment=assessment,
         threshold=kept.point.threshold,
+        missing=kept.point.missing,
         held_out=kept.calibration.score,
         labels=kept.detector.labels,
         frozen=frozen.score if frozen else None,
@@ -126,21 +121,13 @@ def finish(
 
 def calibrate(setup: Setup, detector: Detector) -> Calibrated:
     """Set a detector's thresholds on the calibration images and their varied copies."""
-    rate, count = setup.recipe.evaluation.false_positive_rate, len(setup.data.split.calibration)
-    everything = predict(detector, setup.varied("calibration").pixels, setup.compute)
-    point = conformal_varied(everything.score.reshape(-1, count), rate)
-    outputs = everything.convert(lambda values: values[:count])  # those that were not varied
-    parametric = chi_square(
-        detector.encoder.levels,
-        detector.encoder.widths,
-        rate,
-        outputs.distances,
-        weights=detector.level_weights.cpu().numpy(),
-        total=detector.level_mean,
+    return calibrate_on(
+        setup.varied("calibration").pixels,
+        setup.data.normals("calibration").records,
+        detector,
+        setup.compute,
+        setup.recipe.evaluation,
     )
-    limit = conformal_varied(everything.localises.max((1, 2)).reshape(-1, count), rate).threshold
-    thresholds = Thresholds(point, tuple(level.threshold for level in parametric), limit)
-    return Calibrated(detector.with_thresholds(thresholds), point, parametric, outputs)
 
 
 def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | None] | None:
@@ -162,8 +149,9 @@ def measure_baseline(setup: Setup, detector: Detector) -> Baseline:
 def working_point(setup: Setup, detector: Detector) -> WorkingPoint:
     """Set the threshold of a detector on the calibration images and their varied copies."""
     scores = score_images(detector, setup.varied("calibration").pixels, setup.compute)[detector.decides]
-    copies = scores.reshape(-1, len(setup.data.split.calibration))
-    return conformal_varied(copies, setup.recipe.evaluation.false_positive_rate)
+    records, asked = setup.data.normals("calibration").records, setup.recipe.evaluation
+    copies = by_group(scores.reshape(-1, len(records)), [record.group for record in records])
+    return conformal_varied(copies, asked.false_positive_rate, asked.guarantee)
 
 
 def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
@@ -172,6 +160,12 @@ def predict_test(setup: Setup, detector: Detector) -> Predictions | None:
     if not len(test):
         return None
     return predict(detector, test.pixels, setup.compute)
+
+
+def assess_test(setup: Setup, kept: Calibrated, tested: Predictions) -> Assessment:
+    """Measure predictions of the test images against labels and masks."""
+    limit = kept.detector.map_threshold()
+    return assess(setup.data.test.records, tested, kept.point, decoder_of(setup), limit)
 
 
 def vary_test(setup: Setup, detector: Detector, point: WorkingPoint) -> list[Row]:
@@ -210,13 +204,17 @@ def decoder_of(setup: Setup) -> Decoder:
     return Decoder(data.image_size, data.resize, data.range)
 
 
-def save(setup: Setup, partial: Path, kept: Calibrated, kind: str) -> None:
-    """Write encoder and detector into the run folder."""
+def save(setup: Setup, partial: Path, kept: Calibrated, kind: str, *, refitted: bool) -> None:
+    """Write encoder and detector into the run folder, and the sums that refitted statistics come from, which
+    `update` adds to."""
     data = setup.recipe.data
     preprocessing = {"resize": data.resize, "range": data.range}
     looks = learn_appearance(setup.varied("calibration").pixels, len(setup.data.split.calibration))
     about = {"statistics": kind, "preprocessing": preprocessing, "appearance": looks.plain()}
     kept.detector.save(partial, about=about)
+    if refitted and setup.recipe.gaussian.keep_sums and isinstance(kept.detector, GaussianDetector):
+        settings, train = kept.detector.settings, setup.inputs("train")
+        save_sums(partial, sums_of_all(setup.encoder, train, setup.compute, settings, exact=True))
 
 
 def _compare(

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from anomaly_ft.errors import RunError
 from anomaly_ft.system.files import _flush
 
+UPDATED = re.compile(r"-update-\d+$")  # how the names of runs end that `update` made of another
+
 
 def start_folder(output: Path, name: str) -> Path:
     """Make an empty folder `.NAME-001.partial` in `output`, with the first number not taken yet.
@@ -73,17 +75,36 @@ def locked(output: Path) -> Iterator[None]:
     Raises:
         RunError: somebody does, or the folder cannot be written to.
     """
+    busy = "another run is being written there; wait for its end, or give this one another --output"
+    with _held(output / ".lock", f"--output {output}", busy):
+        yield
+
+
+@contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Lock a finished run, and all that `update` made of it, inside the block against others that change them
+    or make another; the lock lies beside the run.
+
+    Raises:
+        RunError: somebody does, or the folder it lies in cannot be written to.
+    """
+    place = folder.resolve()
+    place = place.with_name(UPDATED.sub("", place.name))
+    busy = "another command is changing this run or updating it; wait for its end"
+    with _held(place.with_name(f".{place.name}.lock"), str(folder), busy):
+        yield
+
+
+@contextmanager
+def _held(path: Path, what: str, busy: str) -> Iterator[None]:
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / ".lock", blocking=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, blocking=False)
         lock.acquire()
     except Timeout:
-        raise RunError(
-            f"--output {output}: another run is being written there; wait for its end, or give this one "
-            "another --output"
-        ) from None
+        raise RunError(f"{what}: {busy}") from None
     except OSError as cause:
-        raise RunError(f"--output {output}: cannot be written to ({cause})") from cause
+        raise RunError(f"{what}: cannot be written to ({cause})") from cause
     try:
         yield
     finally:

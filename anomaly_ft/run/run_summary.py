@@ -27,6 +27,7 @@ from anomaly_ft.run.summary_parts import (
     Number,
     Numbers,
     Part,
+    Rejected,
     RunData,
     Speed,
     StopReason,
@@ -104,6 +105,26 @@ class PositionSummary(Part):
     """Of the difference of the two, on the same images."""
 
 
+class UpdateSummary(Part):
+    """What `anomaly-ft update` changed beside the run that it was given."""
+
+    of: str
+    """The name of that run's folder."""
+    added: dict[str, Count]
+    """New images that entered the statistics (`train`), the scores' scale (`val`) and the threshold
+    (`calibration`)."""
+    threshold_before: Number
+    """The threshold of that run."""
+    false_alarms_before: Rejected
+    """Its calibration images above that threshold."""
+    false_alarms: Rejected
+    """The same images above the new one."""
+    score_shift: Number
+    """How far the mean of their scores moved, in their standard deviations before."""
+    distance: Number
+    """How far the median score of the new images lay above that mean before the update, in the same unit."""
+
+
 class RunSummary(Tested):
     """What a finished run writes down; epoch 0 is the pretrained encoder."""
 
@@ -148,6 +169,8 @@ class RunSummary(Tested):
     in each group (`counts`), `rows`, questions `missing`, `examples`; `null` without test images."""
     suspicious: tuple[SuspiciousImage, ...] = ()
     """The training images to look at first, see [Is my number worth anything?](worth.md)."""
+    update: UpdateSummary | None = None
+    """What new good images changed; `null` in a run that was trained."""
     git_commit: str
     """Of the folder the command ran in, or `none`."""
     mlflow_run_id: str | None

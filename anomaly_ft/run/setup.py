@@ -174,7 +174,9 @@ def _robust(setup: Setup) -> Setup:
 
 def detector_settings(recipe: Recipe) -> DetectorSettings:
     """Translate the recipe's settings of the detector; `auto` positions are fixed until they are chosen."""
-    section = recipe.gaussian.model_dump(exclude={"statistics", "level_weights", "robust", "position"})
+    section = recipe.gaussian.model_dump(
+        exclude={"statistics", "level_weights", "robust", "keep_sums", "position"}
+    )
     weights, position = recipe.gaussian.level_weights, recipe.gaussian.position
     return DetectorSettings(
         **section,

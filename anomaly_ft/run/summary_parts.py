@@ -80,11 +80,17 @@ class Thresholds(Part):
     target_fpr: Number
     """The false positive rate asked for, `evaluation.false_positive_rate`."""
     guaranteed_fpr: Number
-    """The rate that holds at most, averaged over calibration sets of this size."""
+    """The rate that holds at most; 1 where nothing is guaranteed."""
     varied_fpr: Number | None = None
     """The same for images that vary as the recipe allows; `null` without variation."""
     images: Count
-    """Held-out normal images that set it."""
+    """Held-out normal images that set it, those of one group counted once; 0: set by hand or on defects."""
+    confidence: Number | None = None
+    """With which the rate holds for this one threshold; `null`: it holds averaged over calibration sets."""
+    found_share: Number | None = None
+    """Share of defects that it finds at least, with 95 % confidence, where labelled ones set it."""
+    decided_by: str = ""
+    """The calibration image whose score alone is the threshold; empty where several lie above it."""
 
 
 class Observed(Part):

@@ -80,9 +80,10 @@ def _result_table(summary: RunSummary) -> str:
 
 def _threshold(summary: RunSummary) -> str:
     point, test = summary.thresholds, summary.test or {}
+    sure = f" with {point.confidence:.0%} confidence" if point.confidence else ""
     text = (
         f"Threshold {point.threshold:.4g}: at most {point.guaranteed_fpr:.2%} of normal images are to be "
-        f"rejected, from {point.images} held-out ones."
+        f"rejected{sure}, from {point.images} held-out ones."
     )
     false, true = test.get("false_positive_rate"), test.get("true_positive_rate")
     if false is not None and true is not None:
@@ -124,6 +125,24 @@ def position_sentence(summary: PositionSummary | None) -> str:
         f"before training: {fixed:.3f} with fixed positions, {free:.3f} with free ones "
         f"(difference {free - fixed:+.3f}, standard error {error:.3f})."
     )
+
+
+def update_sentences(summary: RunSummary) -> list[str]:
+    """Say what new images changed; nothing of a run that was trained."""
+    update = summary.update
+    if update is None:
+        return []
+    point, added = summary.thresholds, update.added
+    before, after = update.false_alarms_before, update.false_alarms
+    alone = f"; {point.decided_by} alone decides it, see that it is good" if point.decided_by else ""
+    return [
+        f"added to {update.of}: {added['train']} images to the statistics, {added['val']} to the scale of "
+        f"scores, {added['calibration']} to the threshold",
+        f"threshold {update.threshold_before:.4g} -> {point.threshold:.4g}, set on {point.images} images: at "
+        f"most {point.guaranteed_fpr:.2%} of good ones are rejected{alone}",
+        f"false alarms among the {before.images} calibration images of training: {before.rejected} -> "
+        f"{after.rejected}; their scores moved by {update.score_shift:+.2f} standard deviations",
+    ]
 
 
 def varied_sentence(summary: RunSummary) -> str:

@@ -28,6 +28,7 @@ from anomaly_ft.system.addresses import without_password
 
 NAME = "detector"
 FILES = ("detector.json", "detector.safetensors", "encoder")
+CHANGES = "thresholds.json"
 # what `served` and all it imports need
 LIBRARIES = (
     "lightning-fabric",
@@ -67,7 +68,7 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
             mlflow_model=Model(run_id=run_id, model_id=model.model_id),
             python_model=str(Path(__file__).parents[1] / "deploy" / "served.py"),
             code_paths=[str(Path(__file__).parents[1])],
-            artifacts={name: str((folder / name).resolve()) for name in FILES},
+            artifacts={name: str((folder / name).resolve()) for name in (*FILES, *_changes(folder))},
             model_config={**computing, "device": "auto"},
             signature=signature(),
             input_example=example(),
@@ -77,6 +78,11 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return str(model.model_id)
+
+
+def _changes(folder: Path) -> tuple[str, ...]:
+    """Name the file of the working point that is in force, where it is not that of training."""
+    return (CHANGES,) if (folder / CHANGES).exists() else ()
 
 
 def register_detector(uri: str, run_id: str, name: str) -> int:
@@ -118,6 +124,38 @@ def promote_detector(uri: str, run_id: str, *, name: str, alias: str) -> int:
     version_number = register_detector(uri, run_id, name)
     MlflowClient(uri).set_registered_model_alias(name, alias, str(version_number))
     return version_number
+
+
+def registered_versions(uri: str, run_id: str) -> list[str]:
+    """Name the versions of registered models that are a run's detector.
+
+    Raises:
+        RunError: the store does not answer.
+    """
+    try:
+        versions = MlflowClient(uri).search_model_versions(f"run_id = '{run_id}'")
+    except mlflow.MlflowException as cause:
+        raise RunError(without_password(f"the MLflow store {uri} does not answer: {cause}")) from cause
+    return [f"version {version.version} of {version.name}" for version in versions]
+
+
+def delete_run(uri: str, run_id: str) -> None:
+    """Delete a run and the detector it logged; what is gone already is passed over. MLflow keeps the files of
+    deleted runs until `mlflow gc`.
+
+    Raises:
+        RunError: the store refuses.
+    """
+    client = MlflowClient(uri)
+    try:
+        logged = _logged(client, run_id)
+        if logged:
+            client.delete_logged_model(logged.model_id)
+        client.delete_run(run_id)
+    except mlflow.MlflowException as cause:
+        if cause.error_code != "RESOURCE_DOES_NOT_EXIST":
+            trouble = f"the MLflow store {uri} did not delete run {run_id}: {cause}; nothing else was deleted"
+            raise RunError(without_password(trouble)) from cause
 
 
 def _logged(client: MlflowClient, run_id: str) -> LoggedModel | None:

@@ -137,6 +137,20 @@ def test_guarantee_sets_a_threshold_on_each_set_and_seed(run: Run, sets: Path, t
     assert numbers_in(said)
 
 
+def test_line_changes_thresholds_and_adds_images(run: Run, sets: Path, tmp_path: Path) -> None:
+    place = ["--output", tmp_path, "--data", sets, "--sets", "screw"]
+    code, said, errors = run("line", *place, *settings("expert.data.calibration_share=0.25"))
+    assert code == 0, errors
+    rules = finite(tmp_path / "thresholds.csv", "guaranteed", "good rejected", "found", "others found")
+    assert len(rules) == 3
+    assert rules["at least"].notna().tolist() == [False, False, True]
+    updates = finite(tmp_path / "updates.csv", "threshold", "good rejected", "brighter rejected", "AUROC")
+    assert updates["added"].fillna(0).tolist() == [0, 12, 6, 6, 12]
+    assert float(updates["spreads apart"].max()) < 0.01, "two updates are one with both"
+    assert finite(tmp_path / "distances.csv", "distance")["images"].tolist() == ["in other light"]
+    assert "spreads apart" in said
+
+
 def test_a_set_that_does_not_exist_is_a_mistake(run: Run, tmp_path: Path) -> None:
     code, _, errors = run("guarantee", "--output", tmp_path, "--sets", "scrwe")
     assert code == 2

@@ -55,6 +55,19 @@ def test_a_map_that_shows_the_masks_is_found_good_and_another_bad(tmp_path: Path
     assert min(found.by_image.values()) > 0.97
 
 
+def test_what_is_outlined_is_measured_at_the_maps_own_limit_where_it_has_one(tmp_path: Path) -> None:
+    masks = [square(0, 0), None, square(8, 12)]  # the order of good and bad does not matter
+    records = [record(tmp_path, i, "good" if m is None else "hole", m) for i, m in enumerate(masks)]
+    maps = np.stack([np.zeros((GRID, GRID), np.float32) if m is None else as_grid(m) for m in masks])
+    found = localise(records, {"dense": maps, "contribution": maps}, DECODER, 0.5)
+    assert found.numbers["pixel_f1"] > 0.9
+    assert found.numbers["pixel_aupimo"] > 0.9
+    assert localise(records, {"dense": maps}, DECODER, 5.0).numbers["pixel_f1"] == 0.0
+    assert "pixel_f1" not in localise(records, {"dense": maps}, DECODER).numbers
+    of_anomalies_alone = localise([records[0], records[2]], {"dense": maps[[0, 2]]}, DECODER, 0.5)
+    assert of_anomalies_alone.numbers["pixel_aupimo"] is None
+
+
 def test_pixel_numbers_are_taken_at_the_size_of_the_masks(tmp_path: Path) -> None:
     from anomaly_ft.model.maps import upsample
 
@@ -90,7 +103,7 @@ def test_without_any_mask_there_is_no_pixel_number(tmp_path: Path) -> None:
     records = [record(tmp_path, 0, "good", None), record(tmp_path, 1, "hole", None)]
     ones = np.ones((2, GRID, GRID), np.float32)
     found = localise(records, {"dense": ones, "contribution": ones}, DECODER)
-    assert len(found.numbers) == 6
+    assert len(found.numbers) == 9
     assert set(found.numbers.values()) == {None}
     assert found.without_mask == 1
 

@@ -24,6 +24,8 @@ def test_the_chosen_score_is_measured_in_full_and_the_others_by_auroc() -> None:
         "image_f1_max": 1.0,
         "image_tpr_at_1pct_fpr": 1.0,
         "image_tpr_at_5pct_fpr": 1.0,
+        "image_tnr_at_1pct_fnr": 1.0,
+        "image_tnr_at_5pct_fnr": 1.0,
         "pooled_image_auroc": 1.0,
         "dense_image_auroc": pytest.approx(1 / 6),
         "false_positive_rate": 0.0,  # a score at the threshold is still normal

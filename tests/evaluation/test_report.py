@@ -139,7 +139,10 @@ def summary_of(found: dict[str, object], kinds: tuple[int, int]) -> dict[str, ob
             "root": "somewhere", "layout": "mvtec", "test_normal": kinds[0], "test_anomalous": kinds[1],
             "skipped": [{"path": "<bad>.png", "why": "no & image"}],
         },
-        "thresholds": {"threshold": 1.5, "target_fpr": 0.01, "guaranteed_fpr": 0.05, "images": 19},
+        "thresholds": {
+            "threshold": 1.5, "target_fpr": 0.01, "guaranteed_fpr": 0.05, "images": 19, "confidence": None,
+            "found_share": None, "decided_by": "",
+        },
         "versions": {"anomaly_ft": "0"},
         "test": None,
         **found,

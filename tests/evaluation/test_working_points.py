@@ -2,9 +2,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from anomaly_ft.errors import DivergedError
-from anomaly_ft.evaluation.working_points import conformal, conformal_varied
+from anomaly_ft.evaluation.working_points import (
+    by_group,
+    conformal,
+    conformal_varied,
+    from_defects,
+    tolerance,
+)
+from anomaly_ft.model.threshold import WorkingPoint, images_needed
 
 
 @pytest.mark.parametrize(("n", "rate"), [(20, 0.1), (50, 0.05), (199, 0.01), (30, 0.2)])
@@ -44,7 +52,7 @@ def test_too_few_images_give_the_highest_score_and_say_what_it_is_worth() -> Non
     assert point.guaranteed_fpr == pytest.approx(1 / 4)
     assert str(point) == (
         "threshold 5: at most 25.00% of normal images are rejected "
-        "(the least that 3 held-out normals can guarantee; the target is 1.00%)"
+        "(the least that 3 held-out normals can guarantee; the target is 1.00%, 96 more are needed for it)"
     )
 
 
@@ -118,3 +126,87 @@ def test_a_point_says_what_it_guarantees_of_varied_images() -> None:
 def test_a_single_image_with_copies_gives_a_threshold_and_no_error() -> None:
     point = conformal_varied(np.array([[1.0], [3.0], [2.0]]), 0.01)
     assert (point.threshold, point.varied_fpr) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("n", "rate"), [(59, 0.05), (58, 0.05), (29, 0.1), (200, 0.1), (299, 0.01), (12, 0.05)]
+)
+def test_in_95_of_100_draws_the_very_threshold_keeps_the_rate_that_it_guarantees(n: int, rate: float) -> None:
+    rng = np.random.default_rng(n)
+    points = [tolerance(draw, rate) for draw in rng.uniform(size=(2000, n))]
+    kept = np.mean([1 - point.threshold <= point.guaranteed_fpr for point in points])
+    assert kept == pytest.approx(0.95, abs=3 * math.sqrt(0.05 * 0.95 / 2000))
+    assert (points[0].guaranteed_fpr <= rate) == (n >= images_needed(rate, 0.95)), "or it says what it can keep"
+
+
+@pytest.mark.parametrize(("n", "rate"), [(59, 0.05), (100, 0.05), (30, 0.3), (5, 0.05)])
+def test_no_lower_score_would_keep_the_rate_by_the_exact_binomial(n: int, rate: float) -> None:
+    point = tolerance(np.arange(n), rate)
+    above = n - 1 - int(point.threshold)
+    chance = [sum(math.comb(n, i) * rate**i * (1 - rate) ** (n - i) for i in range(k + 1)) for k in range(n)]
+    assert chance[above + 1] > 0.05
+    assert above == 0 or chance[above] <= 0.05
+
+
+def test_the_numbers_of_images_that_people_quote() -> None:
+    assert [images_needed(rate, 0.95) for rate in (0.1, 0.05, 0.02, 0.01)] == [29, 59, 149, 299]
+    assert [images_needed(rate) for rate in (0.1, 0.05, 0.01)] == [9, 19, 99]
+    assert tolerance(np.arange(40), 0.05).missing == 19
+    assert tolerance(np.arange(59), 0.05).missing == 0
+    assert str(tolerance(np.arange(40), 0.05)) == (
+        "threshold 39: at most 7.22% of normal images are rejected with 95% confidence (the least that 40 "
+        "held-out normals can guarantee; the target is 5.00%, 19 more are needed for it)"
+    )
+    assert tolerance(np.arange(59), 0.05).likely_at_most() == tolerance(np.arange(59), 0.05).guaranteed_fpr
+
+
+def test_confidence_is_asked_for_by_name_and_varied_copies_keep_their_average() -> None:
+    scores = np.tile(np.arange(100.0), (3, 1))
+    average, sure = (conformal_varied(scores, 0.05, how) for how in ("average", "confidence"))
+    assert (average.threshold, sure.threshold) == (95, 98)
+    assert (average.confidence, sure.confidence) == (None, 0.95)
+    assert average.varied_fpr == sure.varied_fpr == 0.05
+
+
+def test_images_of_one_group_count_once_and_by_their_highest_score() -> None:
+    scores = np.array([[1.0, 5.0, 3.0, 2.0], [0.0, 1.0, 9.0, 0.0]])
+    np.testing.assert_array_equal(np.sort(by_group(scores, ["a", "a", "b", ""])[0]), [2, 3, 5])
+    np.testing.assert_array_equal(np.sort(by_group(scores, ["a", "a", "b", ""])[1]), [0, 1, 9])
+    np.testing.assert_array_equal(np.sort(by_group(scores, [""] * 4)), np.sort(scores))
+    assert conformal_varied(by_group(scores, ["a"] * 4), 0.1).images == 1
+
+
+@pytest.mark.parametrize(("missed", "threshold", "hits"), [(0.0, 1, 20), (0.1, 3, 18), (0.14, 3, 18)])
+def test_a_threshold_from_defects_finds_what_clopper_and_pearson_say(
+    missed: float, threshold: int, hits: int
+) -> None:
+    point = from_defects(np.arange(1, 21), missed)
+    assert threshold - 1 < point.threshold < threshold
+    bound = binomtest(hits, 20, alternative="greater").proportion_ci(0.95, method="exact").low
+    assert point.found_share == pytest.approx(bound)
+    assert (point.guaranteed_fpr, point.images, point.missing) == (1.0, 0, 0)
+    assert "nothing is guaranteed of normal images; at least" in str(point)
+
+
+def test_in_95_of_100_draws_so_many_defects_are_found() -> None:
+    rng = np.random.default_rng(3)
+    points = [from_defects(draw, 0.1) for draw in rng.uniform(size=(2000, 30))]
+    kept = np.mean([1 - point.threshold >= (point.found_share or 0) for point in points])
+    assert kept == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(("scores", "missed"), [([], 0.0), ([1.0], 1.0), ([1.0], -0.1)])
+def test_no_defects_and_impossible_shares_are_errors(scores: list[float], missed: float) -> None:
+    with pytest.raises(ValueError, match=f"got {len(scores)} scores and {missed}"):
+        from_defects(scores, missed)
+
+
+def test_defects_whose_scores_are_not_finite_give_no_threshold() -> None:
+    with pytest.raises(DivergedError, match="finite"):
+        from_defects([1.0, math.nan])
+
+
+def test_a_threshold_by_hand_says_that_nothing_is_guaranteed() -> None:
+    point = WorkingPoint(3.0, 1.0, 1.0, 0)
+    assert str(point) == "threshold 3: nothing is guaranteed of normal images"
+    assert point.likely_at_most() == 1.0

@@ -37,7 +37,7 @@ from anomaly_ft.tracking.experiment_view import experiment_tags
 FILES = {
     "recipe.yaml", "split.csv", "history.jsonl", "summary.json", "predictions.csv", "forgetting.png",
     "scores.png", "report.html", "detector.json", "detector.safetensors", "encoder/config.json",
-    "encoder/model.safetensors", "variation.png",
+    "encoder/model.safetensors", "variation.png", "sums.safetensors",
 }  # fmt: skip
 
 
@@ -353,11 +353,12 @@ def test_one_damaged_image_is_named_skipped_and_counted(
 
 def test_normal_images_alone_are_enough(recipe: Path, output: Path, mvtec_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(mvtec_folder / "train", tmp_path / "normal" / "train")
-    summary = succeed(recipe, output, f"data.root={tmp_path / 'normal'}")
+    changes = (f"data.root={tmp_path / 'normal'}", "expert.gaussian.keep_sums=false")
+    summary = succeed(recipe, output, *changes)
     assert summary["test"] is summary["frozen_test"] is None
     assert summary["thresholds"]["threshold"] > 0
     files = {p.relative_to(summary["folder"]).as_posix() for p in summary["folder"].rglob("*") if p.is_file()}
-    assert files == FILES - {"predictions.csv"}
+    assert files == FILES - {"predictions.csv", "sums.safetensors"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from anomaly_ft.model.gaussian.levels import (
 )
 from anomaly_ft.model.gaussian.positions import grouped, joined
 from anomaly_ft.model.gaussian.settings import POSITIONS, DetectorSettings, Position
-from anomaly_ft.model.gaussian.statistics import Gaussian, Moments, accumulate, fit
+from anomaly_ft.model.gaussian.statistics import Gaussian, Moments, accumulate, fit, in_double
 from anomaly_ft.model.inference import FirstFeatures, score_images
 from anomaly_ft.model.maps import grid_shape, on_grid
 
@@ -81,10 +81,18 @@ def fit_gaussians(
         GaussianError: features to which no Gaussian can be fitted.
     """
     first = FirstFeatures(compute, keep)
-    sums = _sums_of_all(encoder, pixels, compute, settings, first)
+    sums = sums_of_all(encoder, pixels, compute, settings, first)
+    return fit_to_sums(encoder, sums, settings).to(compute.fabric.device), first.rows()
+
+
+def fit_to_sums(encoder: Encoder, sums: list[Moments], settings: DetectorSettings) -> GaussianDetector:
+    """Fit the Gaussians, without the scores' scale, to sums, some of which are freed.
+
+    Raises:
+        GaussianError: features to which no Gaussian can be fitted.
+    """
     levels = _fit_levels(encoder, sums, settings)
-    statistics = _fit_grids(levels, sums, settings)
-    return GaussianDetector(encoder, settings, statistics).to(compute.fabric.device), first.rows()
+    return GaussianDetector(encoder, settings, _fit_grids(levels, sums, settings))
 
 
 def fit_heads(
@@ -100,7 +108,7 @@ def fit_heads(
         GaussianError: features to which no Gaussian can be fitted.
     """
     settings = replace(settings, position="fixed")
-    sums = _sums_of_all(encoder, pixels, compute, settings)
+    sums = sums_of_all(encoder, pixels, compute, settings)
     grids: dict[Position, list[Moments]] = {"free": [joined(grid) for grid in sums[-2:]], "fixed": sums}
     levels = _fit_levels(encoder, sums, settings)
     detectors: dict[Position, GaussianDetector] = {}
@@ -117,15 +125,17 @@ def fit_heads(
     )
 
 
-def _sums_of_all(
+def sums_of_all(
     encoder: Encoder,
     pixels: NDArray[np.uint8],
     compute: Compute,
     settings: DetectorSettings,
     first: FirstFeatures | None = None,
+    *,
+    exact: bool = False,
 ) -> list[Moments]:
     """Compute `sums_of` the images that all processes see, each a shard."""
-    sums = sums_of(encoder, compute.shard(pixels), compute, settings, first)
+    sums = sums_of(encoder, compute.shard(pixels), compute, settings, first, exact=exact)
     if compute.fabric.world_size > 1:
         sums = [moments.all_reduce_sum(compute.all_reduce_sum) for moments in sums]
     return sums
@@ -164,15 +174,18 @@ def sums_of(
     compute: Compute,
     settings: DetectorSettings,
     first: FirstFeatures | None = None,
+    *,
+    exact: bool = False,
 ) -> list[Moments]:
     """Sum what all Gaussians are fitted from in one pass over the images: of each level, of the dense score
-    and of the map. Pooled features that pass are added to `first`."""
+    and of the map. Pooled features that pass are added to `first`. Sums that are `exact` are multiplied in
+    float64: then it does not matter in which batches the images come."""
 
     def features() -> Iterator[list[Tensor]]:
         for batch in _features(encoder, pixels, compute, settings):
             if first:
                 first.add(batch[: len(encoder.levels)])
-            yield batch
+            yield [in_double(part) for part in batch] if exact else batch
 
     with encoder.folded():
         return accumulate(_together(features()))

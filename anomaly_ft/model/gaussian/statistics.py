@@ -58,6 +58,11 @@ class Moments:
         self.third += (square[:, None] @ grouped).view_as(self.third)
         self.fourth += square.double().square().sum(1).view_as(self.fourth)
 
+    def to(self, device: torch.device) -> "Moments":
+        """Move the sums to a device."""
+        tensors = (self.shift, self.first, self.second, self.third, self.fourth)
+        return Moments(self.count, *(tensor.to(device) for tensor in tensors))
+
     def split(self, size: int) -> Iterator["Moments"]:
         """Split the sums into `size` groups at a time, views of these."""
         d, total = self.shift.shape[-1], self.fourth.numel()
@@ -138,7 +143,7 @@ class Gaussian:
 
 def moments(features: Tensor) -> Moments:
     """Sum over one batch of features `(n, *groups, d)`, about the batch's own mean, in float64."""
-    shift = _double(features.detach()).mean(0).to(features.dtype).double()  # exact in the features' precision
+    shift = in_double(features.detach()).mean(0).to(features.dtype).double()  # exact in the features' precision
     zero = torch.zeros_like(shift)
     second = zero.new_zeros(*shift.shape, shift.shape[-1])
     sums = Moments(0, shift, zero, second, zero.clone(), zero.new_zeros(shift.shape[:-1]))
@@ -285,7 +290,7 @@ def _whitening(factor: Tensor) -> Tensor:
     return inverse.contiguous()  # as it comes back from a file: products round by how a matrix lies in memory
 
 
-def _double(tensor: Tensor) -> Tensor:
+def in_double(tensor: Tensor) -> Tensor:
     """Convert to float64; on the processor where the device has none."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 

@@ -1,0 +1,225 @@
+"""New good images enter a finished run without training."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from settings import ONE_AUGMENTATION, tracked, write_images, write_recipe
+
+from anomaly_ft.cli.main import main
+from anomaly_ft.model.gaussian.fitting import sums_of
+from anomaly_ft.model.gaussian.sums import load_sums
+from anomaly_ft.model.inference import score_images
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.folder import locked_run
+from anomaly_ft.run.open import finished_runs, is_finished, open_run, open_summary
+from anomaly_ft.run.own_images import own_records, read_all, with_own_copies
+from anomaly_ft.run.updated_images import named_by_content, read_updates
+
+Textures = Callable[[int, int, int], np.ndarray]
+
+
+@pytest.fixture
+def run(small_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(small_run, tmp_path / "runs" / "small-001")
+
+
+@pytest.fixture
+def new(tmp_path: Path, make_textures: Textures) -> Path:
+    """Two folders of new good images, below one."""
+    images = make_textures(14, 64, 7)
+    write_images(tmp_path / "new" / "march", images[:8])
+    write_images(tmp_path / "new" / "april", images[8:])
+    return tmp_path / "new"
+
+
+def update(run: Path, folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["update", str(run), str(folder), *options])
+
+
+def updated(run: Path, folder: Path, *options: str) -> Path:
+    result = update(run, folder, *options)
+    assert result.exit_code == 0, result.output
+    return max(run.parent.glob("*-update-*"))
+
+
+def refused(run: Path, folder: Path, *options: str) -> str:
+    before = contents(run.parent)
+    result = update(run, folder, *options)
+    assert result.exit_code == 2, result.output
+    assert contents(run.parent) == before, "nothing half is left"
+    return result.output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_an_update_leaves_a_new_run_that_says_what_changed_and_the_old_one_as_it_was(
+    run: Path, new: Path
+) -> None:
+    before = contents(run)
+    result = update(run, new)
+    assert result.exit_code == 0, result.output
+    made = run.parent / "small-001-update-001"
+    assert contents(run) == before
+    assert is_finished(made)
+    assert not [path for path in run.parent.iterdir() if path.name.endswith(".partial")]
+    old, summary = open_summary(run), open_summary(made)
+    assert summary.update is not None
+    added = summary.update.added
+    assert sum(added.values()) == 14
+    assert min(added.values()) > 0, "shares of a fifth, by content"
+    assert summary.data.train == old.data.train + added["train"]
+    assert summary.thresholds.images == old.thresholds.images + added["calibration"]
+    assert summary.update.of == "small-001"
+    assert summary.update.threshold_before == old.thresholds.threshold
+    assert summary.update.false_alarms.images == old.data.calibration
+    assert summary.test is not None
+    assert f"added to small-001: {added['train']} images to the statistics" in result.output
+    assert "false alarms among the 5 calibration images of training" in result.output
+    for command in ("predict", "evaluate"):
+        arguments = [command, str(made), *([str(new)] if command == "predict" else [])]
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+
+
+def test_updated_twice_is_updated_once_with_all_is_fitted_to_all(run: Path, new: Path) -> None:
+    once = updated(run, new)
+    second = updated(updated(run, new / "march"), new / "april")
+    assert second.name == "small-001-update-003"
+    both = {r.path.name + r.path.parent.name: r.part for r in read_updates(once)}
+    assert {r.path.name + r.path.parent.name: r.part for r in read_updates(second)} == both
+    sums = [load_sums(once), load_sums(second)]
+    recipe, loaded = open_run(once)
+    train = [*own_records(once, recipe)["train"], *(r for r in read_updates(once) if r.part == "train")]
+    images = read_all(train, recipe, loaded.decoder, Terminal())
+    pixels = with_own_copies(named_by_content(images, read_updates(once)), recipe, "train").pixels
+    settings = loaded.detector.settings
+    sums.append(sums_of(loaded.detector.encoder, pixels, loaded.compute, settings, exact=True))
+    for other in sums[1:]:
+        for one, another in zip(sums[0], other, strict=True):
+            moved = another.about(one.shift)
+            assert one.count == another.count
+            for name in ("first", "second", "third", "fourth"):
+                found, expected = getattr(moved, name), getattr(one, name)
+                # the encoder itself rounds otherwise in other batches
+                assert float((found - expected).norm() / expected.norm()) < 1e-4, name
+    assert open_summary(once).thresholds.threshold == pytest.approx(
+        open_summary(second).thresholds.threshold, rel=1e-3
+    )
+    scores = []
+    for folder in (once, second):
+        opened = open_run(folder)[1]
+        scores.append(score_images(opened.detector, images.pixels, opened.compute)[opened.score])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3, atol=1e-3)
+
+
+def test_cleared_false_alarms_all_enter_the_statistics_and_score_lower(run: Path, new: Path) -> None:
+    made = updated(run, new / "april", "--cleared")
+    summary = open_summary(made)
+    assert summary.update is not None
+    assert summary.update.added == {"train": 6, "val": 0, "calibration": 0}
+    recipe, before = open_run(run)
+    images = read_all(read_updates(made), recipe, before.decoder, Terminal())
+    after = open_run(made)[1]
+    scores = [score_images(r.detector, images.pixels, r.compute)[r.score].mean() for r in (before, after)]
+    assert scores[1] < scores[0]
+
+
+def test_another_part_is_refused_with_the_numbers_unless_forced(run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_images(tmp_path / "other", rng.integers(0, 255, (5, 64, 64, 3), dtype=np.uint8))
+    said = refused(run, tmp_path / "other")
+    assert "look like another part: their median score" in said
+    assert "standard deviations of the run's calibration images above their mean" in said
+    assert is_finished(updated(run, tmp_path / "other", "--force"))
+
+
+def test_images_that_cannot_enter_are_named(run: Path, new: Path, mvtec_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in refused(run, tmp_path / "empty")
+    assert "does not exist" in refused(run, tmp_path / "nowhere")
+    shutil.copy(mvtec_folder / "test" / "good" / "000.png", new / "march" / "again.png")
+    said = refused(run, new)
+    assert "1 images are there twice or are images of the run already" in said
+    assert "again.png" in said
+    (new / "march" / "again.png").write_bytes(b"no image")
+    assert "again.png" in refused(run, new)
+    (new / "march" / "again.png").unlink()
+    made = updated(run, new)
+    assert "14 images are there twice" in refused(made, new)
+
+
+def test_a_run_without_sums_is_refused(mvtec_folder: Path, tmp_path: Path, new: Path) -> None:
+    changes = ("name=bare", "schedule.max_epochs=0", "expert.gaussian.statistics=pretrained", *ONE_AUGMENTATION)
+    recipe = write_recipe(tmp_path / "bare.yaml", mvtec_folder, *changes)
+    result = CliRunner().invoke(main, ["train", str(recipe), "--output", str(tmp_path / "runs")])
+    assert result.exit_code == 0, result.output
+    assert "keeps no sums to add to" in refused(tmp_path / "runs" / "bare-001", new)
+
+
+def test_two_updates_at_once_are_one_too_many(run: Path, new: Path) -> None:
+    with locked_run(run):
+        assert "another command is changing this run or updating it" in refused(run, new)
+    made = updated(run, new / "march")
+    with locked_run(run):
+        assert "another command is changing this run or updating it" in refused(made, new / "april")
+
+
+def test_a_full_disk_leaves_nothing_half(run: Path, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert "give the command again; the run is as it was" in refused(run, new)
+
+
+def test_what_a_killed_update_left_is_gone_after_the_next(run: Path, new: Path) -> None:
+    left = run.parent / ".small-001-update-001.partial"
+    left.mkdir()
+    (left / "recipe.yaml").write_text("half")
+    made = updated(run, new / "march")
+    assert not left.exists()
+    assert finished_runs(run.parent) == [run, made]
+
+
+def test_images_of_an_earlier_update_that_are_gone_are_named(run: Path, new: Path) -> None:
+    made = updated(run, new / "march")
+    (new / "march" / "003.png").unlink()
+    said = refused(made, new / "april")
+    assert "images of earlier updates are gone or changed" in said
+    assert "003.png" in said
+    (made / "updates.csv").write_text("nonsense")
+    assert "updates.csv is damaged" in refused(made, new / "april")
+
+
+def test_an_update_of_a_run_with_free_positions_is_its_child_in_mlflow_and_can_be_promoted(
+    mvtec_folder: Path, tmp_path: Path, new: Path, store: str
+) -> None:
+    from mlflow import MlflowClient
+
+    changes = ("name=kept", "schedule.max_epochs=0", "gaussian.position=free", *ONE_AUGMENTATION)
+    changes += tracked(store, "updates")
+    recipe = write_recipe(tmp_path / "kept.yaml", mvtec_folder, *changes)
+    result = CliRunner().invoke(main, ["train", str(recipe), "--output", str(tmp_path / "runs")])
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "runs" / "kept-001"
+    made = updated(run, new, "--cleared")
+    sums = load_sums(made)
+    assert sums[-1].count == sums[0].count * 14**2, "one Gaussian of all positions"
+    assert open_run(made)[1].detector.settings.position == "free"
+    summary, client = open_summary(made), MlflowClient(store)
+    assert summary.mlflow_run_id is not None
+    logged = client.get_run(summary.mlflow_run_id)
+    assert logged.data.tags["mlflow.parentRunId"] == open_summary(run).mlflow_run_id
+    assert logged.data.tags["update_of"] == "kept-001"
+    assert logged.data.metrics["threshold/score"] == pytest.approx(summary.thresholds.threshold, abs=1e-5)
+    result = CliRunner().invoke(main, ["promote", str(made), "--name", "updated", "--uri", store])
+    assert result.exit_code == 0, result.output
+    assert "models:/updated@champion is version 1" in result.output
