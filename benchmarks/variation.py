@@ -41,8 +41,8 @@ from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.variation import LIGHT, stronger
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import Setup, prepare
-from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor
 
 STRENGTHS = (0.0, 1.0, 2.0)  # of the test images' variation: none, as the recipe says, twice that
@@ -118,7 +118,7 @@ def fine_tune(setup: Setup, encoder: str, watched: Rows) -> None:
     method = METHODS["gaussian"](setup)
     monitor = make_monitor(setup, method, method.fit())
     monitor.observe = observe
-    state = loop_state(setup, method.objective())
+    state = loop_state(setup, method)
     records = list(epochs(setup, state, monitor))
     for record, truth in zip(records, truths, strict=False):
         vicinal = record.validation.auroc if record.validation else np.nan

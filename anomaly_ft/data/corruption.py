@@ -93,7 +93,7 @@ def noise(image: Pixels, partner: Pixels, rng: Generator) -> Pixels:
     field = np.mean([smooth_field(image.shape[:2], min(side, scale), rng) for scale in scales], 0)
     share = np.clip(field, 0, 1)[..., None]
     first, second = rng.integers(0, 256, (2, 3))
-    return np.rint(share * first + (1 - share) * second).astype(np.uint8)
+    return np.asarray(np.rint(share * first + (1 - share) * second), np.uint8)
 
 
 FILLINGS: Mapping[str, Filling] = {"elastic": elastic, "patch": patch, "colour": colour, "noise": noise}
@@ -144,7 +144,8 @@ class Corruption:
 
     def _one(self, image: Pixels, pool: Pixels, rng: Generator, *, grey: bool) -> Pixels:
         """Lay one filled shape over the image."""
-        size, area = (image.shape[0], image.shape[1]), math.exp(rng.uniform(*map(math.log, AREA)))
+        size: Size = (image.shape[0], image.shape[1])
+        area = math.exp(rng.uniform(math.log(AREA[0]), math.log(AREA[1])))
         mask = SHAPES[self.shapes[int(rng.integers(len(self.shapes)))]](size, area, rng)
         names = [*self.fillings, *([OWN] if len(self.textures) else [])]
         name = names[int(rng.integers(len(names)))]

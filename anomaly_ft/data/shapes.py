@@ -69,14 +69,14 @@ def closed_curve(size: Size, area: float, rng: Generator) -> Mask:
     ] + (x, y)
     drawn = np.zeros((height, width), np.uint8)
     cv2.fillPoly(drawn, [np.rint(turned * 2**FRACTION).astype(np.int32)], 255, cv2.LINE_AA, FRACTION)
-    return _softened(drawn.astype(np.float32) / 255, rng)
+    return _softened(np.float32(1 / 255) * drawn.astype(np.float32), rng)
 
 
 def islands(size: Size, area: float, rng: Generator) -> Mask:
     """Mark where a smooth random field is highest, about a share `area` of the image; islands of one draw have
     about one size."""
     field = smooth_field(size, int(rng.integers(3, 13)), rng)
-    return _softened((field > np.quantile(field, 1 - area)).astype(np.float32), rng)
+    return _softened(np.asarray(field > np.quantile(field, 1 - area), np.float32), rng)
 
 
 def smooth_field(size: Size, coarse: int, rng: Generator) -> Mask:

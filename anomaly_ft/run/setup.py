@@ -1,7 +1,7 @@
 """Set up from a recipe the objects a run works with; nothing is written here."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,13 @@ from anomaly_ft.run.robust import usual_images
 HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
 TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
 TRAINING = 1000  # number of the varied copy of a first pass; the statistics have copies 0, 1, ...
+
+
+# what of the encoder trains, by kind of model
+TRAINED: dict[str, Callable[[Encoder, Recipe], object]] = {
+    "gaussian": lambda encoder, recipe: encoder.train_only(recipe.encoder.train_blocks),
+    "filter": lambda encoder, recipe: encoder.requires_grad_(requires_grad=False),
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         levels=recipe.encoder.levels,
         image_size=recipe.data.image_size,
     )
-    encoder.train_only(recipe.encoder.train_blocks)
+    TRAINED[recipe.model.kind](encoder, recipe)
     if recipe.runtime.gradient_checkpointing:
         encoder.checkpoint_gradients()
     if recipe.runtime.compile:

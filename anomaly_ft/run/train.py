@@ -1,7 +1,7 @@
 """A prepared run becomes a finished run folder: induce, watch, fine-tune, choose, finish."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.method import Method
-from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
@@ -26,6 +25,7 @@ from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start, log_suspicious
+from anomaly_ft.run.methods import make_method
 from anomaly_ft.run.positions import (
     remember_position,
     remembered_position,
@@ -37,7 +37,7 @@ from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.summary_text import position_sentence
 from anomaly_ft.run.suspicious import suspicious_images
-from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, position_of
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import (
     append_json_line,
@@ -51,26 +51,6 @@ from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
-
-
-def _gaussian(setup: Setup) -> GaussianMethod:
-    section = setup.recipe.objective
-    penalties = {"l2_sp": section.l2_sp, "distillation": section.distillation}
-    method = GaussianMethod(
-        setup.encoder,
-        setup.compute,
-        setup.detector_settings(),
-        setup.inputs,
-        section.distance,
-        section.target,
-        {name: strength for name, strength in penalties.items() if strength},
-    )
-    if setup.recipe.gaussian.position == "auto" and not setup.position:
-        method.choose = lambda heads: position_of(setup, heads, method.score)
-    return method
-
-
-METHODS: dict[str, Callable[[Setup], Method]] = {"gaussian": _gaussian}  # by kind of model
 
 
 def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> FinishedRun:
@@ -106,6 +86,7 @@ def train(
     Raises:
         RunError: the folder cannot be written to; what it holds can be gone on with.
     """
+    make_method(setup)  # refuses what does not fit before anything is written
     partial = unfinished or start_folder(output, setup.recipe.name)
     with explain_memory(), writing_to(partial), _tracker(setup, output, partial) as tracker:
         _start(setup, partial, tracker, tags or {})
@@ -113,7 +94,7 @@ def train(
         # induce: statistics of the pretrained encoder
         with setup.phase("fit"):
             setup, method, induced = _induce(setup, partial)
-            frozen = measure_baseline(setup, induced)
+            frozen = measure_baseline(setup, method, induced)
             suspicious = suspicious_images(setup)  # while the encoder was trained on none of them
 
         # watch: pseudo-anomalies that the pretrained encoder finds neither easy nor impossible
@@ -121,12 +102,12 @@ def train(
             monitor = make_monitor(setup, method, induced)
 
         # fine-tune: until validation says stop; the best epoch's weights come back
-        pretrained = trained_weights(setup.encoder)
+        pretrained = trained_weights(method.trained())
         gallery = _gallery(setup, monitor)
         gallery.look(induced)  # its colours are those of the pretrained encoder, whenever this run goes on
         monitor.observe = gallery.look
-        state = loop_state(setup, method.objective())
-        records = _fine_tune(setup, partial, state, monitor, (gallery, tracker))
+        state = loop_state(setup, method)
+        records = _fine_tune(setup, partial, state, monitor, (gallery, tracker, induced.decides))
 
         # choose: a mixture of pretrained and fine-tuned weights, where the recipe asks for it
         with setup.phase("choose"):
@@ -135,7 +116,7 @@ def train(
         # finish: thresholds, test numbers, files
         with setup.phase("audit"):  # of the split; nothing of it goes back into the run
             audit = audit_dataset(setup.data, setup.recipe.data.resize, progress=setup.terminal.track)
-        known = summarise(setup, monitor.sets, records, tracker.run_id)
+        known = summarise(setup, monitor.sets, records, (induced.decides, tracker.run_id))
         known |= {"mixed": mixed, "shortcuts": audit, "suspicious": suspicious}
         known |= {"position": summarise_position(setup)}
         with setup.phase("finish"):
@@ -174,7 +155,7 @@ def _start(setup: Setup, partial: Path, tracker: Tracker, tags: Mapping[str, str
 def _induce(setup: Setup, partial: Path) -> tuple[Setup, Method, Detector]:
     """Fit the pretrained encoder's detector, and choose what positions mean unless the run did so before."""
     setup = replace(setup, position=remembered_position(partial))
-    method = METHODS["gaussian"](setup)
+    method = make_method(setup)
     induced = method.fit()
     setup = replace(setup, position=setup.position or method.position)
     remember_position(partial, setup.position)
@@ -187,11 +168,12 @@ def _fine_tune(
     partial: Path,
     state: LoopState,
     monitor: ValidationMonitor,
-    shown: tuple[Gallery, Tracker],
+    shown: tuple[Gallery, Tracker, str],
 ) -> list[EpochRecord]:
-    """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
+    """Train to the end, from the last checkpoint if there is one; the records of all epochs. `shown` are the
+    pictures, where they go, and the score that decides."""
     checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-    gallery, tracker = shown
+    gallery, tracker, decides = shown
     checkpoints.restore(state)
     lines = [json_line(history_line(record)) for record in state.records]
     write_text(partial / "history.jsonl", "".join(lines))
@@ -209,7 +191,7 @@ def _fine_tune(
                 raise KeyboardInterrupt
 
         for record in epochs(setup, state, monitor, keep):
-            setup.terminal.epoch(record, setup.recipe.gaussian.score)
+            setup.terminal.epoch(record, decides)
             append_json_line(partial / "history.jsonl", history_line(record))
             tracker.metrics(epoch_metrics(record), record.epoch)
             for name, picture in gallery.pictures():

@@ -11,9 +11,9 @@ from torch import Tensor
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summary import epoch_metrics, history_line
-from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state
 from anomaly_ft.system.files import append_json_line
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
@@ -35,7 +35,7 @@ def step(options: argparse.Namespace) -> None:
         with make_tracker(TrackedRun("speed", "speed"), enabled=True, uri=uri, output=folder) as tracker:
             method = METHODS["gaussian"](setup)
             method.fit()
-            state = loop_state(setup, method.objective())
+            state = loop_state(setup, method)
             checkpoints = Checkpoints(folder / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
             records = epochs(setup, state, Unmoved(10), checkpoints.keep)
             next(records)  # the pretrained encoder
