@@ -134,7 +134,8 @@ class Corruption:
         rng = np.random.default_rng([self.seed, *key])
         spread = rng.uniform(0, self.noise)
         grey = bool((image[..., :1] == image).all())
-        laid_over = rng.normal(0, spread, (*image.shape[:2], 1 if grey else 3)).astype(np.float32)
+        shape = (*image.shape[:2], 1 if grey else 3)
+        laid_over = np.float32(spread) * rng.standard_normal(shape, np.float32)
         changed = image
         if rng.random() >= self.clean_share:
             for _ in range(int(rng.integers(1, MOST + 1))):

@@ -76,8 +76,8 @@ def what_if(
 
 
 def beside(frozen: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
-    """Join the rows of both detectors on the same images; the frozen one's numbers are called `frozen_…`, and are
-    None where it has no rows."""
+    """Join the rows of both detectors on the same images; the frozen one's numbers are called `frozen_…`, and
+    are None where it has no rows."""
     frozen = frozen or [{"auroc": None, "rejected": None}] * len(tuned)
     return [
         {**after, "frozen_auroc": before["auroc"], "frozen_rejected": before["rejected"]}

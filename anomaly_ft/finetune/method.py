@@ -73,7 +73,7 @@ class Method(Protocol):
         """Make the module whose forward pass of a batch is the loss to lower."""
 
     def parameter_groups(self, lr: float, *, layer_decay: float) -> list[dict[str, Any]]:
-        """Group the parameters that train for an optimiser, those of the last layer at the learning rate `lr`."""
+        """Group the parameters that train for an optimiser; those of the last layer learn at the rate `lr`."""
 
     def trained(self) -> nn.Module:
         """Give the module that trains."""

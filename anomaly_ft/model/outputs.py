@@ -42,10 +42,12 @@ NO_DISTANCES = DistanceMean((), (), (), "")
 
 @dataclass(frozen=True)
 class Labels:
-    """Explain each score and each map to people, by name: half a sentence each."""
+    """Explain each score and each map to people, by name: half a sentence each; and what became of the encoder
+    in training."""
 
     scores: Mapping[str, str]
     maps: Mapping[str, str]
+    training: str = "fine-tuned"
 
 
 @dataclass(frozen=True)

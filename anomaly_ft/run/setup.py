@@ -102,8 +102,9 @@ class Setup:
             f"{len(self.data.undivided)} normal images, "
             f"{len(split.train)} train, {len(split.val)} val, {len(split.calibration)} calibration",
             f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
+            f"model    {recipe.model.kind}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
-            f"{trainable / 1e6:.2f} million trainable parameters",
+            + (f"{trainable / 1e6:.2f} million trainable parameters" if trainable else "stays as it is"),
             f"levels   {levels}",
             *([f"frozen   all before {encoder.tail[0]}: computed once for each image"] if encoder.tail else []),
             f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "

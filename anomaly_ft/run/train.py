@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import distributed
 
+from anomaly_ft.errors import DivergedError
 from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.finetune.checkpoint import Checkpoints
@@ -51,6 +52,11 @@ from anomaly_ft.system.signals import finishing_the_step
 from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
+
+NO_BASELINE = (
+    "There is no baseline: without a pretrained encoder nothing is known before training. Epoch 0 is never "
+    "kept, and what would be of the frozen encoder is left empty."
+)
 
 
 def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> FinishedRun:
@@ -160,6 +166,8 @@ def _induce(setup: Setup, partial: Path) -> tuple[Setup, Method, Detector]:
     setup = replace(setup, position=setup.position or method.position)
     remember_position(partial, setup.position)
     setup.terminal.say(position_sentence(summarise_position(setup)))
+    if not method.has_baseline:
+        setup.terminal.say(NO_BASELINE)
     return setup, method, induced
 
 
@@ -198,6 +206,10 @@ def _fine_tune(
                 tracker.image(picture, name, record.epoch)
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 replace_folder(partial / "encoder", setup.encoder.save)
+    if not monitor.method.has_baseline and len(state.records) > 1 and not state.records[-1].verdict.best_epoch:
+        raise DivergedError(
+            "the first epoch diverged, and before it there is nothing to keep; lower optimizer.lr"
+        )
     return state.records
 
 

@@ -2,11 +2,12 @@
 
 A filter is a projection onto what is normal, p; of the whitened features x of an image (or its pixels, see
 `space`) it leaves the residual r = x - p(x). Normal images leave a residual too: a Gaussian of it, at each
-position or one of all (`position`), says how far a residual is beyond what they leave. Its Mahalanobis distance,
-smoothed, is the map; the mean of the map's highest values is the score, steadier than the highest one alone.
+position or one of all (`position`), says how far a residual is beyond what they leave. Its Mahalanobis
+distance, smoothed, is the map; the mean of the map's highest values is the score, steadier than the highest
+one alone.
 
-An untrained filter leaves the input itself, up to a unit: the detector then is that of Gaussians of the features
-at each position (`gaussian.detector`, dense score). Training starts there.
+An untrained filter leaves the input itself, up to a unit: the detector then is that of Gaussians of the
+features at each position (`gaussian.detector`, dense score). Training starts there.
 """
 
 import json
@@ -60,8 +61,8 @@ class FilterDetector(nn.Module):
 
     Buffers, float32, beside those of `FilterSpace`: `residual_mean (grid^2, d)` and `residual_whitening
     (grid^2, d, d)`, without `grid^2` where all positions share one; `threshold ()`, above which the score calls
-    an image anomalous, infinite where no thresholds are given; `map_limit ()`, which no place of an unsuspicious
-    map exceeds.
+    an image anomalous, infinite where no thresholds are given; `map_limit ()`, which no place of an
+    unsuspicious map exceeds.
     """
 
     residual_mean: Tensor

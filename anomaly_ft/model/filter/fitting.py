@@ -1,4 +1,4 @@
-"""Fit what a filter works on, and the statistics of what it leaves over, each in one pass over normal images."""
+"""Fit what a filter works on, and the statistics of what it leaves over: a pass over normal images each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -57,8 +57,8 @@ class ParallelDilations(nn.Module):
 
 
 class Mix(nn.Module):
-    """Mix encoder e and decoder d by a learned convex combination, a e + (1 - a) d, at each position and in each
-    channel."""
+    """Mix encoder e and decoder d by a learned convex combination, a e + (1 - a) d, at each position and in
+    each channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ LABELS = Labels(
         "where it moves it most"
     },
     maps={MAP: "how far the filter moves what it is given, beside how far it moves normal images"},
+    training="with a filter trained",
 )
 
 
