@@ -10,31 +10,13 @@ from typing import Annotated, Any, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from anomaly_ft.recipe.augmentations import USUAL, Augmentation
 from anomaly_ft.recipe.filter import SAME_AS_CORRUPTION, FilterSection, Model, what_does_not_fit
 from anomaly_ft.recipe.machine import Runtime, Tracking
 from anomaly_ft.recipe.section import EXPERT, Section, places
 from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Augmentation = Literal[
-    "mixup",
-    "cutmix",
-    "cutout",
-    "cutpaste",
-    "scar",
-    "confetti",
-    "line",
-    "stain",
-    "blend",
-    "warp",
-    "augmix",
-    "blur",
-    "noise",
-    "colour",
-]
-
-
-USUAL: tuple[Augmentation, ...] = ("line", "stain", "blend", "warp")
 
 
 class Data(Section):
