@@ -27,8 +27,8 @@ from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.finish import decoder_of
-from anomaly_ft.run.methods import make_method
 from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import make_method
 from anomaly_ft.run.training import epochs, loop_state, make_monitor
 
 FILTER = ("model.kind=filter", "optimizer.lr=1e-3")

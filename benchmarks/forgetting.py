@@ -37,8 +37,8 @@ from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, rule_of
 
 SHARES = (0.25, 0.5, 0.75)

@@ -25,8 +25,8 @@ from anomaly_ft.evaluation.working_points import conformal, observed
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.train import METHODS
 
 
 def row_of(recipe: Recipe, terminal: Terminal) -> dict[str, float | int | bool]:

@@ -46,8 +46,8 @@ from anomaly_ft.model.inference import predict
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.train import METHODS
 
 TEST = 500  # number of the test images' varied copy, as in variation.py
 FEW = 200  # images up to which anomalib's AUPRO, which sorts all pixels at once, is asked

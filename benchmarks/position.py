@@ -44,9 +44,9 @@ from anomaly_ft.model.gaussian.settings import POSITIONS, Position
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.finish import decoder_of
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.planting import with_data
 from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, position_of
 
 RUN = ["set", "seed", "settings", "encoder"]

@@ -41,8 +41,8 @@ from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.variation import LIGHT, stronger
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor
 
 STRENGTHS = (0.0, 1.0, 2.0)  # of the test images' variation: none, as the recipe says, twice that

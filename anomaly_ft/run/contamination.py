@@ -34,10 +34,10 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.begin import split_digest
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.finish import Calibrated, calibrate, decoder_of, predict_test
-from anomaly_ft.run.methods import make_method
 from anomaly_ft.run.planting import Planted, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.study import Row, log_alone, open_study
+from anomaly_ft.run.train import make_method
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 
 NAME = "contamination"

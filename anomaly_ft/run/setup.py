@@ -20,6 +20,7 @@ from anomaly_ft.finetune.records import PositionChoice, PseudoSet
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
+from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.inference import feature_batches
@@ -90,6 +91,24 @@ class Setup:
         """Translate the recipe's settings of the detector, with the position that was chosen."""
         settings = detector_settings(self.recipe)
         return replace(settings, position=self.position.position) if self.position else settings
+
+    def filter_settings(self) -> FilterSettings:
+        """Translate the recipe's settings of a filter, with the position that was chosen."""
+        section, gaussian = self.recipe.filter, self.detector_settings()
+        return FilterSettings(
+            levels=section.levels,
+            grid=0 if section.grid == "auto" else section.grid,
+            dimensions=section.dimensions,
+            width=section.width,
+            reach=0 if section.reach == "auto" else section.reach,
+            skips=section.skips,
+            smoothing=section.smoothing,
+            top=section.top,
+            shrinkage=gaussian.shrinkage,
+            variance_floor=gaussian.variance_floor,
+            position=gaussian.position,
+            seed=self.recipe.seed,
+        )
 
     def describe(self) -> list[str]:
         """Describe for people what will be trained on what."""

@@ -1,7 +1,7 @@
 """A prepared run becomes a finished run folder: induce, watch, fine-tune, choose, finish."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +11,26 @@ from typing import Any
 import pandas as pd
 from torch import distributed
 
+from anomaly_ft.data.corruption import Corruption, read_textures
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.method import Method
+from anomaly_ft.finetune.methods.filter import FilterMethod
+from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
+from anomaly_ft.model.filter.net import dilations_of, sides_of
+from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
 from anomaly_ft.run.log import log_end, log_start, log_suspicious
-from anomaly_ft.run.methods import make_method
 from anomaly_ft.run.positions import (
     remember_position,
     remembered_position,
@@ -38,7 +42,7 @@ from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.summary_text import position_sentence
 from anomaly_ft.run.suspicious import suspicious_images
-from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
+from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, position_of
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import (
     append_json_line,
@@ -57,6 +61,65 @@ NO_BASELINE = (
     "There is no baseline: without a pretrained encoder nothing is known before training. Epoch 0 is never "
     "kept, and what would be of the frozen encoder is left empty."
 )
+
+
+def gaussian_method(setup: Setup) -> GaussianMethod:
+    """Make the method that fine-tunes an encoder towards Gaussians of its features."""
+    section = setup.recipe.objective
+    penalties = {"l2_sp": section.l2_sp, "distillation": section.distillation}
+    method = GaussianMethod(
+        setup.encoder,
+        setup.compute,
+        setup.detector_settings(),
+        setup.inputs,
+        section.distance,
+        section.target,
+        {name: strength for name, strength in penalties.items() if strength},
+        setup.recipe.gaussian.statistics,
+    )
+    if setup.recipe.gaussian.position == "auto" and not setup.position:
+        method.choose = lambda heads: position_of(setup, heads, method.score)
+    return method
+
+
+def filter_method(setup: Setup) -> FilterMethod:
+    """Make the method that trains a filter.
+
+    Raises:
+        DataError: textures that are missing or cannot be read.
+        EncoderError: levels that are none, or a net that reaches farther than images of this size let it.
+    """
+    recipe, section = setup.recipe, setup.recipe.filter
+    corruption = Corruption(
+        section.shapes,
+        section.fillings,
+        section.clean_share,
+        section.noise,
+        recipe.seed,
+        read_textures(section.textures, recipe.data.image_size),
+    )
+    settings = setup.filter_settings()
+    grid = place_of(setup.encoder, settings).grid
+    dilations_of(sides_of(grid)[-1], settings.reach)  # refuses a reach that does not fit
+    method = FilterMethod(
+        setup.encoder, setup.compute, settings, setup.inputs, corruption, section.clean_weight
+    )
+    if recipe.gaussian.position == "auto" and not setup.position:
+        method.choose = lambda heads: position_of(setup, heads, method.score)
+    return method
+
+
+# by kind of model
+METHODS: dict[str, Callable[[Setup], Method]] = {"gaussian": gaussian_method, "filter": filter_method}
+
+
+def make_method(setup: Setup) -> Method:
+    """Make the method that the recipe asks for.
+
+    Raises:
+        AnomalyFtError: what it needs is not there.
+    """
+    return METHODS[setup.recipe.model.kind](setup)
 
 
 def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> FinishedRun:

@@ -11,9 +11,9 @@ from torch import Tensor
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summary import epoch_metrics, history_line
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state
 from anomaly_ft.system.files import append_json_line
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker

@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from anomaly_ft.run.methods import METHODS
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import make_monitor
 from speed_parts.clock import CLOCKS, Account, show
 from speed_parts.prepared import prepare_run

@@ -18,10 +18,9 @@ from anomaly_ft.model.loading import load_detector, load_run
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.explain import Effort, explain_run
-from anomaly_ft.run.methods import make_method
 from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.subspace import study_subspaces
-from anomaly_ft.run.train import train
+from anomaly_ft.run.train import make_method, train
 
 STRICT = ("validation.augmentations=[line]", ONE_AUGMENTATION[1])
 FILTER = (

@@ -15,10 +15,10 @@ from anomaly_ft.cli.main import main
 from anomaly_ft.finetune.records import PositionChoice
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.positions import remember_position, remembered_position, summarise_position
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.summary_text import position_sentence
+from anomaly_ft.run.train import METHODS
 
 COLOURS = np.array([(220, 60, 50), (60, 200, 80), (70, 90, 230), (230, 210, 60)])
 HOMES = np.array([(16, 16), (16, 48), (48, 16), (48, 48)])

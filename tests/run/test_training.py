@@ -12,8 +12,8 @@ from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import level_distances, pooled_features
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.methods import METHODS
 from anomaly_ft.run.setup import Setup, prepare
+from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, rule_of, steps_of_an_epoch
 
 

@@ -1,10 +1,10 @@
 """Encoder, filter and statistics of its residual: one module that turns images into a score and a map.
 
-A filter is a projection onto what is normal, p; of the whitened features x of an image (or its pixels, see
-`space`) it leaves the residual r = x - p(x). Normal images leave a residual too: a Gaussian of it, at each
-position or one of all (`position`), says how far a residual is beyond what they leave. Its Mahalanobis
-distance, smoothed, is the map; the mean of the map's highest values is the score, steadier than the highest
-one alone.
+A filter is a projection onto what is normal, p; of the whitened features x of an image it leaves the residual
+r = x - p(x). (An encoder that is the image itself has colours for features.) Normal images leave a residual
+too: a Gaussian of it, at each position or one of all, says how far a residual is beyond what they leave. Its
+Mahalanobis distance, smoothed, is the map; the mean of the map's highest values is the score, steadier than
+the highest one alone.
 
 An untrained filter leaves the input itself, up to a unit: the detector then is that of Gaussians of the
 features at each position (`gaussian.detector`, dense score). Training starts there.
@@ -22,13 +22,38 @@ from torch import Tensor, nn
 
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.filter.net import FilterNet
-from anomaly_ft.model.filter.settings import LABELS, MAP, SCORE, FilterSettings
-from anomaly_ft.model.filter.space import FilterSpace
+from anomaly_ft.model.filter.settings import LABELS, MAP, SCORE, FilterSettings, Place
 from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distances
-from anomaly_ft.model.maps import enlarge, smooth
+from anomaly_ft.model.maps import enlarge, on_grid, smooth
 from anomaly_ft.model.outputs import NO_DISTANCES, Detection, DistanceMean, Labels, Outputs
 from anomaly_ft.model.storage import write_detector
 from anomaly_ft.model.threshold import Thresholds
+
+
+class FilterSpace(nn.Module):
+    """Turns the levels of an encoder into whitened maps; a frozen value.
+
+    Buffers, float32: `mean (d,)` and `whitening (d, d)` of the features at all positions; `kept (d,)`, int64,
+    which channels of the levels, one after another, those are.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    kept: Tensor
+
+    def __init__(self, place: Place, mean: Tensor, whitening: Tensor) -> None:
+        super().__init__()
+        self.levels, self.grid = place.levels, place.grid
+        self.register_buffer("kept", place.kept.to(mean.device))
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("whitening", whitening.float())
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Compute `(n, d, grid, grid)` in float32 from all feature maps of the encoder."""
+        features = on_grid([levels[i] for i in self.levels], self.grid, self.kept)
+        with torch.autocast(features.device.type, enabled=False):
+            white = (features - self.mean) @ self.whitening.mT
+        return white.mT.reshape(*white.mT.shape[:2], self.grid, self.grid)
 
 
 @dataclass(frozen=True)

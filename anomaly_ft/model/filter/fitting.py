@@ -10,10 +10,10 @@ from torch import Tensor
 
 from anomaly_ft.model.compute import Compute
 from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.filter.detector import Filter, FilterDetector
+from anomaly_ft.model.filter.detector import Filter, FilterDetector, FilterSpace
 from anomaly_ft.model.filter.net import make_net
+from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.filter.settings import SCORE, FilterSettings
-from anomaly_ft.model.filter.space import FilterSpace, place_of
 from anomaly_ft.model.gaussian.positions import grouped, joined
 from anomaly_ft.model.gaussian.settings import POSITIONS, Position
 from anomaly_ft.model.gaussian.statistics import Moments, accumulate, fit
@@ -46,8 +46,8 @@ def make_filter(encoder: Encoder, pixels: Pixels, compute: Compute, settings: Fi
         EncoderError: levels that are none, or a net that reaches farther than its middle.
         GaussianError: features to which no Gaussian can be fitted.
     """
-    levels, grid, kept = place_of(encoder, settings)
-    kept = kept.to(compute.fabric.device)
+    place = place_of(encoder, settings)
+    levels, grid, kept = place.levels, place.grid, place.kept.to(compute.fabric.device)
     net = make_net(
         len(kept),
         grid,
@@ -67,7 +67,8 @@ def make_filter(encoder: Encoder, pixels: Pixels, compute: Compute, settings: Fi
         (sums,) = _summed(accumulate(features()), compute)
     gaussian = fit(sums, settings.shrinkage, floor=settings.variance_floor, name="features of the filter")
     device = compute.fabric.device
-    return Filter(encoder, FilterSpace(levels, grid, kept, gaussian).to(device), net.to(device), settings)
+    space = FilterSpace(place, gaussian.mean, gaussian.whitening).to(device)
+    return Filter(encoder, space, net.to(device), settings)
 
 
 def fit_residual(made: Filter, pixels: Pixels, compute: Compute) -> FilterDetector:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from anomaly_ft.errors import RunError
-from anomaly_ft.model.filter.detector import Filter, FilterDetector
+from anomaly_ft.model.filter.detector import Filter, FilterDetector, FilterSpace
 from anomaly_ft.model.filter.net import make_net
+from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.filter.settings import FilterSettings
-from anomaly_ft.model.filter.space import FilterSpace, place_of
 from anomaly_ft.model.gaussian.positions import groups_of
 from anomaly_ft.model.gaussian.settings import POSITIONS
 from anomaly_ft.model.gaussian.statistics import Gaussian
@@ -42,14 +42,20 @@ def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str,
         )
     if not (0 < settings.top <= 1 and 1 <= settings.width <= 4096):
         raise ValueError(f"top is {settings.top!r:.40} and width {settings.width!r:.40}")
-    levels, grid, kept = place_of(encoder, settings)
-    given = Gaussian(tensors["space.mean"], tensors["space.whitening"], torch.zeros(()), 0)
+    place = place_of(encoder, settings)
+    grid = place.grid
     residual = Gaussian(tensors["residual_mean"], tensors["residual_whitening"], torch.zeros(()), 0)
     check_grid("residual", residual.mean, groups_of(settings.position, grid), grid, settings.smoothing)
     net = make_net(
-        len(kept), grid, width=settings.width, reach=settings.reach, skips=settings.skips, seed=settings.seed
+        len(place.kept),
+        grid,
+        width=settings.width,
+        reach=settings.reach,
+        skips=settings.skips,
+        seed=settings.seed,
     )
-    made = Filter(encoder, FilterSpace(levels, grid, kept, given), net, settings)
+    space = FilterSpace(place, tensors["space.mean"], tensors["space.whitening"])
+    made = Filter(encoder, space, net, settings)
     point = point_of(folder, description, tensors)
     thresholds = Thresholds(point, (), float(tensors["map_limit"])) if point else None
     detector = FilterDetector(made, residual, thresholds)

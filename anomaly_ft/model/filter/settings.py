@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from torch import Tensor
 
 from anomaly_ft.model.gaussian.settings import Position, Shrinkage
 from anomaly_ft.model.outputs import Labels
@@ -23,7 +25,7 @@ class FilterSettings:
     """What a filter sees, how its net is built, how its residual is measured. The recipe has the defaults.
 
     Attributes:
-        levels: of the encoder, by name or position; `auto`: see `space.choose_filter_levels`.
+        levels: of the encoder, by name or position; `auto`: see `place.choose_filter_levels`.
         grid: positions along each side; 0: as many as the finest of the levels has.
         dimensions: channels at most at each position; of more a random choice is kept.
         width: channels in the middle of the net.
@@ -49,3 +51,11 @@ class FilterSettings:
     variance_floor: float
     position: Position
     seed: int
+
+
+class Place(NamedTuple):
+    """Levels, by position, the grid on which they are joined, and which channels of them are kept."""
+
+    levels: tuple[int, ...]
+    grid: int
+    kept: Tensor
