@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
+from anomaly_ft.deploy.served import ServedDetector
 from anomaly_ft.errors import DivergedError, RunError
 from anomaly_ft.model.filter.detector import FilterDetector
 from anomaly_ft.model.loading import load_detector, load_run
@@ -101,6 +103,22 @@ def test_what_is_restored_scores_as_what_was_trained(kind: str, request: pytest.
     assert result.exit_code == 0, result.output
     scores = [json.loads(line)["score"] for line in result.stdout.splitlines()]
     assert scores == pytest.approx(table["score"][:3].tolist(), rel=1e-4)
+
+
+def test_a_filter_is_evaluated_and_served(of_pixels: Path, tmp_path: Path) -> None:
+    result = run("evaluate", of_pixels, "--output", tmp_path / "again", "--json")
+    assert result.exit_code == 0, result.output
+    again = json.loads(result.stdout.splitlines()[-1])
+    first = summary(of_pixels)["test"]
+    assert again["test"]["image_auroc"] == pytest.approx(first["image_auroc"])  # type: ignore[index]
+    context = SimpleNamespace(artifacts={"detector.json": str(of_pixels / "detector.json")}, model_config={})
+    served = ServedDetector()
+    served.load_context(context)
+    table = pd.read_csv(of_pixels / "predictions.csv")
+    images = pd.DataFrame({"image": [str(Path(again["data"]["root"]) / table["path"][0])]})
+    answer = served.predict(context, images, {"map": True})
+    assert answer["score"][0] == pytest.approx(table["score"][0], rel=1e-4)
+    assert np.shape(answer["map"][0]) == (32, 32)
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
