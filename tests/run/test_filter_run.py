@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
-from settings import ONE_AUGMENTATION, write_recipe
+from settings import ONE_AUGMENTATION, write_images, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.deploy.served import ServedDetector
@@ -18,8 +18,11 @@ from anomaly_ft.errors import DivergedError, RunError
 from anomaly_ft.model.filter.detector import FilterDetector
 from anomaly_ft.model.loading import load_detector, load_run
 from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run.begin import write_start
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.explain import Effort, explain_run
+from anomaly_ft.run.folder import start_folder
+from anomaly_ft.run.resume import refuse_changes
 from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.subspace import study_subspaces
 from anomaly_ft.run.train import make_method, train
@@ -171,6 +174,19 @@ def test_a_run_that_is_resumed_ends_with_the_same_bits(
     assert (tmp_path / "runs/filter-001/history.jsonl").read_text() == (
         of_features / "history.jsonl"
     ).read_text()
+
+
+def test_a_run_is_not_resumed_with_other_textures(mvtec_folder: Path, tmp_path: Path) -> None:
+    textures = tmp_path / "textures"
+    write_images(textures, np.full((2, 16, 16, 3), 200, np.uint8))
+    changes = (*FILTER, f"filter.textures={textures}", "schedule.max_epochs=0")
+    setup = prepare(read_recipe(write_recipe(tmp_path / "r.yaml", mvtec_folder, *changes)), Terminal())
+    partial = start_folder(tmp_path / "runs", "filter")
+    write_start(partial, setup)
+    refuse_changes(partial, setup)
+    write_images(textures, np.full((1, 16, 16, 3), 90, np.uint8))
+    with pytest.raises(RunError, match=r"begun with other images in .*textures \(filter\.textures\)"):
+        refuse_changes(partial, setup)
 
 
 def test_runs_of_both_kinds_stand_in_one_table(of_features: Path, of_pixels: Path, small_run: Path) -> None:
