@@ -55,7 +55,7 @@ def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[
     recording = Recording(method, list(monitor.sets), generic_images(recipe.data.image_size))
     monitor.method, monitor.observe = recording, lambda detector: recording.look(setup, detector)
     pretrained = trained_weights(setup.encoder)
-    state = loop_state(setup, method.objective())
+    state = loop_state(setup, method)
     rows = []
     for record in epochs(setup, state, monitor):
         if record.validation:

@@ -122,7 +122,7 @@ def fine_tuned(setup: Setup, position: Position, sets: Mapping[str, PseudoSet], 
     setup = replace(setup, recipe=setup.recipe.model_copy(update={"gaussian": section}), position=None)
     method, pretrained = METHODS["gaussian"](setup), trained_weights(setup.encoder)
     monitor = make_monitor(setup, method, method.fit())
-    records = list(epochs(setup, loop_state(setup, method.objective()), monitor))
+    records = list(epochs(setup, loop_state(setup, method), monitor))
     detector = method.refit(setup.recipe.gaussian.statistics, watching=False).detector
     row = {"encoder": "fine-tuned", "position": position, "kept_epoch": records[-1].verdict.best_epoch}
     row |= measure(setup, detector, sets, head=f"fine-tuned, {position}", raw=raw)

@@ -118,7 +118,7 @@ def fine_tune(setup: Setup, encoder: str, watched: Rows) -> None:
     method = METHODS["gaussian"](setup)
     monitor = make_monitor(setup, method, method.fit())
     monitor.observe = observe
-    state = loop_state(setup, method.objective())
+    state = loop_state(setup, method)
     records = list(epochs(setup, state, monitor))
     for record, truth in zip(records, truths, strict=False):
         vicinal = record.validation.auroc if record.validation else np.nan

@@ -149,6 +149,7 @@ def write_readme(run: LoadedRun, form: str, raw: bool, card: Card, parity: Parit
     about = describe(run)
     return loader.get_template("readme.md.j2").render(
         form=form,
+        training=run.detector.labels.training,
         raw=raw,
         card=card,
         parity=parity,

@@ -76,7 +76,9 @@ def what_if(
 
 
 def beside(frozen: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
-    """Join the rows of both detectors on the same images; the frozen one's numbers are called `frozen_…`."""
+    """Join the rows of both detectors on the same images; the frozen one's numbers are called `frozen_…`, and
+    are None where it has no rows."""
+    frozen = frozen or [{"auroc": None, "rejected": None}] * len(tuned)
     return [
         {**after, "frozen_auroc": before["auroc"], "frozen_rejected": before["rejected"]}
         for before, after in zip(frozen, tuned, strict=True)
@@ -95,7 +97,7 @@ def what_if_figure(rows: Sequence[Row]) -> Figure:
         for detector, prefix, colour in detectors:
             for change in dict.fromkeys(row["change"] for row in rows if row is not start):
                 line = [start, *(row for row in rows if row["change"] == change)]
-                if line[0][name] is None:
+                if line[0][prefix + name] is None:
                     continue
                 thick = change == ALL
                 axes.plot(

@@ -19,6 +19,7 @@ from scipy.stats import beta, binom, chi2
 
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.metrics import Floats, wilson_interval
+from anomaly_ft.model.outputs import DistanceMean
 from anomaly_ft.model.threshold import CONFIDENCE, WorkingPoint
 
 Guarantee = Literal["average", "confidence"]
@@ -177,13 +178,7 @@ def observed(threshold: float, scores: ArrayLike) -> Observed | None:
 
 
 def chi_square(
-    levels: Sequence[str],
-    dimensions: Sequence[int],
-    false_positive_rate: float,
-    held_out: ArrayLike | None = None,
-    *,
-    weights: ArrayLike | None = None,
-    total: str = "mean",
+    mean: DistanceMean, false_positive_rate: float, held_out: ArrayLike | None = None
 ) -> list[ChiSquarePoint]:
     """Compute thresholds on each level's distance (not squared), and last one on their weighted mean.
 
@@ -192,27 +187,26 @@ def chi_square(
     quantile if all levels rise and fall together, and too high, that is cautious, otherwise.
 
     Args:
-        levels: names.
-        dimensions: of each level's features.
+        mean: levels, dimensions and weights of the distances; without levels there are no thresholds.
         false_positive_rate: the target, in (0, 1).
         held_out: distances `(n, levels)` of normal images not used for fitting.
-        weights: of the levels in the mean, shares of one; unset: all alike.
-        total: what the mean is called.
 
     Raises:
         ValueError: a rate outside (0, 1).
     """
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"expected a rate in (0, 1), got {false_positive_rate}")
-    quantiles = np.sqrt(chi2.ppf(1 - false_positive_rate, np.asarray(dimensions)))
-    distances = np.empty((0, len(levels))) if held_out is None else np.asarray(held_out, dtype=np.float64)
-    shares = np.full(len(levels), 1 / len(levels)) if weights is None else np.asarray(weights)
+    if not mean.levels:
+        return []
+    quantiles = np.sqrt(chi2.ppf(1 - false_positive_rate, np.asarray(mean.dimensions)))
+    distances = np.empty((0, len(mean.levels))) if held_out is None else np.asarray(held_out, dtype=np.float64)
+    shares = np.asarray(mean.weights)
     columns = [*distances.T, distances @ shares]
     return [
         ChiSquarePoint(name, size, float(quantile), false_positive_rate, observed(quantile, column))
         for name, size, quantile, column in zip(
-            [*levels, total],
-            [*dimensions, sum(dimensions)],
+            [*mean.levels, mean.name],
+            [*mean.dimensions, sum(mean.dimensions)],
             [*quantiles, quantiles @ shares],
             columns,
             strict=True,

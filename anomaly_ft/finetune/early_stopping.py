@@ -26,6 +26,7 @@ class StoppingRule:
         patience: stop after this many validations in a row that are not kept.
         tolerance: an epoch more than this many standard errors above the one kept so far is kept instead.
         margin: a fall below the highest counts as forgetting from this many standard errors on.
+        first: the first epoch that may be kept; 0: the pretrained encoder's.
         falls: so many validations in a row that are such a fall stop at once; where training ends anyway,
             one is enough to call it forgetting.
     """
@@ -35,6 +36,7 @@ class StoppingRule:
     tolerance: float = 1.0
     margin: float = 2.0
     falls: int = 2
+    first: int = 0
 
 
 def paired_standard_error(a: Floats, b: Floats) -> float:
@@ -57,8 +59,9 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
     """
     if not history or any(math.isnan(validation.auroc) for validation in history):
         raise ValueError("a verdict needs at least one validation, and AUROCs that are numbers")
-    best = peak = falls = 0
-    for epoch, validation in enumerate(history):
+    best = peak = min(rule.first, len(history) - 1)
+    falls = 0
+    for epoch, validation in enumerate(history[best:], best):
         falls = falls + 1 if is_above(history[peak], validation, rule.margin) else 0
         if validation.auroc > history[peak].auroc:
             peak = epoch

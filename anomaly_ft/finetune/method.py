@@ -4,13 +4,13 @@
 `methods`; `run.train` names it in one dict literal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.finetune.records import PositionChoice
@@ -46,7 +46,19 @@ class Method(Protocol):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The statistics that `refit` offers; the first are those of the pretrained encoder."""
+        """The statistics that `refit` offers; the first are those of epoch 0."""
+
+    @property
+    def keeps(self) -> str:
+        """Which of the `kinds` epochs are judged by, and the detector is kept with."""
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether epoch 0 is worth anything: where it is not, it is never kept, nor compared with."""
+
+    @property
+    def trains_on_images(self) -> bool:
+        """Whether training needs the images themselves, not what the encoder's frozen part makes of them."""
 
     def fit(self) -> Detector:
         """Fit the detector of the pretrained encoder; called once, before the encoder changes."""
@@ -60,10 +72,26 @@ class Method(Protocol):
     def objective(self) -> nn.Module:
         """Make the module whose forward pass of a batch is the loss to lower."""
 
+    def parameter_groups(self, lr: float, *, layer_decay: float) -> list[dict[str, Any]]:
+        """Group the parameters that train for an optimiser; those of the last layer learn at the rate `lr`."""
+
+    def trained(self) -> nn.Module:
+        """Give the module that trains."""
+
+    def batch(self, pixels: Pixels, names: Sequence[str], number: int, pool: Pixels) -> Tensor:
+        """Make what `objective` is given of training images.
+
+        Args:
+            pixels: uint8 `(n, h, w, 3)`, or their early activations.
+            names: of the images; empty where they are not needed.
+            number: of the pass over all training images, from 1.
+            pool: all training images, as they are.
+        """
+
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
         """Compute the scores that validation watches, `(n, parts)`; higher = more anomalous."""
 
-    def drift(self, fit: Fit) -> dict[str, float]:
+    def drift(self, fit: Fit) -> Mapping[str, float]:
         """Measure how far the encoder has moved; numbers to look at that decide nothing."""
 
     def images(self, kind: str) -> int:

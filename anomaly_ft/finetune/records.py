@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from anomaly_ft.data.pseudo_anomalies import Pixels
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.gaussian.settings import Position
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.outputs import Detection, Labels, Outputs
+from anomaly_ft.model.gaussian.settings import Position
+from anomaly_ft.model.outputs import Detection, DistanceMean, Labels, Outputs
 from anomaly_ft.model.threshold import Thresholds
 
 
@@ -54,12 +55,8 @@ class Detector(Protocol):
         """Give the value of the map that is drawn in the brightest colour."""
 
     @property
-    def level_weights(self) -> Tensor:
-        """What each level counts for in the mean of their distances, shares of one `(levels,)`."""
-
-    @property
-    def level_mean(self) -> str:
-        """Name of the score that is that mean."""
+    def distance_mean(self) -> DistanceMean:
+        """The score that is a mean of the levels' distances, which `outputs` gives when asked to explain."""
 
     def save(self, folder: Path, *, about: Mapping[str, Any]) -> None:
         """Write encoder, tensors and description below `folder`; `about` is kept beside them for a reader."""
@@ -72,3 +69,18 @@ class Detector(Protocol):
 
     def to(self, device: torch.device) -> "Detector":
         """Move the detector's tensors to a device."""
+
+
+class PositionHeads(Protocol):
+    """Detectors of one encoder that differ in what a position means to them, seen in one pass."""
+
+    @property
+    def detectors(self) -> Mapping[Position, Detector]:
+        """By what a position means."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that all of them are views of."""
+
+    def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Compute the score `(n,)` that positions matter to, of each detector, and perhaps others."""

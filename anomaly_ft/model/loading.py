@@ -1,23 +1,27 @@
 """A finished run folder, ready to score images: detector, threshold, and how it computes."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import RESIZES
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.changes import read_changes
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.gaussian.detector import GaussianDetector
+from anomaly_ft.model.filter.restore import restore_filter
 from anomaly_ft.model.gaussian.restore import restore_detector
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.storage import read_description, read_detector
 from anomaly_ft.model.threshold import WorkingPoint
 
+Restore = Callable[[Path, Mapping[str, Any], Mapping[str, Tensor]], Detector]
 # kinds of detector, by the name that detector.json gives them
-KINDS = {"gaussian": restore_detector}
+KINDS: dict[str, Restore] = {"gaussian": restore_detector, "filter": restore_filter}
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class LoadedRun:
     """A detector that has a working point, how it computes, and how files become what it takes."""
 
     folder: Path
-    detector: GaussianDetector
+    detector: Detector
     point: WorkingPoint
     compute: Compute
     decoder: Decoder
@@ -68,7 +72,7 @@ def load_run(
     return LoadedRun(folder, detector, detector.thresholds.point, compute, _decoder(folder, detector))
 
 
-def load_detector(folder: Path) -> GaussianDetector:
+def load_detector(folder: Path) -> Detector:
     """Load the detector of a run folder, with the working point that is in force, on the CPU, without the way
     it computes.
 

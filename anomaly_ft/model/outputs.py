@@ -20,11 +20,34 @@ class Detection(NamedTuple):
 
 
 @dataclass(frozen=True)
+class DistanceMean:
+    """The score that is a weighted mean of the levels' distances, and of which ones; no levels where a kind of
+    detector has none.
+
+    Attributes:
+        levels: names.
+        dimensions: of each level's features.
+        weights: what each counts, shares of one.
+        name: of the score.
+    """
+
+    levels: tuple[str, ...]
+    dimensions: tuple[int, ...]
+    weights: tuple[float, ...]
+    name: str
+
+
+NO_DISTANCES = DistanceMean((), (), (), "")
+
+
+@dataclass(frozen=True)
 class Labels:
-    """Explain each score and each map to people, by name: half a sentence each."""
+    """Explain each score and each map to people, by name: half a sentence each; and what became of the encoder
+    in training."""
 
     scores: Mapping[str, str]
     maps: Mapping[str, str]
+    training: str = "fine-tuned"
 
 
 @dataclass(frozen=True)

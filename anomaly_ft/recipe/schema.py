@@ -10,28 +10,14 @@ from typing import Annotated, Any, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from anomaly_ft.recipe.augmentations import USUAL, Augmentation
+from anomaly_ft.recipe.filter import SAME_AS_CORRUPTION, FilterSection, Model, what_does_not_fit
 from anomaly_ft.recipe.machine import Runtime, Tracking
 from anomaly_ft.recipe.section import EXPERT, Section, places
 from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
 Side = Annotated[int, Field(ge=32, le=2048)]  # in pixels
 Share = Annotated[float, Field(gt=0, lt=1)]
-Augmentation = Literal[
-    "mixup",
-    "cutmix",
-    "cutout",
-    "cutpaste",
-    "scar",
-    "confetti",
-    "line",
-    "stain",
-    "blend",
-    "warp",
-    "augmix",
-    "blur",
-    "noise",
-    "colour",
-]
 
 
 class Data(Section):
@@ -105,7 +91,7 @@ class Encoder(Section):
     """The pretrained encoder, and which of its blocks train."""
 
     name: str = Field(default="tf_efficientnet_lite0", min_length=1)
-    """A timm model name."""
+    """A timm model name; of a filter also `pixels`: the image itself, nothing pretrained."""
     weights: str = Field(default="auto", min_length=1)
     """`auto` (an installed package, else hub), `hub`, `package`, `random`, `local-dir:FOLDER`, or a file."""
     levels: Literal["all"] | tuple[str | int, ...] = "all"
@@ -171,8 +157,9 @@ class Objective(Section):
 class Validation(Section):
     """Pseudo-anomalies by which validation sees forgetting."""
 
-    augmentations: tuple[Augmentation, ...] = Field(default=("line", "stain", "blend", "warp"), min_length=1)
-    """How pseudo-anomalies are made from held-out normal images."""
+    augmentations: Literal["auto"] | Annotated[tuple[Augmentation, ...], Field(min_length=1)] = "auto"
+    """How pseudo-anomalies are made from held-out normal images; `auto`: line, stain, blend and warp; for a
+    filter those of them that its training does not use."""
     severity: Literal["calibrated"] | Annotated[float, Field(ge=0, le=1)] = "calibrated"
     """How strong they are: found for each augmentation at epoch 0, or one number for all."""
     target_auroc: float = Field(default=0.8, gt=0.5, lt=1)
@@ -181,6 +168,10 @@ class Validation(Section):
     """An augmentation further than this from the target does not count for the stop decision."""
     max_share: Share = 0.4
     """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
+
+    def named(self) -> tuple[Augmentation, ...]:
+        """List the augmentations that may be used."""
+        return USUAL if isinstance(self.augmentations, str) else self.augmentations
 
 
 class Optimizer(Section):
@@ -244,11 +235,21 @@ class Recipe(Section):
     gaussian: GaussianSection = GaussianSection()
     objective: Objective = Objective()
     validation: Validation = Validation()
+    model: Model = Model()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
     runtime: Runtime = Runtime()
+    filter: FilterSection = Field(default=FilterSection(), validate_default=True)
+
+    @property
+    def watched(self) -> tuple[Augmentation, ...]:
+        """The pseudo-anomalies of validation; those of `auto` that a filter's training does not use."""
+        trained = self.filter.families() if self.model.kind == "filter" else set()
+        if isinstance(self.validation.augmentations, str):
+            return tuple(name for name in USUAL if not trained & set(SAME_AS_CORRUPTION.get(name, ())))
+        return self.validation.augmentations
 
     @field_validator("gaussian")
     @classmethod
@@ -269,7 +270,7 @@ class Recipe(Section):
         """Refuse a pseudo-anomaly that is the same thing as a benign variation."""
         variation = info.data.get("variation")  # missing where it has mistakes of its own
         benign = variation.strengths() if variation else {}
-        both = {name: [c for c in SAME_AS.get(name, ()) if c in benign] for name in validation.augmentations}
+        both = {name: [c for c in SAME_AS.get(name, ()) if c in benign] for name in validation.named()}
         clashes = [f"{name} (as variation.{', variation.'.join(same)})" for name, same in both.items() if same]
         if clashes:
             raise ValueError(
@@ -277,6 +278,14 @@ class Recipe(Section):
                 "of one of them (a strength of 0 switches a variation off)"
             )
         return validation
+
+    @field_validator("filter")
+    @classmethod
+    def _fit_the_kind(cls, section: FilterSection, info: ValidationInfo) -> FilterSection:
+        """Refuse what the kind of model cannot have, and a filter that is watched by what it was trained on."""
+        if mistake := what_does_not_fit(section, info.data):
+            raise ValueError(mistake)
+        return section
 
     def to_yaml(self) -> str:
         """Write the whole recipe as YAML, defaults filled in; `read_recipe` of it gives an equal object."""

@@ -27,6 +27,8 @@ BEGINNER: dict[str, tuple[str, ...]] = {
         *("compression", "shift", "rotation", "scale", "flips"),
     ),
     "encoder": ("name", "weights", "train_blocks"),
+    "model": ("kind",),
+    "filter": ("textures",),
     "gaussian": ("position",),
     "validation": ("augmentations",),
     "optimizer": ("lr", "batch_size"),

@@ -4,16 +4,24 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from anomaly_ft.data.corruption import read_textures
+from anomaly_ft.data.pixels import sides
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json, write_text
+
+TEXTURES = "textures.txt"  # beside the checkpoint of an unfinished run
 
 
 def write_start(partial: Path, setup: Setup) -> None:
     """Write what identifies a run, before anything takes time."""
     write_text(partial / "split.csv", split_table(setup))
     write_text(partial / "recipe.yaml", setup.recipe.to_yaml())
+    if setup.recipe.filter.textures:
+        (partial / "checkpoint").mkdir(exist_ok=True)
+        write_text(partial / "checkpoint" / TEXTURES, textures_digest(setup))
 
 
 def split_table(setup: Setup) -> str:
@@ -25,6 +33,20 @@ def split_digest(setup: Setup) -> str:
     """Hash which image is in which split (BLAKE2b), in whatever order they are listed."""
     rows = "\n".join(sorted(split_table(setup).splitlines()))
     return hashlib.blake2b(rows.encode(), digest_size=16).hexdigest()
+
+
+def textures_digest(setup: Setup) -> str:
+    """Hash the user's textures (BLAKE2b), as a filter is shown them."""
+    textures = read_textures(setup.recipe.filter.textures, sides(setup.recipe.data.image_size)[0])
+    return hashlib.blake2b(np.ascontiguousarray(textures).data, digest_size=16).hexdigest()
+
+
+def textures_then(partial: Path) -> str | None:
+    """Read the hash of the textures that an unfinished run began with; None where it has none."""
+    try:
+        return (partial / "checkpoint" / TEXTURES).read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def remember_run(partial: Path, run_id: str | None) -> None:

@@ -12,6 +12,7 @@ from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.begin import split_digest, split_table
@@ -76,6 +77,20 @@ def open_both(folder: Path, terminal: Terminal, root: str | None = None) -> Both
         ) from cause
     _refuse_other_images(folder, setup)
     return BothEncoders(setup, run, recipe, open_summary(folder).best_epoch)
+
+
+def gaussian_of(folder: Path, run: LoadedRun, study: str) -> GaussianDetector:
+    """Give the detector of a run whose kind a study is about.
+
+    Raises:
+        RunError: it is of another kind.
+    """
+    if isinstance(run.detector, GaussianDetector):
+        return run.detector
+    raise RunError(
+        f"{folder}: {study} looks into distances to Gaussians of an encoder's features, and this run is of "
+        "another model.kind; give a run with model.kind: gaussian"
+    )
 
 
 def digests(folder: Path, setup: Setup) -> dict[str, str]:

@@ -60,14 +60,7 @@ def calibrate_on(
 
     point = set_point(everything.score)
     outputs = everything.convert(lambda values: values[:count])  # those that were not varied
-    parametric = chi_square(
-        detector.encoder.levels,
-        detector.encoder.widths,
-        rate,
-        outputs.distances,
-        weights=detector.level_weights.cpu().numpy(),
-        total=detector.level_mean,
-    )
+    parametric = chi_square(detector.distance_mean, rate, outputs.distances)
     limit = set_point(everything.localises.max((1, 2))).threshold
     thresholds = Thresholds(point, tuple(level.threshold for level in parametric), limit)
     highest = int(outputs.score.argmax())

@@ -122,10 +122,10 @@ class Terminal:
     def results(self, run: FinishedRun) -> None:
         """Print the final table, frozen against fine-tuned on the test split, and what happened."""
         summary = run.summary
-        if summary.frozen_test is None or summary.test is None:
+        if summary.test is None:
             self.say("No test split was found, so there is no test number.")
         else:
-            self._compare(summary, summary.frozen_test, summary.test)
+            self._compare(summary, summary.frozen_test or {}, summary.test)
         if sentence := varied_sentence(summary):
             self.say(sentence)
         self.say(story_of(summary))

@@ -37,7 +37,7 @@ from anomaly_ft.run.finish import assess_test, calibrate, predict_test
 from anomaly_ft.run.planting import Planted, plant, with_data, without
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.study import Row, log_alone, open_study
-from anomaly_ft.run.train import METHODS
+from anomaly_ft.run.train import make_method
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix
 
 NAME = "contamination"
@@ -204,7 +204,7 @@ def detect(
         trim: leave the farthest images of each batch out of its loss.
     """
     seed_everything(setup.recipe.seed, verbose=False)
-    method, pretrained, epoch = METHODS["gaussian"](setup), trained_weights(setup.encoder), 0
+    method, pretrained, epoch = make_method(setup), trained_weights(setup.encoder), 0
     induced = method.fit()
     if train:
         monitor = make_monitor(setup, method, induced)
@@ -212,10 +212,10 @@ def detect(
         if trim and isinstance(objective, InducedDistance):
             objective.left_out = LEFT_OUT
             setup = _whole_batches(setup)  # the farthest of a batch, not of each part of it
-        records = list(epochs(setup, loop_state(setup, objective), monitor))
+        records = list(epochs(setup, loop_state(setup, method, objective), monitor))
         mix(setup, monitor, pretrained, records)
         epoch = records[-1].verdict.best_epoch
-    kept = calibrate(setup, method.refit(setup.recipe.gaussian.statistics, watching=False).detector)
+    kept = calibrate(setup, method.refit(method.keeps, watching=False).detector)
     tested = predict_test(setup, kept.detector)
     put_weights(setup.encoder, pretrained)
     return kept, tested, epoch

@@ -237,12 +237,8 @@ def _load(root: str, records: Sequence[Record], recipe: Recipe, decoder: Decoder
 
 def _summary(recipe: Recipe, run: LoadedRun, assessment: Assessment) -> dict[str, Any]:
     normal = np.array([not record.anomalous for record in assessment.records])
-    encoder, rate = run.detector.encoder, run.point.target_fpr
-    weights = run.detector.level_weights.numpy()
     distances = assessment.outputs.distances[normal]
-    points = chi_square(
-        encoder.levels, encoder.widths, rate, distances, weights=weights, total=run.detector.level_mean
-    )
+    points = chi_square(run.detector.distance_mean, run.point.target_fpr, distances)
     return {
         "name": recipe.name,
         "run": run.name,

@@ -34,7 +34,15 @@ from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import pooled_features
-from anomaly_ft.run.both_encoders import FROZEN, TUNED, BothEncoders, digests, open_both, refuse_without_test
+from anomaly_ft.run.both_encoders import (
+    FROZEN,
+    TUNED,
+    BothEncoders,
+    digests,
+    gaussian_of,
+    open_both,
+    refuse_without_test,
+)
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.explain_tables import differences, summary_rows
 from anomaly_ft.run.study import Row, log_with_run, open_study
@@ -59,12 +67,13 @@ class _Explainer:
     """What all images share: detectors by name, baselines, masks."""
 
     both: BothEncoders
+    tuned: GaussianDetector
     steps: int
 
     @cached_property
     def detectors(self) -> Mapping[str, GaussianDetector]:
         """Of the pretrained encoder, of the fine-tuned one where it was kept, of one with random weights."""
-        setup, position = self.both.setup, self.both.run.detector.settings.position
+        setup, position = self.both.setup, self.tuned.settings.position
         settings = replace(setup.detector_settings(), position=position)
         torch.manual_seed(SHUFFLED + self.both.recipe.seed)
         shuffled = load_encoder(
@@ -78,7 +87,7 @@ class _Explainer:
             name: fit_detector(encoder, *images, setup.compute, settings)
             for name, encoder in {FROZEN: setup.encoder, RANDOM: setup.compute.prepare(shuffled)}.items()
         }
-        return fitted | ({TUNED: self.both.run.detector} if self.both.kept_epoch else {})
+        return fitted | ({TUNED: self.tuned} if self.both.kept_epoch else {})
 
     @cached_property
     def mean_image(self) -> Tensor:
@@ -132,6 +141,7 @@ def explain_run(
     if effort.images < 1 or effort.steps < 1:
         raise RunError(f"--images and --steps: expected 1 or more, got {effort.images} and {effort.steps}")
     both = open_both(folder, terminal, root)
+    tuned = gaussian_of(folder, both.run, "an explanation of a run")
     refuse_without_test(folder, both.setup, "an explanation of a run", 1)
     name, records = folder.resolve().name, both.setup.data.test.records
     if not any(record.mask for record in records):
@@ -140,7 +150,7 @@ def explain_run(
     place = (output or folder.resolve().parent) / f"{name}-studies" / NAME
     settings = {"study": NAME, "run": name, **asdict(effort), **digests(folder, both.setup)}
     with open_study(place, settings, terminal) as study:
-        explainer, chosen = _Explainer(both, effort.steps), _chosen(records, effort.images)
+        explainer, chosen = _Explainer(both, tuned, effort.steps), _chosen(records, effort.images)
         rows: list[Row] = []
         for place_in, i in enumerate(terminal.track(chosen, "explaining", len(chosen), unit="")):
             sane = records[i].anomalous and place_in < SANE

@@ -68,6 +68,10 @@ def export(
         raise RunError(f"--output {output}: exists already; name a new folder")
     recipe, predicting = open_run(folder)
     run = open_exact(folder)
+    if form in GIVES_LEVELS and not any(True for _ in run.detector.encoder.parameters()):
+        raise RunError(
+            f"--format {form}: {folder} has no encoder, it works on pixels; use onnx, pt2 or openvino"
+        )
     named = list(expand(comparison.images)) if comparison.images else _own_images(recipe)
     paths = _spread(named, comparison.count)
     card, partial = _card(folder, recipe, run), _start(output)

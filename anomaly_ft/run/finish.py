@@ -47,13 +47,13 @@ class Baseline:
     """Numbers of the pretrained encoder's detector, taken before the encoder changes.
 
     Attributes:
-        tested: what it says about the test images; None where there are none.
-        point: its threshold, set on the same calibration images as that of the fine-tuned encoder.
-        what_if: the rows of `evaluation.what_if`.
+        tested: what it says about the test images; None where there are none, or where it knows nothing yet.
+        point: its threshold, set on the same calibration images as that of the fine-tuned encoder; or None.
+        what_if: the rows of `evaluation.what_if`; empty where it knows nothing yet.
     """
 
     tested: Predictions | None
-    point: WorkingPoint
+    point: WorkingPoint | None
     what_if: list[Row]
 
 
@@ -77,7 +77,7 @@ def finish(
     """
     summary, records, baseline = before
     frozen = baseline.tested
-    kind = setup.recipe.gaussian.statistics
+    kind = method.keeps
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
     setup.terminal.say(kept.sentence)
     tested = predict_test(setup, kept.detector)
@@ -95,7 +95,7 @@ def finish(
         "thresholds": {**threshold_numbers(kept.point), "decided_by": kept.decided_by},
         "chi_square": [asdict(level) for level in kept.parametric],
         "statistics": kind,
-        "level_weights": kept.detector.level_weights.tolist(),
+        "level_weights": kept.detector.distance_mean.weights,
         "variation": variation_summary(setup, varied),
     }
     material = ReportData(
@@ -140,8 +140,11 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
     return measure(setup.data.test.records, tested.scores, tested.decides, point)
 
 
-def measure_baseline(setup: Setup, detector: Detector) -> Baseline:
-    """Measure the pretrained encoder's detector on test images, as they are and varied."""
+def measure_baseline(setup: Setup, method: Method, detector: Detector) -> Baseline:
+    """Measure the detector of before training on test images, as they are and varied; nothing where that knows
+    nothing yet."""
+    if not method.has_baseline:
+        return Baseline(None, None, [])
     point = working_point(setup, detector)
     return Baseline(predict_test(setup, detector), point, vary_test(setup, detector, point))
 
@@ -221,8 +224,10 @@ def _compare(
     records: Sequence[Record], frozen: Predictions | None, assessment: Assessment | None
 ) -> dict[str, Any]:
     """Test numbers of the final and of the pretrained encoder's detector, and of the change between them."""
-    if frozen is None or assessment is None:
+    if assessment is None:
         return {"frozen_test": None, "test": None}
+    if frozen is None:
+        return {"frozen_test": None, **assessment.summary()}
     before = measure(records, frozen.scores, frozen.decides)
     return {
         "frozen_test": before | localise(records, frozen.maps, assessment.decoder).numbers,
@@ -236,7 +241,7 @@ def _write_predictions(partial: Path, assessment: Assessment, baseline: Baseline
     """Write a row for each test image, with what the pretrained encoder's detector said of it."""
     outputs, before = assessment.outputs, baseline.tested
     table = prediction_table(assessment.records, outputs.scores, outputs.decides, assessment.point)
-    if before:
+    if before and baseline.point:
         table = table.assign(**frozen_columns(before.score, baseline.point))
     table.to_csv(partial / "predictions.csv", index=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 from anomaly_ft.errors import RunError
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.begin import split_table
+from anomaly_ft.run.begin import split_table, textures_digest, textures_then
 from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.open import finished_runs
 from anomaly_ft.run.setup import Setup
@@ -47,6 +47,12 @@ def refuse_changes(partial: Path, setup: Setup) -> None:
             + "\nset back what changed, or start a new run without --resume; "
             f"only {', '.join(SAFE)} may change, "
             "the last two under expert too"
+        )
+    textures = textures_then(partial)
+    if textures is not None and textures != textures_digest(setup):
+        raise RunError(
+            f"--resume: {finished_name(partial)} was begun with other images in {setup.recipe.filter.textures} "
+            "(filter.textures); bring them back, or start a new run without --resume"
         )
     if (partial / "split.csv").is_file():
         then = set((partial / "split.csv").read_text(encoding="utf-8").splitlines())

@@ -47,7 +47,7 @@ class Tested(Part):
     encoder: str
     """The timm model."""
     score: str
-    """The score that decides, `expert.gaussian.score`."""
+    """The score that decides; for `model.kind: gaussian` it is `expert.gaussian.score`."""
     folder_name: str
     """The name of the run folder; an evaluation has that of the run it measures."""
     thresholds: Thresholds
@@ -141,19 +141,20 @@ class RunSummary(Tested):
     epochs: Count
     """Epochs trained."""
     frozen_test: Numbers | None = None
-    """Metrics of the pretrained encoder's detector on the same images, by name."""
+    """Metrics of the pretrained encoder's detector on the same images, by name; `null` also without one."""
     frozen_test_intervals: dict[str, Ends] = Field(default_factory=dict)
     """Bootstrap intervals of them, by name."""
     gain_intervals: dict[str, Ends] = Field(default_factory=dict)
     """Bootstrap intervals of `test` less `frozen_test`, on the same images, by name."""
     test_by_statistics: dict[str, Numbers | None]
-    """Metrics with statistics of the pretrained encoder (`pretrained`) and of the kept one (`refit`)."""
+    """Metrics with statistics of the pretrained encoder (`pretrained`) and of the kept one (`refit`); a filter
+    has the latter alone."""
     statistics: str
-    """Which of the two the detector has."""
+    """Which of them the detector has."""
     position: PositionSummary | None = None
     """Whether positions mean anything, and how that was found out; `null` in runs that are older than this."""
     level_weights: tuple[Number, ...]
-    """What each level counts in the mean over levels."""
+    """What each level counts in the mean over levels; empty where no score is such a mean."""
     mixed: dict[float, Number]
     """Vicinal AUROC of each share of fine-tuned weights that `expert.schedule.interpolate` tried, the one kept
     last; empty where none was tried."""

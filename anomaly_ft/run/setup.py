@@ -1,7 +1,7 @@
 """Set up from a recipe the objects a run works with; nothing is written here."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +22,7 @@ from anomaly_ft.finetune.records import PositionChoice, PseudoSet
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
+from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.inference import feature_batches
@@ -32,6 +33,13 @@ from anomaly_ft.run.robust import usual_images
 HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
 TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
 TRAINING = 1000  # number of the varied copy of a first pass; the statistics have copies 0, 1, ...
+
+
+# what of the encoder trains, by kind of model
+TRAINED: dict[str, Callable[[Encoder, Recipe], object]] = {
+    "gaussian": lambda encoder, recipe: encoder.train_only(recipe.encoder.train_blocks),
+    "filter": lambda encoder, recipe: encoder.requires_grad_(requires_grad=False),
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,24 @@ class Setup:
         settings = detector_settings(self.recipe)
         return replace(settings, position=self.position.position) if self.position else settings
 
+    def filter_settings(self) -> FilterSettings:
+        """Translate the recipe's settings of a filter, with the position that was chosen."""
+        section, gaussian = self.recipe.filter, self.detector_settings()
+        return FilterSettings(
+            levels=section.levels,
+            grid=0 if section.grid == "auto" else section.grid,
+            dimensions=section.dimensions,
+            width=section.width,
+            reach=0 if section.reach == "auto" else section.reach,
+            skips=section.skips,
+            smoothing=section.smoothing,
+            top=section.top,
+            shrinkage=gaussian.shrinkage,
+            variance_floor=gaussian.variance_floor,
+            position=gaussian.position,
+            seed=self.recipe.seed,
+        )
+
     def describe(self) -> list[str]:
         """Describe for people what will be trained on what."""
         recipe, split, encoder = self.recipe, self.data.split, self.encoder
@@ -98,8 +124,9 @@ class Setup:
             f"{len(split.train)} train, {len(split.val)} val, {len(split.calibration)} calibration",
             f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
             f"images   {say_size(recipe.data.image_size)} pixels high and wide, {recipe.data.resize}",
+            f"model    {recipe.model.kind}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
-            f"{trainable / 1e6:.2f} million trainable parameters",
+            + (f"{trainable / 1e6:.2f} million trainable parameters" if trainable else "stays as it is"),
             f"levels   {levels}",
             *([f"frozen   all before {encoder.tail[0]}: computed once for each image"] if encoder.tail else []),
             f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "
@@ -124,7 +151,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         levels=recipe.encoder.levels,
         image_size=recipe.data.image_size,
     )
-    encoder.train_only(recipe.encoder.train_blocks)
+    TRAINED[recipe.model.kind](encoder, recipe)
     if recipe.runtime.gradient_checkpointing:
         encoder.checkpoint_gradients()
     if recipe.runtime.compile:

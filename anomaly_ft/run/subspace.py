@@ -24,6 +24,7 @@ from anomaly_ft.run.both_encoders import (
     TUNED,
     BothEncoders,
     digests,
+    gaussian_of,
     images_of,
     open_both,
     pixels_of,
@@ -51,6 +52,7 @@ def study_subspaces(
         RunError: see `open_both`; or too few test images.
     """
     both = open_both(folder, terminal, root)
+    gaussian_of(folder, both.run, "a study of subspaces")
     refuse_without_test(folder, both.setup, "a study of subspaces", FOLDS)
     name = folder.resolve().name
     place = (output or folder.resolve().parent) / f"{name}-studies" / NAME

@@ -12,9 +12,14 @@ from anomaly_ft.run.summary import LIBRARIES
 
 
 def summarise(
-    setup: Setup, sets: Mapping[str, PseudoSet], records: Sequence[EpochRecord], run_id: str | None
+    setup: Setup,
+    sets: Mapping[str, PseudoSet],
+    records: Sequence[EpochRecord],
+    names: tuple[str, str | None],
 ) -> dict[str, Any]:
-    """Sum up the part of a `RunSummary` that does not need the test split, as plain values."""
+    """Sum up the part of a `RunSummary` that does not need the test split, as plain values; `names` are the
+    score that decides and the run in MLflow."""
+    decides, run_id = names
     data, recipe, verdict = setup.data, setup.recipe, records[-1].verdict
     trained = sum(record.train_seconds for record in records)
     seconds = {
@@ -27,7 +32,7 @@ def summarise(
         "name": recipe.name,
         "seed": recipe.seed,
         "encoder": recipe.encoder.name,
-        "score": recipe.gaussian.score,
+        "score": decides,
         "data": {
             "root": recipe.data.root,
             "layout": data.layout,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
+from anomaly_ft.recipe.filter import PIXELS
 from anomaly_ft.run.run_summary import PositionSummary, RunSummary
 from anomaly_ft.run.summary_parts import ConditionRow, Rejected, StopReason, UnderCondition
 
@@ -51,17 +52,22 @@ def run_note(summary: RunSummary, folder: Path) -> str:
             _threshold(summary),
             *([where] if (where := position_sentence(summary.position)) else []),
             f"Run folder: `{folder}` with `report.html`; the same files are among the artifacts.",
-            "The encoder is a timm model:",
-            f'```python\nimport timm\n\nmodel = timm.create_model(\n    "local-dir:{folder / "encoder"}", '
-            "pretrained=True, features_only=True\n)\n```",
+            *([_encoder_use(folder)] if summary.encoder != PIXELS else []),
             f"The detector scores images:\n\n```\nanomaly-ft predict {folder} new/\n```",
         ]
     )
 
 
+def _encoder_use(folder: Path) -> str:
+    return (
+        f"The encoder is a timm model:\n\n```python\nimport timm\n\nmodel = timm.create_model(\n"
+        f'    "local-dir:{folder / "encoder"}", pretrained=True, features_only=True\n)\n```'
+    )
+
+
 def _result_table(summary: RunSummary) -> str:
     frozen, tuned, data = summary.frozen_test, summary.test, summary.data
-    if frozen is None or tuned is None:
+    if tuned is None:
         return "There was no test split, so there is no test number."
     rows = [
         f"| {data.test_normal} normal, {data.test_anomalous} anomalous test images, {summary.score} score "
@@ -69,8 +75,11 @@ def _result_table(summary: RunSummary) -> str:
         "|---|---|---|---|",
     ]
     for name in SHOWN:
-        before, after = frozen.get(name), tuned.get(name)
-        if before is None or after is None:
+        before, after = (frozen or {}).get(name), tuned.get(name)
+        if after is None:
+            continue
+        if before is None:
+            rows.append(f"| {on_test(name).label} | | {after:.4f} | |")
             continue
         ends = summary.gain_intervals.get(name)
         between = f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""

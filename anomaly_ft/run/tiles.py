@@ -10,6 +10,7 @@ from anomaly_ft.data.images import read_image, resize_image, why_unreadable
 from anomaly_ft.data.pixels import Pixels, sides
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import RunError
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.outputs import Predictions
@@ -32,10 +33,11 @@ def in_tiles(run: LoadedRun, side: int | None) -> LoadedRun:
     """
     if side is None:
         return run
-    if run.detector.settings.position != "free":
+    detector = run.detector
+    if not isinstance(detector, GaussianDetector) or detector.settings.position != "free":
         raise RunError(
-            f"--tile: {run.folder} has a Gaussian at each position, and a tile has other positions; train with "
-            "gaussian.position: free"
+            f"--tile: to {run.folder} positions mean something, and a tile has other positions; train with "
+            "model.kind: gaussian and gaussian.position: free"
         )
     if run.decoder.resize not in ("stretch", "native"):
         raise RunError(
@@ -45,7 +47,7 @@ def in_tiles(run: LoadedRun, side: int | None) -> LoadedRun:
     height, width = sides(run.decoder.size)
     scale = side / max(height, width)
     tile = max(1, round(scale * height)), max(1, round(scale * width))
-    patch = max(run.detector.encoder.strides[i] for i in run.detector.dense_levels)
+    patch = max(detector.encoder.strides[i] for i in detector.dense_levels)
     if min(tile) < patch:
         raise RunError(
             f"--tile: {tile[1]} x {tile[0]} pixels are less than one patch of the encoder ({patch} pixels); "
@@ -60,7 +62,7 @@ def predict_file(run: LoadedRun, path: Path, *, explain: bool, look: Look = lamb
     Raises:
         Exception: whatever a decoder raises for a damaged file; see also `predict_tiles`.
     """
-    if run.tile is None:
+    if run.tile is None or not isinstance(run.detector, GaussianDetector):
         raise ValueError("this run does not predict in tiles")
     image = read_image(path, run.decoder.value_range)
     if image.height > run.tile[0] or image.width > run.tile[1]:

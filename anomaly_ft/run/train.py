@@ -11,15 +11,21 @@ from typing import Any
 import pandas as pd
 from torch import distributed
 
+from anomaly_ft.data.corruption import Corruption, read_textures
+from anomaly_ft.data.pixels import sides
+from anomaly_ft.errors import DivergedError
 from anomaly_ft.evaluation.gallery import Gallery, gallery_of
 from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.method import Method
+from anomaly_ft.finetune.methods.filter import FilterMethod
 from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
+from anomaly_ft.model.filter.net import dilations_of, sides_of
+from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
@@ -52,8 +58,14 @@ from anomaly_ft.tracking.experiment_view import experiment_tags
 from anomaly_ft.tracking.interface import Tracker
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
+NO_BASELINE = (
+    "There is no baseline: without a pretrained encoder nothing is known before training. Epoch 0 is never "
+    "kept, and what would be of the frozen encoder is left empty."
+)
 
-def _gaussian(setup: Setup) -> GaussianMethod:
+
+def gaussian_method(setup: Setup) -> GaussianMethod:
+    """Make the method that fine-tunes an encoder towards Gaussians of its features."""
     section = setup.recipe.objective
     penalties = {"l2_sp": section.l2_sp, "distillation": section.distillation}
     method = GaussianMethod(
@@ -64,6 +76,7 @@ def _gaussian(setup: Setup) -> GaussianMethod:
         section.distance,
         section.target,
         {name: strength for name, strength in penalties.items() if strength},
+        setup.recipe.gaussian.statistics,
     )
     padded = setup.recipe.data.resize == "letterbox"  # no place of the one Gaussian may be a black border
     if setup.recipe.gaussian.position == "auto" and not setup.position and not padded:
@@ -71,7 +84,44 @@ def _gaussian(setup: Setup) -> GaussianMethod:
     return method
 
 
-METHODS: dict[str, Callable[[Setup], Method]] = {"gaussian": _gaussian}  # by kind of model
+def filter_method(setup: Setup) -> FilterMethod:
+    """Make the method that trains a filter.
+
+    Raises:
+        DataError: textures that are missing or cannot be read.
+        EncoderError: levels that are none, or a net that reaches farther than images of this size let it.
+    """
+    recipe, section = setup.recipe, setup.recipe.filter
+    corruption = Corruption(
+        section.shapes,
+        section.fillings,
+        section.clean_share,
+        section.noise,
+        recipe.seed,
+        read_textures(section.textures, sides(recipe.data.image_size)[0]),
+    )
+    settings = setup.filter_settings()
+    grid = place_of(setup.encoder, settings).grid
+    dilations_of(sides_of(grid)[-1], settings.reach)  # refuses a reach that does not fit
+    method = FilterMethod(
+        setup.encoder, setup.compute, settings, setup.inputs, corruption, section.clean_weight
+    )
+    if recipe.gaussian.position == "auto" and not setup.position:
+        method.choose = lambda heads: position_of(setup, heads, method.score)
+    return method
+
+
+# by kind of model
+METHODS: dict[str, Callable[[Setup], Method]] = {"gaussian": gaussian_method, "filter": filter_method}
+
+
+def make_method(setup: Setup) -> Method:
+    """Make the method that the recipe asks for.
+
+    Raises:
+        AnomalyFtError: what it needs is not there.
+    """
+    return METHODS[setup.recipe.model.kind](setup)
 
 
 def train_together(setup: Setup, output: Path, *, unfinished: Path | None = None) -> FinishedRun:
@@ -107,6 +157,7 @@ def train(
     Raises:
         RunError: the folder cannot be written to; what it holds can be gone on with.
     """
+    make_method(setup)  # refuses what does not fit before anything is written
     partial = unfinished or start_folder(output, setup.recipe.name)
     with explain_memory(), writing_to(partial), _tracker(setup, output, partial) as tracker:
         _start(setup, partial, tracker, tags or {})
@@ -114,7 +165,7 @@ def train(
         # induce: statistics of the pretrained encoder
         with setup.phase("fit"):
             setup, method, induced = _induce(setup, partial)
-            frozen = measure_baseline(setup, induced)
+            frozen = measure_baseline(setup, method, induced)
             suspicious = suspicious_images(setup)  # while the encoder was trained on none of them
 
         # watch: pseudo-anomalies that the pretrained encoder finds neither easy nor impossible
@@ -122,12 +173,12 @@ def train(
             monitor = make_monitor(setup, method, induced)
 
         # fine-tune: until validation says stop; the best epoch's weights come back
-        pretrained = trained_weights(setup.encoder)
+        pretrained = trained_weights(method.trained())
         gallery = _gallery(setup, monitor)
         gallery.look(induced)  # its colours are those of the pretrained encoder, whenever this run goes on
         monitor.observe = gallery.look
-        state = loop_state(setup, method.objective())
-        records = _fine_tune(setup, partial, state, monitor, (gallery, tracker))
+        state = loop_state(setup, method)
+        records = _fine_tune(setup, partial, state, monitor, (gallery, tracker, induced.decides))
 
         # choose: a mixture of pretrained and fine-tuned weights, where the recipe asks for it
         with setup.phase("choose"):
@@ -136,7 +187,7 @@ def train(
         # finish: thresholds, test numbers, files
         with setup.phase("audit"):  # of the split; nothing of it goes back into the run
             audit = audit_dataset(setup.data, setup.recipe.data.resize, progress=setup.terminal.track)
-        known = summarise(setup, monitor.sets, records, tracker.run_id)
+        known = summarise(setup, monitor.sets, records, (induced.decides, tracker.run_id))
         known |= {"mixed": mixed, "shortcuts": audit, "suspicious": suspicious}
         known |= {"position": summarise_position(setup)}
         with setup.phase("finish"):
@@ -175,11 +226,13 @@ def _start(setup: Setup, partial: Path, tracker: Tracker, tags: Mapping[str, str
 def _induce(setup: Setup, partial: Path) -> tuple[Setup, Method, Detector]:
     """Fit the pretrained encoder's detector, and choose what positions mean unless the run did so before."""
     setup = replace(setup, position=remembered_position(partial))
-    method = METHODS["gaussian"](setup)
+    method = make_method(setup)
     induced = method.fit()
     setup = replace(setup, position=setup.position or method.position)
     remember_position(partial, setup.position)
     setup.terminal.say(position_sentence(summarise_position(setup)))
+    if not method.has_baseline:
+        setup.terminal.say(NO_BASELINE)
     return setup, method, induced
 
 
@@ -188,11 +241,12 @@ def _fine_tune(
     partial: Path,
     state: LoopState,
     monitor: ValidationMonitor,
-    shown: tuple[Gallery, Tracker],
+    shown: tuple[Gallery, Tracker, str],
 ) -> list[EpochRecord]:
-    """Train to the end, from the last checkpoint if there is one; the records of all epochs."""
+    """Train to the end, from the last checkpoint if there is one; the records of all epochs. `shown` are the
+    pictures, where they go, and the score that decides."""
     checkpoints = Checkpoints(partial / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-    gallery, tracker = shown
+    gallery, tracker, decides = shown
     checkpoints.restore(state)
     lines = [json_line(history_line(record)) for record in state.records]
     write_text(partial / "history.jsonl", "".join(lines))
@@ -210,13 +264,17 @@ def _fine_tune(
                 raise KeyboardInterrupt
 
         for record in epochs(setup, state, monitor, keep):
-            setup.terminal.epoch(record, setup.recipe.gaussian.score)
+            setup.terminal.epoch(record, decides)
             append_json_line(partial / "history.jsonl", history_line(record))
             tracker.metrics(epoch_metrics(record), record.epoch)
             for name, picture in gallery.pictures():
                 tracker.image(picture, name, record.epoch)
             if record.verdict.best_epoch == record.epoch and record.epoch:
                 replace_folder(partial / "encoder", setup.encoder.save)
+    if not monitor.method.has_baseline and len(state.records) > 1 and not state.records[-1].verdict.best_epoch:
+        raise DivergedError(
+            "the first epoch diverged, and before it there is nothing to keep; lower optimizer.lr"
+        )
     return state.records
 
 

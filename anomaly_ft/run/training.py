@@ -24,10 +24,9 @@ from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.validation import HeldOut, Score, calibrate, fixed, summed_up
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.gaussian.fitting import Heads
 from anomaly_ft.model.gaussian.settings import POSITIONS
 from anomaly_ft.model.inference import score_images
-from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.interface import Detector, PositionHeads
 from anomaly_ft.recipe.schema import Schedule
 from anomaly_ft.run.setup import Setup
 
@@ -36,14 +35,15 @@ EPOCH_STEPS = 15  # the encoder should not move further unseen
 TRAINING_COST = 3  # a training step costs as much as so many forward passes without gradients; see RESULTS.md
 
 
-def loop_state(setup: Setup, objective: nn.Module) -> LoopState:
-    """Make optimiser and scheduler of an objective: what trains, before its first step."""
+def loop_state(setup: Setup, method: Method, objective: nn.Module | None = None) -> LoopState:
+    """Make optimiser and scheduler of the method's objective, or of one it made before: what trains, before its
+    first step."""
     recipe, fabric = setup.recipe, setup.compute.fabric
     optimizer = OPTIMIZERS[recipe.optimizer.name](
-        setup.encoder.parameter_groups(recipe.optimizer.lr, layer_decay=recipe.optimizer.layer_decay),
+        method.parameter_groups(recipe.optimizer.lr, layer_decay=recipe.optimizer.layer_decay),
         weight_decay=recipe.optimizer.weight_decay,
     )
-    module, optimizer = fabric.setup(objective, optimizer)
+    module, optimizer = fabric.setup(objective or method.objective(), optimizer)
     warmup = round(recipe.schedule.warmup_epochs * min(steps_of_a_pass(setup), recipe.schedule.max_steps // 2))
     scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return LoopState(module, optimizer, scheduler, average=recipe.schedule.average)
@@ -58,7 +58,7 @@ def make_monitor(setup: Setup, method: Method, pretrained: Detector) -> Validati
             f"watching {name} at severity {pseudo.severity:.3f}: vicinal AUROC {pseudo.baseline_auroc:.3f} "
             f"before training{_usefulness(pseudo, section.target_auroc, section.tolerance)}"
         )
-    return ValidationMonitor(method, sets, setup.recipe.gaussian.statistics, setup.early)
+    return ValidationMonitor(method, sets, method.keeps, setup.early)
 
 
 def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
@@ -81,14 +81,16 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
     )
     setup.pseudo.clear()
     if isinstance(section.severity, str):
-        sets = calibrate(val, section.augmentations, target=section.target_auroc, tolerance=section.tolerance)
+        sets = calibrate(val, setup.recipe.watched, target=section.target_auroc, tolerance=section.tolerance)
     else:
-        sets = fixed(val, section.augmentations, severity=section.severity)
+        sets = fixed(val, setup.recipe.watched, severity=section.severity)
     setup.pseudo[known] = sets
     return sets
 
 
-def position_of(setup: Setup, heads: Heads, score: Callable[[Detector, Pixels], Floats]) -> PositionChoice:
+def position_of(
+    setup: Setup, heads: PositionHeads, score: Callable[[Detector, Pixels], Floats]
+) -> PositionChoice:
     """Choose what a position means by the dense scores of held-out normal images and their pseudo-anomalies,
     which are made as for the usual detector, with a Gaussian at each position.
 
@@ -142,13 +144,14 @@ def steps_of_an_epoch(setup: Setup, passes: int) -> int:
     return section.max_steps // max(1, section.max_steps // max(wanted, affordable))
 
 
-def rule_of(schedule: Schedule, epoch_steps: int) -> StoppingRule:
+def rule_of(schedule: Schedule, epoch_steps: int, *, first: int = 0) -> StoppingRule:
     """Make the stopping rule that the recipe asks for, with epochs of so many steps."""
     return StoppingRule(
         min(schedule.max_epochs, max(1, schedule.max_steps // epoch_steps)),
         patience=schedule.patience,
         tolerance=schedule.tolerance,
         margin=schedule.margin,
+        first=first,
     )
 
 
@@ -164,10 +167,10 @@ def epochs(
         keep: see `fine_tune`.
     """
     recipe = setup.recipe
-    train, names = setup.inputs("train"), list[str]()
-    if setup.augments:
-        images = setup.data.normals("train")
-        train, names = images.pixels, [record.name for record in images.records]
+    method, images = monitor.method, setup.data.normals("train")
+    varies = setup.augments or method.trains_on_images
+    train = images.pixels if varies else setup.inputs("train")
+    names = [record.name for record in images.records] if varies else []
     size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
     an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, monitor.passes())
 
@@ -185,17 +188,24 @@ def epochs(
             number, place = divmod(step, a_pass)  # of the pass over all images, from 0
             chunk = order(number + 1)[place * size : (place + 1) * size]
             shard = chunk[rank::ranks] if len(chunk) >= ranks else chunk
-            images = train[shard]
-            if setup.augments:
-                images = setup.vary_for_training(images, [names[i] for i in shard], shard.tolist(), number + 1)
-            yield setup.compute.batch(images)
+            batch, of = train[shard], [names[i] for i in shard] if varies else []
+            if varies:
+                batch = setup.vary_for_training(batch, of, shard.tolist(), number + 1)
+            yield method.batch(batch, of, number + 1, train)
 
     def validate() -> Validation:
         setup.terminal.doing = PHASES["validate"]
         return monitor.validate() if state.records else monitor.validate_pretrained()
 
     backward = Backward(setup.compute.fabric, recipe.runtime.micro_batch_size)
-    return fine_tune(state, backward, batches, validate, rule_of(recipe.schedule, an_epoch), keep)
+    return fine_tune(
+        state,
+        backward,
+        batches,
+        validate,
+        rule_of(recipe.schedule, an_epoch, first=int(not method.has_baseline)),
+        keep,
+    )
 
 
 def mix(
@@ -210,7 +220,7 @@ def mix(
         return {}
     rule = rule_of(schedule, schedule.max_steps)
     kept, validations = interpolate(
-        setup.encoder, pretrained, schedule.interpolate, monitor.validate, rule, (ends[0], ends[1])
+        monitor.method.trained(), pretrained, schedule.interpolate, monitor.validate, rule, (ends[0], ends[1])
     )
     setup.terminal.say(f"{kept:.0%} of the fine-tuned weights are mixed with the pretrained ones")
     aurocs = {share: validation.auroc for share, validation in validations.items()}

@@ -15,13 +15,14 @@ import pandas as pd
 
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import PARTS, Part, Record
-from anomaly_ft.errors import DataError
+from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.evaluation.appearance_shift import learn_appearance
 from anomaly_ft.evaluation.assess import Assessment, assess
 from anomaly_ft.evaluation.measure import prediction_table, threshold_numbers
 from anomaly_ft.evaluation.report import ReportData, write_report
 from anomaly_ft.evaluation.working_points import observed
 from anomaly_ft.metrics import Floats
+from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_to_sums, sums_of
 from anomaly_ft.model.gaussian.statistics import Moments
 from anomaly_ft.model.gaussian.sums import load_sums, save_sums
@@ -123,6 +124,8 @@ def update(folder: Path, wanted: Wanted, terminal: Terminal, output: Path | None
     target = output or folder.resolve().parent
     with locked_run(folder):
         recipe, run = open_run(folder)
+        if not isinstance(run.detector, GaussianDetector):
+            raise RunError(f"{folder}: a filter keeps no sums that images can be added to; train it again")
         sums = load_sums(folder)
         work = _gather(folder, recipe, run, wanted, terminal)
         name = f"{UPDATED.sub('', run.name)}-update"
@@ -166,6 +169,7 @@ def _gather(folder: Path, recipe: Recipe, run: LoadedRun, wanted: Wanted, termin
 def _make(work: _Work, sums: list[Moments], partial: Path) -> RunSummary:
     """Write every file of the new run folder; returns its summary."""
     recipe, run = work.recipe, work.run
+    assert isinstance(run.detector, GaussianDetector)
     encoder, settings, compute = run.detector.encoder, run.detector.settings, run.compute
     if train := [record for record in work.added if record.part == "train"]:
         images = work.varied(read_all(train, recipe, run.decoder, work.terminal), "train")

@@ -35,7 +35,7 @@ def step(options: argparse.Namespace) -> None:
         with make_tracker(TrackedRun("speed", "speed"), enabled=True, uri=uri, output=folder) as tracker:
             method = METHODS["gaussian"](setup)
             method.fit()
-            state = loop_state(setup, method.objective())
+            state = loop_state(setup, method)
             checkpoints = Checkpoints(folder / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
             records = epochs(setup, state, Unmoved(10), checkpoints.keep)
             next(records)  # the pretrained encoder

@@ -454,6 +454,24 @@ def test_other_heads_are_measured_once_and_with_their_memory(run: Run, sets: Pat
     assert (tmp_path / "position_candidates.csv").read_bytes() == before, "nothing is run again"
 
 
+def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp_path: Path) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1]
+    changes = settings(
+        "validation.augmentations=[line]", "variation.preset=none", "gaussian.position=free",
+        "expert.filter.width=16", "expert.schedule.epoch_steps=1",
+    )  # fmt: skip
+    code, _, errors = run("filter", *asked, *changes)
+    assert code == 0, errors
+    names = ("filter.auroc", "gaussian.auroc", "sum.auroc", "filter.pixel_aupro", "minutes", "ms_image")
+    rows = finite(tmp_path / "filter.csv", *names)
+    assert list(rows["input"]) == ["features", "pixels"]
+    assert list(rows["untrained.auroc"].isna()) == [False, True], "pixels know nothing before training"
+    assert rows["kept"][1] > 0
+    before = (tmp_path / "filter.csv").read_bytes()
+    assert run("filter", *asked, *changes)[0] == 0
+    assert (tmp_path / "filter.csv").read_bytes() == before, "nothing is run again"
+
+
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()

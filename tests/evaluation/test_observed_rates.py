@@ -4,7 +4,14 @@ from scipy.stats import chi2
 
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.evaluation.working_points import chi_square, conformal, observed
+from anomaly_ft.model.outputs import NO_DISTANCES, DistanceMean
 from anomaly_ft.model.threshold import WorkingPoint
+
+
+def mean_of(dimensions: list[int]) -> DistanceMean:
+    """Levels of these dimensions that all count alike."""
+    count = len(dimensions)
+    return DistanceMean(tuple("abc"[:count]), tuple(dimensions), (1 / count,) * count, "pooled")
 
 
 @pytest.mark.parametrize(("images", "target"), [(19, 0.05), (199, 0.01), (31, 0.01), (50, 0.3)])
@@ -37,7 +44,7 @@ def test_a_threshold_needs_finite_scores_and_a_rate_that_is_one() -> None:
         with pytest.raises(ValueError, match=f"got 1 scores and {rate}"):
             conformal([1.0], rate)
         with pytest.raises(ValueError, match=rf"rate in \(0, 1\), got {rate}"):
-            chi_square(["a"], [3], rate)
+            chi_square(mean_of([3]), rate)
 
 
 def test_the_observed_rate_counts_scores_above_the_threshold_only() -> None:
@@ -53,7 +60,7 @@ def test_chi_square_thresholds_hold_for_features_that_are_gaussian() -> None:
     rng = np.random.default_rng(0)
     dimensions = [3, 40]
     distances = np.stack([np.sqrt(rng.normal(size=(20000, d)) ** 2 @ np.ones(d)) for d in dimensions], 1)
-    first, second, pooled = chi_square(["low", "high"], dimensions, 0.05, held_out=distances, total="pooled")
+    first, second, pooled = chi_square(mean_of(dimensions), 0.05, distances)
     for point, d in ((first, 3), (second, 40)):
         assert chi2.cdf(point.threshold**2, d) == pytest.approx(0.95)
         assert point.held_out is not None
@@ -67,10 +74,14 @@ def test_chi_square_thresholds_hold_for_features_that_are_gaussian() -> None:
 def test_the_pooled_chi_square_threshold_is_exact_for_levels_that_agree() -> None:
     rng = np.random.default_rng(1)
     distance = np.sqrt(rng.normal(size=(20000, 5)) ** 2 @ np.ones(5))
-    pooled = chi_square(["a", "b"], [5, 5], 0.1, held_out=np.stack([distance, distance], 1))[-1]
+    pooled = chi_square(mean_of([5, 5]), 0.1, np.stack([distance, distance], 1))[-1]
     assert pooled.held_out is not None
     assert pooled.held_out.low < 0.1 < pooled.held_out.high
 
 
 def test_without_held_out_images_nothing_is_said_of_them() -> None:
-    assert [point.held_out for point in chi_square(["a"], [4], 0.01)] == [None, None]
+    assert [point.held_out for point in chi_square(mean_of([4]), 0.01)] == [None, None]
+
+
+def test_a_detector_without_levels_has_no_such_thresholds() -> None:
+    assert chi_square(NO_DISTANCES, 0.01, np.empty((3, 0))) == []

@@ -83,6 +83,13 @@ def test_both_detectors_stand_beside_each_other():
         beside(frozen[:-1], tuned)
 
 
+def test_a_detector_that_has_nothing_beside_it_stands_alone():
+    rows = beside([], rows_of(flat_images(6, 6)))
+    assert {row["frozen_auroc"] for row in rows} == {row["frozen_rejected"] for row in rows} == {None}
+    rejected = what_if_figure(rows).axes[1]
+    assert [text.get_text() for text in rejected.get_legend().get_texts()] == [f"fine-tuned, {ALL}"]
+
+
 def test_a_few_of_each_kind_are_looked_at_evenly_chosen():
     few = few_of_each(flat_images(100, 10))
     assert len(few) == MOST + 10

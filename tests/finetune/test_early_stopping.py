@@ -118,3 +118,11 @@ def test_a_number_that_is_none_gets_no_verdict(aurocs: list[float]) -> None:
         ValueError, match="a verdict needs at least one validation, and AUROCs that are numbers"
     ):
         verdict(*aurocs)
+
+
+def test_where_nothing_is_known_before_training_epoch_0_is_never_kept() -> None:
+    assert verdict(0.9, first=1) == StopDecision(stop=False, reason=None, best_epoch=0)  # there is no other yet
+    assert verdict(0.9, 0.7, first=1).best_epoch == 1
+    assert verdict(0.9, 0.7, 0.8, first=1).best_epoch == 2
+    assert verdict(0.9, 0.8, 0.7, 0.7, first=1, patience=9) == stopped("forgetting", 1)
+    assert verdict(0.5, diverged=True, first=1) == stopped("diverged", 0)

@@ -161,7 +161,7 @@ def test_a_description_that_lacks_something_is_an_error(key: str, folder: Path) 
         load_detector(folder)
 
 
-@pytest.mark.parametrize("kind", [None, "filter", 3, ["gaussian"], {}])
+@pytest.mark.parametrize("kind", [None, "forest", 3, ["gaussian"], {}])
 def test_a_kind_of_detector_that_nobody_knows_is_an_error(kind: object, folder: Path) -> None:
     description = json.loads((folder / "detector.json").read_text())
     (folder / "detector.json").write_text(json.dumps(description | {"kind": kind}))

@@ -77,7 +77,7 @@ def test_one_mistake_is_called_one(tmp_path: Path) -> None:
         ("data.image_size=16", "data.image_size: expected greater than or equal to 32 or a list, got 16"),
         ("encoder=resnet18", "encoder: expected settings, such as encoder.name, got 'resnet18'"),
         ("validation.augmentations=[]", "validation.augmentations: "),
-        ("validation.augmentations=[scar, snow]", "validation.augmentations: expected 'mixup', "),
+        ("validation.augmentations=[scar, snow]", "validation.augmentations: expected 'auto' or 'mixup', "),
         (
             "expert.gaussian.smoothing=4.7",
             "gaussian: expert.gaussian.smoothing 4.7 is too wide for a grid of 12 positions",

@@ -31,7 +31,7 @@ def watched(setup: Setup) -> tuple[ValidationMonitor, GaussianDetector]:
 
 
 def state_of(setup: Setup, monitor: ValidationMonitor) -> LoopState:
-    return loop_state(setup, monitor.method.objective())
+    return loop_state(setup, monitor.method)
 
 
 def setup_of(path: Path, *settings: str) -> Setup:

@@ -1,5 +1,6 @@
 """Weights between the pretrained and the fine-tuned ones: means over epochs, and mixtures of two states."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,6 +21,14 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     parameters = dict(module.named_parameters())
     for name, value in weights.items():
         parameters[name].copy_(value)
+
+
+def digest_of(module: nn.Module) -> str:
+    """Name the weights of a module by their bytes."""
+    content = hashlib.blake2b(digest_size=16)
+    for parameter in module.parameters():
+        content.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
 
 
 class WeightAverage:

@@ -1,15 +1,16 @@
 """The induced Gaussian in fine-tuning (Rippel et al., 2021): statistics of the pretrained encoder stay, the
 encoder is trained to lower the distance of normal images to them."""
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Part
 from anomaly_ft.finetune.brakes.penalties import Term, distillation, l2_sp
+from anomaly_ft.finetune.brakes.weight_average import digest_of
 from anomaly_ft.finetune.drift import effective_rank, linear_cka
 from anomaly_ft.finetune.method import Features, Fit
 from anomaly_ft.finetune.methods.gaussian_objective import Distance, InducedDistance, Target
@@ -43,6 +44,7 @@ class GaussianMethod:
         distance: what is averaged and minimised, `mahalanobis` or `squared_mahalanobis`.
         target: of pooled features, of those at each position, or of both.
         penalties: strength of each of `PENALTIES` that is added to the distance.
+        statistics: of the detector that is kept, one of `KINDS`.
         choose: what positions mean, from detectors of the pretrained encoder; None: as in `settings`.
         position: what was chosen.
     """
@@ -54,6 +56,7 @@ class GaussianMethod:
     distance: Distance = "mahalanobis"
     target: Target = "pooled"
     penalties: Mapping[str, float] = field(default_factory=dict)
+    statistics: str = REFIT
     choose: Callable[[Heads], PositionChoice] | None = None
     position: PositionChoice | None = None
     _pretrained: GaussianDetector | None = None
@@ -64,6 +67,21 @@ class GaussianMethod:
     def kinds(self) -> tuple[str, ...]:
         """Statistics of the pretrained encoder, and those fitted again to the encoder as it is."""
         return KINDS
+
+    @property
+    def keeps(self) -> str:
+        """The statistics that epochs are judged by and that the detector is kept with."""
+        return self.statistics
+
+    @property
+    def has_baseline(self) -> bool:
+        """The pretrained encoder always has Gaussians of its own."""
+        return True
+
+    @property
+    def trains_on_images(self) -> bool:
+        """Early activations do as well."""
+        return False
 
     @property
     def pretrained(self) -> GaussianDetector:
@@ -99,7 +117,7 @@ class GaussianMethod:
         """
         if kind not in KINDS:
             raise ValueError(f"statistics are {kind!r}, expected one of {', '.join(KINDS)}")
-        key = (kind, _digest(self.encoder))
+        key = (kind, digest_of(self.encoder))
         if self._last and self._last[0] == key and (self._last[1].held_out_features or not watching):
             return self._last[1]
         keep, train = DRIFT_IMAGES if watching else 0, self.inputs("train")
@@ -118,6 +136,19 @@ class GaussianMethod:
         """Make the distance to the pretrained statistics, plus the penalties."""
         terms = {PENALTIES[name](self.pretrained): strength for name, strength in self.penalties.items()}
         return InducedDistance(self.pretrained, self.distance, self.target, terms)
+
+    def parameter_groups(self, lr: float, *, layer_decay: float) -> list[dict[str, Any]]:
+        """Group the encoder's parameters that train, see `Encoder.parameter_groups`."""
+        return self.encoder.parameter_groups(lr, layer_decay=layer_decay)
+
+    def trained(self) -> nn.Module:
+        """Give the encoder."""
+        return self.encoder
+
+    def batch(self, pixels: Pixels, names: Sequence[str], number: int, pool: Pixels) -> Tensor:
+        """Move images, or their early activations, to the device."""
+        del names, number, pool
+        return self.compute.batch(pixels)
 
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
         """Compute the scores that validation watches, `(n, parts)`; higher = more anomalous."""
@@ -149,11 +180,3 @@ class GaussianMethod:
         """Select the score to validate, the one that decides. Of the fused one not its parts apart: the pooled
         part goes on rising for long after the sum, and what the sum stands for, has begun to fall."""
         return scores[self.settings.score][:, None]
-
-
-def _digest(encoder: Encoder) -> str:
-    """Name the weights of an encoder by their bytes."""
-    content = hashlib.blake2b(digest_size=16)
-    for parameter in encoder.parameters():
-        content.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()

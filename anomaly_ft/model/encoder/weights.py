@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Size, say_size
 from anomaly_ft.errors import EncoderError, did_you_mean
+from anomaly_ft.model.encoder.no_encoder import PIXELS, ImageItself
 
 # encoder name -> (distribution on the package index, module, class that knows the file's path)
 PACKAGES = {
@@ -35,7 +36,7 @@ ANSWER = 5.0  # seconds in which the hub has to say something
 
 def resolve_source(name: str, weights: str) -> str:
     """Resolve `auto` on this machine: an installed weights package, else the hub."""
-    if weights != "auto":
+    if weights != "auto" or name == PIXELS:
         return weights
     installed = name in PACKAGES and importlib.util.find_spec(PACKAGES[name][1]) is not None
     return "package" if installed else "hub"
@@ -45,13 +46,15 @@ def load_pretrained(name: str, weights: str, image_size: Size) -> nn.Module:
     """Load the timm model `name` without its classifier, holding the weights named by `weights`.
 
     Args:
-        name: a timm model name, such as `tf_efficientnet_lite0`.
+        name: a timm model name, such as `tf_efficientnet_lite0`, or `pixels` for the image itself.
         weights: `auto`, `hub`, `package`, `random`, `local-dir:FOLDER` or the path of a weights file.
         image_size: side of a square, or height and width, in pixels of what the model will be given.
 
     Raises:
         EncoderError: unknown model, or weights that are missing or do not fit.
     """
+    if name == PIXELS:
+        return ImageItself()  # there is nothing to load
     source = resolve_source(name, weights)
     if source.startswith(LOCAL):
         return _from_folder(name, Path(source.removeprefix(LOCAL)), image_size)

@@ -33,7 +33,7 @@ from anomaly_ft.model.gaussian.fused import fuse
 from anomaly_ft.model.gaussian.settings import LABELS, LEVEL_MEAN, SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian, squared_distance, squared_distances
 from anomaly_ft.model.maps import enlarge, grid_shape, keep_mean, on_grid, smooth, split_distance
-from anomaly_ft.model.outputs import Detection, Labels, Outputs
+from anomaly_ft.model.outputs import Detection, DistanceMean, Labels, Outputs
 from anomaly_ft.model.storage import write_detector
 from anomaly_ft.model.threshold import Thresholds
 
@@ -141,9 +141,10 @@ class GaussianDetector(nn.Module):
         return LABELS
 
     @property
-    def level_mean(self) -> str:
-        """Name of the score that is the weighted mean of the levels' distances."""
-        return LEVEL_MEAN
+    def distance_mean(self) -> DistanceMean:
+        """The score that is the weighted mean of the levels' distances."""
+        encoder, weights = self.encoder, tuple(self.level_weights.tolist())
+        return DistanceMean(encoder.levels, encoder.widths, weights, LEVEL_MEAN)
 
     @property
     def decides(self) -> str:
@@ -258,11 +259,9 @@ class GaussianDetector(nn.Module):
     def save(self, folder: Path, *, about: Mapping[str, Any]) -> None:
         """Write encoder, tensors and description below `folder`; `about` is kept beside them for a reader."""
         point = self.thresholds.point if self.thresholds else None
-        names = {
-            name: [self.encoder.levels[i] for i in levels]
-            for name, levels in (("dense_levels", self.dense_levels), ("map_levels", self.map_levels))
-        }  # by name: `auto` may mean others one day
-        encoder = self.encoder
+        encoder, chosen = self.encoder, {"dense_levels": self.dense_levels, "map_levels": self.map_levels}
+        # by name: `auto` may mean others one day
+        names = {name: [encoder.levels[i] for i in levels] for name, levels in chosen.items()}
         encoder.save(folder / "encoder", resize=about.get("preprocessing", {}).get("resize", "stretch"))
         config = json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))
         description = {

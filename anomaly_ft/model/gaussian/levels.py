@@ -33,7 +33,7 @@ def choose_dense_levels(encoder: Levels, levels: Sequence[str | int] | Literal["
     and three quarters of their depth.
     """
     if levels != "auto":
-        return _named(encoder, levels, "expert.gaussian.dense_levels")
+        return choose_named_levels(encoder, levels, "expert.gaussian.dense_levels")
     chosen = [i for i, stride in enumerate(encoder.strides) if stride == 16]
     return _unless_flat(encoder, [*chosen, *_first_at(encoder, (32,))])
 
@@ -42,7 +42,7 @@ def choose_map_levels(encoder: Levels, levels: Sequence[str | int] | Literal["au
     """Choose the levels that make the dense map; `auto`: the first at stride 16 and the last at 4 and 8, with
     the same exception as `choose_dense_levels`. Returns positions."""
     if levels != "auto":
-        return _named(encoder, levels, "map_levels")
+        return choose_named_levels(encoder, levels, "map_levels")
     return _unless_flat(encoder, [*_last_at(encoder, (4, 8)), *_first_at(encoder, (16,))])
 
 
@@ -86,7 +86,12 @@ def refuse_without_grid(names: Sequence[str], maps: Sequence[Tensor]) -> None:
         )
 
 
-def _named(encoder: Levels, levels: Sequence[str | int], setting: str) -> list[int]:
+def choose_named_levels(encoder: Levels, levels: Sequence[str | int], setting: str) -> list[int]:
+    """Give the positions of levels that are named, or counted from 0.
+
+    Raises:
+        EncoderError: none at all, or one that is no level; `setting` is the key that named it.
+    """
     if not levels:
         raise EncoderError(f"{setting}: expected one or more levels, got none")
     for level in levels:
@@ -107,7 +112,12 @@ def _last_at(encoder: Levels, strides: Sequence[int]) -> list[int]:
 def _unless_flat(encoder: Levels, chosen: list[int]) -> list[int]:
     """Return the chosen levels, or levels spread over the depth where all have one stride or none was
     found."""
-    depth = len(encoder.levels)
     if len(set(encoder.strides)) > 1 and chosen:
         return chosen
+    return spread_levels(encoder)
+
+
+def spread_levels(encoder: Levels) -> list[int]:
+    """Choose the levels at a quarter, half and three quarters of the depth. Returns positions."""
+    depth = len(encoder.levels)
     return sorted({depth * k // 4 for k in (1, 2, 3)})

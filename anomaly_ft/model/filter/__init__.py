@@ -1,0 +1,1 @@
+"""The detector that compares features, or pixels, with what a filtering autoencoder makes of them."""
