@@ -69,7 +69,7 @@ class Recording:
         """Score the next pseudo-anomalies, see `Method`."""
         scores = self._keep(f"pseudo.{self.names[self.scored]}", detector, pixels)
         self.scored += 1
-        return scores[self.method.settings.score][:, None]
+        return self.method.watched(scores)
 
     def _keep(self, name: str, detector: Detector, pixels: Pixels) -> dict[str, Floats]:
         scores = score_images(detector, pixels, self.method.compute)

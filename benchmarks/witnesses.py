@@ -41,8 +41,8 @@ SCORES: dict[str, Callable[[Floats], Floats]] = {  # of scores (n, 2) in standar
     "both": lambda both: both,  # each apart, then the mean of their AUROCs
 }
 KEPT: dict[str, Callable[[list[Validation]], int]] = {
-    "better by 1": lambda history: early_stop(history, LONG).best_epoch,
-    "better by 2": lambda history: early_stop(history, replace(LONG, tolerance=2)).best_epoch,
+    "better by 1": lambda history: early_stop(history, replace(LONG, tolerance=1)).best_epoch,
+    "better by 2": lambda history: early_stop(history, LONG).best_epoch,
     "highest": lambda history: early_stop(history, replace(LONG, tolerance=0)).best_epoch,
     "last within 1": lambda history: last_within(history, 1),
 }
@@ -167,8 +167,8 @@ def left_out(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 DRAWN = {
-    "faint, fused, better by 1": "faint pseudo-anomalies, by the score that decides (default)",
-    "large, both, last within 1": "large ones, by pooled and dense score apart",
+    "faint, both, better by 2": "faint pseudo-anomalies, by pooled and dense score apart (default)",
+    "large, both, last within 1": "large ones, the last within one standard error",
 }
 
 

@@ -33,7 +33,7 @@ class StoppingRule:
 
     max_epochs: int
     patience: int = 3
-    tolerance: float = 1.0
+    tolerance: float = 2.0
     margin: float = 2.0
     falls: int = 2
     first: int = 0

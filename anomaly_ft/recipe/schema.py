@@ -104,7 +104,7 @@ class GaussianSection(Section):
     """How Gaussian statistics are fitted, and which score decides."""
 
     score: Literal["pooled", "dense", "fused"] = "fused"
-    """The score that decides; it is the one that is validated. All three are reported."""
+    """The score that decides; it is validated, of the fused one both parts. All three are reported."""
     position: Literal["auto", "fixed", "free"] = "auto"
     """`fixed`: the same place shows the same part in every image; `free`: your parts lie in different places,
     so what one place holds says nothing about another image; `auto`: validation finds out before training."""
@@ -206,8 +206,8 @@ class Schedule(Section):
     """Shares of fine-tuned weights to try, such as [0.25, 0.5, 0.75]; vicinal validation chooses."""
     patience: int = Field(default=3, ge=1)
     """Stop after so many validations in a row that are not kept."""
-    tolerance: float = Field(default=1.0, ge=0)
-    """An epoch is kept if it is better by so many standard errors than the one before; 0: the highest."""
+    tolerance: float = Field(default=2.0, ge=0)
+    """An epoch is kept if it is better by so many standard errors than the one kept so far; 0: the highest."""
     margin: float = Field(default=2.0, ge=0)
     """Standard errors below the highest from which a fall counts as forgetting."""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Pixels
@@ -127,8 +128,7 @@ class GaussianMethod:
         else:
             detector, seen = fit_gaussians(self.encoder, train, self.compute, self.settings, keep)
         normal, held_out = scores_and_features(detector, self.inputs("val"), self.compute, keep=keep)
-        detector = detector.standardised(normal)
-        fit = Fit(detector, self._watched(normal | {"fused": detector.fused(normal)}), seen, held_out)
+        fit = Fit(detector.standardised(normal), self.watched(normal), seen, held_out)
         self._last = key, fit
         return fit
 
@@ -152,7 +152,7 @@ class GaussianMethod:
 
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
         """Compute the scores that validation watches, `(n, parts)`; higher = more anomalous."""
-        return self._watched(score_images(detector, pixels, self.compute))
+        return self.watched(score_images(detector, pixels, self.compute))
 
     def drift(self, fit: Fit) -> dict[str, float]:
         """Measure similarity to the pretrained features, rank, and distances of images that were and that
@@ -176,7 +176,8 @@ class GaussianMethod:
         train = len(self.inputs("train"))
         return (min(train, DRIFT_IMAGES) if kind == PRETRAINED else train) + len(self.inputs("val"))
 
-    def _watched(self, scores: Mapping[str, Floats]) -> Floats:
-        """Select the score to validate, the one that decides. Of the fused one not its parts apart: the pooled
-        part goes on rising for long after the sum, and what the sum stands for, has begun to fall."""
-        return scores[self.settings.score][:, None]
+    def watched(self, scores: Mapping[str, Floats]) -> Floats:
+        """Select the scores to validate, `(n, parts)`: the one that decides, of the fused one both parts, each
+        of which counts alike; the sum, in which the dense one counts most, hides what training moves most."""
+        names = ("pooled", "dense") if self.settings.score == "fused" else (self.settings.score,)
+        return np.stack([scores[name] for name in names], axis=1)

@@ -246,12 +246,6 @@ class GaussianDetector(nn.Module):
         scaled = self.statistics.standardised(normal)
         return GaussianDetector(self.encoder, self.settings, scaled, self.thresholds)
 
-    def fused(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Compute the fused score `(n,)` of images whose pooled and dense scores are known."""
-        scale = self.location.tolist(), self.spread.tolist()
-        fused: NDArray[np.float64] = fuse(scores["pooled"], scores["dense"], *scale, self.settings.dense_weight)
-        return fused
-
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
         """Give a view that decides by other thresholds."""
         return GaussianDetector(self.encoder, self.settings, self.statistics, thresholds)
