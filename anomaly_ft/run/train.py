@@ -78,10 +78,16 @@ def gaussian_method(setup: Setup) -> GaussianMethod:
         {name: strength for name, strength in penalties.items() if strength},
         setup.recipe.gaussian.statistics,
     )
-    padded = setup.recipe.data.resize == "letterbox"  # no place of the one Gaussian may be a black border
-    if setup.recipe.gaussian.position == "auto" and not setup.position and not padded:
-        method.choose = lambda heads: position_of(setup, heads, method.score)
+    if chooses_position(setup):
+        method.choose = lambda heads: setup.position or position_of(setup, heads, method.score)
     return method
+
+
+def chooses_position(setup: Setup) -> bool:
+    """Tell whether what positions mean is chosen. A run that goes on fits all heads once more though it has
+    chosen: sums that were joined are not to the last bit those of one sample."""
+    padded = setup.recipe.data.resize == "letterbox"  # no place of the one Gaussian may be a black border
+    return setup.recipe.gaussian.position == "auto" and not padded
 
 
 def filter_method(setup: Setup) -> FilterMethod:
@@ -106,8 +112,8 @@ def filter_method(setup: Setup) -> FilterMethod:
     method = FilterMethod(
         setup.encoder, setup.compute, settings, setup.inputs, corruption, section.clean_weight
     )
-    if recipe.gaussian.position == "auto" and not setup.position:
-        method.choose = lambda heads: position_of(setup, heads, method.score)
+    if chooses_position(setup):
+        method.choose = lambda heads: setup.position or position_of(setup, heads, method.score)
     return method
 
 

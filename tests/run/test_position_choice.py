@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import lives
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -185,3 +186,23 @@ def test_a_run_older_than_the_setting_is_compared_predicted_and_exported_beside_
         exported = CliRunner().invoke(main, ["export", str(run), "--format", "timm", "--output", str(output)])
         assert exported.exit_code == 0, exported.output
         assert json.loads((output / "parity.json").read_text())["passed"] is True
+
+
+def test_a_run_without_positions_that_was_killed_ends_with_the_same_bits(
+    roots: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", roots["scattered"], *SCATTERED, "name=killed", "tracking.mlflow=false",
+        "schedule.max_epochs=2", "expert.schedule.epoch_steps=2", "expert.runtime.checkpoint_minutes=0",
+    )  # fmt: skip
+    log, ends = tmp_path / "log.txt", []
+    for folder, death in (("whole", None), ("cut", {"step": 3})):
+        asked = ["train", str(recipe), "--output", str(tmp_path / folder)]
+        if death:
+            assert lives.run(asked, log, death) == lives.KILLED, log.read_text()
+            asked.append("--resume")
+        assert lives.run(asked, log) == 0, log.read_text()
+        ends.append(tmp_path / folder / "killed-001")
+    assert json.loads((ends[1] / "summary.json").read_text())["position"]["chosen"] == "free"
+    for name in ("history.jsonl", "detector.safetensors", "encoder/model.safetensors"):
+        assert (ends[0] / name).read_bytes() == (ends[1] / name).read_bytes(), name
