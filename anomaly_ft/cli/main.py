@@ -17,6 +17,7 @@ from anomaly_ft.cli.compare import compare
 from anomaly_ft.cli.data import data
 from anomaly_ft.cli.diagnose import versions
 from anomaly_ft.cli.doctor import doctor
+from anomaly_ft.cli.encoders import encoders
 from anomaly_ft.cli.evaluate import evaluate
 from anomaly_ft.cli.export import export
 from anomaly_ft.cli.init import init
@@ -119,6 +120,7 @@ for command in (
     sync,
     ui,
     doctor,
+    encoders,
 ):
     command.params.append(
         click.Option(
