@@ -5,6 +5,7 @@ without a traceback and exits with 2. Anything else is a bug and exits with 1.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -59,10 +60,18 @@ class OfflineError(AnomalyFtError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest `" (did you mean 'name'?)"` when a known word is close, else an empty string.
+    """Suggest `" (did you mean 'name'?)"` when a known word has all of its parts or is close, else nothing.
 
     >>> did_you_mean("nmae", ["name", "weights"])
     " (did you mean 'name'?)"
+    >>> did_you_mean("dinov2_small", ["mvitv2_small", "vit_small_patch14_dinov2"])
+    " (did you mean 'vit_small_patch14_dinov2'?)"
     """
-    close = difflib.get_close_matches(word, list(known), n=1)
+    names, parts = list(known), _parts(word)
+    whole = [name for name in names if parts and parts <= _parts(name)]
+    close = [min(whole, key=len)] if whole else difflib.get_close_matches(word, names, n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _parts(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))

@@ -38,7 +38,7 @@ OWNERS = {
     "filelock": {"run"},
     "matplotlib": {"evaluation"},
     "mlflow": {"tracking", "deploy"},
-    "onnx": {"deploy"},
+    "onnx": {"deploy", "model"},  # model: weights that a package carries as a graph
     "onnxruntime": {"deploy"},
     "openvino": {"deploy"},
     "pydantic": {"recipe", "run"},

@@ -1,6 +1,5 @@
 """Diagnose what a machine offers and lacks, for people and for bug reports. Nothing is downloaded."""
 
-import importlib.util
 import os
 import platform
 import re
@@ -91,9 +90,9 @@ def _devices() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from anomaly_ft.model.encoder.weights import PACKAGES
+    from anomaly_ft.model.encoder import packaged
 
-    packages = [name for name, (_, module, _) in PACKAGES.items() if importlib.util.find_spec(module)]
+    packages = list(packaged.installed())
     if packages:
         yield Finding("ok", "weights", f"installed as packages: {', '.join(packages)}")
     else:

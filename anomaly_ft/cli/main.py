@@ -18,6 +18,7 @@ from anomaly_ft.cli.data import data
 from anomaly_ft.cli.delete import delete
 from anomaly_ft.cli.diagnose import versions
 from anomaly_ft.cli.doctor import doctor
+from anomaly_ft.cli.encoders import encoders
 from anomaly_ft.cli.evaluate import evaluate
 from anomaly_ft.cli.export import export
 from anomaly_ft.cli.init import init
@@ -125,6 +126,7 @@ for command in (
     delete,
     ui,
     doctor,
+    encoders,
 ):
     command.params.append(
         click.Option(

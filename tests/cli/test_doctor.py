@@ -78,9 +78,7 @@ def test_a_missing_package_a_full_disk_and_a_folder_that_cannot_be_written_are_b
 
 
 def test_weights_that_are_not_installed_are_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "anomaly_ft.model.encoder.weights.PACKAGES", {"some_encoder": ("a", "no_such_module", "c")}
-    )
+    monkeypatch.setattr("anomaly_ft.model.encoder.packaged.PACKAGES", {})
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     (tmp_path / "hub" / "models--timm--resnet50").mkdir(parents=True)
     _, found = diagnosed("--output", str(tmp_path))

