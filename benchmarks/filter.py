@@ -17,11 +17,14 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
+from torch import Tensor
 
 from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.metrics import image_auroc
+from anomaly_ft.model.filter.net import make_net
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.interface import Detector
 from anomaly_ft.model.outputs import Predictions
@@ -91,11 +94,43 @@ def trained(root: str, settings: list[str], terminal: Terminal) -> tuple[Row, Fl
     return numbers | before | speed | {"kept": records[-1].verdict.best_epoch}, scores, setup
 
 
+def kept_bytes(images: int, channels: int, side: int) -> int:
+    """Bytes that one step of the net keeps for its backward pass, in bfloat16."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    net = make_net(channels, side, width=128, reach=0, skips=True, seed=0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        net(torch.randn(images, channels, side, side))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def memory() -> pd.DataFrame:
+    """MiB of activations that each image of a training step takes, of features and of pixels."""
+    rows = [
+        {"input": name, "image_size": size, "mib_image": (kept_bytes(2, *net) - kept_bytes(1, *net)) / 2**20}
+        for name, size, net in (
+            ("features", 224, (128, 28)),
+            ("features", 448, (128, 56)),
+            ("pixels", 128, (3, 128)),
+            ("pixels", 448, (3, 448)),
+        )
+    ]
+    return pd.DataFrame(rows)
+
+
 @click.command()
 @grid_options(sets=",".join([*FOLDERS, *DEMOS]), seeds=3, seeds_of="for each set")
 @click.option("--inputs", default=",".join(INPUTS), show_default=True, help=f"Of {', '.join(INPUTS)}.")
-def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], inputs: str) -> None:
+@click.option("--memory", "only_memory", is_flag=True, help="Tell the memory of a training step alone.")
+def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **asked: Any) -> None:
     """Run the grid and print the table."""
+    if asked["only_memory"]:
+        print(memory().to_string(index=False, float_format="%.1f"))
+        return
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, path, label = Terminal(), output / "filter.csv", label_of(settings)
@@ -103,7 +138,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     for seed in range(seeds):
         for name, root in roots_of(sets, data, terminal.say).items():
             beside: tuple[Row, Floats] | None = None
-            for given in inputs.split(","):
+            for given in asked["inputs"].split(","):
                 if ((table[KEYS] == [name, seed, given, label]).all(axis=1)).any():
                     continue
                 asked = [f"seed={seed}", *settings]

@@ -470,6 +470,11 @@ def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp
     before = (tmp_path / "filter.csv").read_bytes()
     assert run("filter", *asked, *changes)[0] == 0
     assert (tmp_path / "filter.csv").read_bytes() == before, "nothing is run again"
+    code, said, errors = run("filter", *asked, "--memory")
+    assert code == 0, errors
+    assert [float(line.split()[2]) for line in said.splitlines()[1:]] == sorted(
+        float(line.split()[2]) for line in said.splitlines()[1:]
+    ), "larger inputs take more"
 
 
 def test_benchmarks_are_all_run_here() -> None:

@@ -124,7 +124,7 @@ def test_a_filter_is_evaluated_and_served(of_pixels: Path, tmp_path: Path) -> No
     assert np.shape(answer["map"][0]) == (32, 32)
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_exports_agree_with_the_filter(of_features: Path, of_pixels: Path, tmp_path: Path, form: str) -> None:
     folder = of_features if form == "onnx" else of_pixels
     result = run("export", folder, "--format", form, "--output", tmp_path / form)

@@ -134,23 +134,27 @@ class FilterDetector(nn.Module):
     def detect(self, levels: Sequence[Tensor], size: Sequence[int]) -> Detection:
         """Compute the same from the encoder's levels, of images of `size` (height, width)."""
         residual = self.residual_map(levels)
-        return Detection(self._top(residual), enlarge(residual, size))
+        return Detection(self.score_of(residual), enlarge(residual, size))
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Compute the score `(n,)` from the encoder's levels."""
-        return {SCORE: self._top(self.residual_map(levels))}
+        return {SCORE: self.score_of(self.residual_map(levels))}
 
     def outputs(self, levels: Sequence[Tensor], *, explain: bool) -> Outputs[Tensor]:
         """Compute score and map from the encoder's levels; the map explains the score already."""
         del explain
         residual = self.residual_map(levels)
         none = residual.new_zeros((len(residual), 0))
-        return Outputs({SCORE: self._top(residual)}, {MAP: residual}, none, SCORE, MAP)
+        return Outputs({SCORE: self.score_of(residual)}, {MAP: residual}, none, SCORE, MAP)
 
     def residual_map(self, levels: Sequence[Tensor]) -> Tensor:
         """Compute the distance of the residual at each position, smoothed: `(n, grid, grid)`."""
+        return self.map_of(self.made.residual(levels))
+
+    def map_of(self, residual: Tensor) -> Tensor:
+        """Compute the same from the residual `(n, grid^2, d)`."""
         grid = self.space.grid
-        squared = squared_distances(self.made.residual(levels), self.residual_mean, self.residual_whitening)
+        squared = squared_distances(residual, self.residual_mean, self.residual_whitening)
         return smooth(squared.sqrt().view(-1, grid, grid), self.settings.smoothing)
 
     def map_threshold(self) -> float | None:
@@ -191,8 +195,8 @@ class FilterDetector(nn.Module):
         del mode
         return super().train(False)
 
-    def _top(self, residual: Tensor) -> Tensor:
-        """Average the highest values of each map, `(n,)`."""
-        values = residual.flatten(1)
+    def score_of(self, maps: Tensor) -> Tensor:
+        """Average the highest values of each map `(n, grid, grid)`: the score `(n,)`."""
+        values = maps.flatten(1)
         count = max(1, math.ceil(self.settings.top * values.shape[1]))
         return values.topk(count, dim=1).values.mean(1)

@@ -13,7 +13,7 @@ from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.filter.detector import Filter, FilterDetector, FilterSpace
 from anomaly_ft.model.filter.net import make_net
 from anomaly_ft.model.filter.place import place_of
-from anomaly_ft.model.filter.settings import SCORE, FilterSettings
+from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.positions import grouped, joined
 from anomaly_ft.model.gaussian.settings import POSITIONS, Position
 from anomaly_ft.model.gaussian.statistics import Moments, accumulate, fit
@@ -36,7 +36,8 @@ class FilterHeads:
 
     def scores(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Compute the score `(n,)` of each detector, by what a position means to it."""
-        return {name: detector.scores(levels)[SCORE] for name, detector in self.detectors.items()}
+        residual = next(iter(self.detectors.values())).made.residual(levels)
+        return {name: each.score_of(each.map_of(residual)) for name, each in self.detectors.items()}
 
 
 def make_filter(encoder: Encoder, pixels: Pixels, compute: Compute, settings: FilterSettings) -> Filter:
