@@ -27,7 +27,7 @@ from beside_anomalib import ABSENT, installed, numbers, run_model
 from sets import MISSING, grid, grid_options
 
 from anomaly_ft.data.dataset import read_records
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.export import Comparison, export

@@ -31,7 +31,7 @@ from anomaly_ft.data.layouts import manifest, tables
 from anomaly_ft.data.loaded import decode_all
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import AnomalyFtError, RecipeError
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.recipe.read import LARGEST, read_recipe
 from anomaly_ft.recipe.schema import Recipe

@@ -25,7 +25,7 @@ from anomaly_ft import __version__
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.deploy.graph import OUTPUTS, DetectorGraph, EncoderGraph, trace
 from anomaly_ft.errors import RunError
-from anomaly_ft.model.encoder.load import load_with_timm
+from anomaly_ft.model.encoder.encoder import load_with_timm
 from anomaly_ft.model.loading import LoadedRun
 
 Computes = Callable[[Pixels], Sequence[Tensor]]

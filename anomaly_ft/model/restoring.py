@@ -11,8 +11,7 @@ from torch import Tensor
 
 from anomaly_ft.data.pixels import Size, sides
 from anomaly_ft.errors import EncoderError, RunError
-from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.threshold import WorkingPoint
 
 

@@ -30,7 +30,7 @@ from anomaly_ft.evaluation.gallery import choose
 from anomaly_ft.evaluation.localisation import Mask
 from anomaly_ft.evaluation.study_figures import Shown, relevance_figure
 from anomaly_ft.metrics import Floats
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import pooled_features

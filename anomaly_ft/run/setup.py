@@ -20,8 +20,7 @@ from anomaly_ft.data.variation import Variation, with_copies
 from anomaly_ft.evaluation.metric_names import PHASES
 from anomaly_ft.finetune.records import PositionChoice, PseudoSet
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
-from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import resolve_source
 from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.cache_early import EarlyCache

@@ -27,7 +27,7 @@ from anomaly_ft.metrics import Floats
 from anomaly_ft.model.gaussian.settings import POSITIONS
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.interface import Detector, PositionHeads
-from anomaly_ft.recipe.schema import Schedule
+from anomaly_ft.recipe.training import Schedule
 from anomaly_ft.run.setup import Setup
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}

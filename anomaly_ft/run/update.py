@@ -124,8 +124,7 @@ def update(folder: Path, wanted: Wanted, terminal: Terminal, output: Path | None
     target = output or folder.resolve().parent
     with locked_run(folder):
         recipe, run = open_run(folder)
-        if not isinstance(run.detector, GaussianDetector):
-            raise RunError(f"{folder}: a filter keeps no sums that images can be added to; train it again")
+        _gaussian(run)
         sums = load_sums(folder)
         work = _gather(folder, recipe, run, wanted, terminal)
         name = f"{UPDATED.sub('', run.name)}-update"
@@ -140,6 +139,13 @@ def update(folder: Path, wanted: Wanted, terminal: Terminal, output: Path | None
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return _log(finished, summary, work)
+
+
+def _gaussian(run: LoadedRun) -> GaussianDetector:
+    """Give the detector if it is one of sums, or refuse the run."""
+    if isinstance(run.detector, GaussianDetector):
+        return run.detector
+    raise RunError(f"{run.folder}: a filter keeps no sums that images can be added to; train it again")
 
 
 def _gather(folder: Path, recipe: Recipe, run: LoadedRun, wanted: Wanted, terminal: Terminal) -> _Work:
@@ -169,8 +175,7 @@ def _gather(folder: Path, recipe: Recipe, run: LoadedRun, wanted: Wanted, termin
 def _make(work: _Work, sums: list[Moments], partial: Path) -> RunSummary:
     """Write every file of the new run folder; returns its summary."""
     recipe, run = work.recipe, work.run
-    assert isinstance(run.detector, GaussianDetector)
-    encoder, settings, compute = run.detector.encoder, run.detector.settings, run.compute
+    encoder, settings, compute = run.detector.encoder, _gaussian(run).settings, run.compute
     if train := [record for record in work.added if record.part == "train"]:
         images = work.varied(read_all(train, recipe, run.decoder, work.terminal), "train")
         more = sums_of(encoder, images.pixels, compute, settings, exact=True)

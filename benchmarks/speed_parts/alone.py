@@ -42,7 +42,7 @@ def read_and_fit(clock: str, root: str) -> list[float]:
     from anomaly_ft.data.dataset import Options, load_dataset
     from anomaly_ft.data.splits import Shares
     from anomaly_ft.model.compute import make_compute
-    from anomaly_ft.model.encoder.load import load_encoder
+    from anomaly_ft.model.encoder.encoder import load_encoder
     from anomaly_ft.model.gaussian.fitting import fit_detector
     from speed_parts.settings import few_settings
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.fitting import sums_of
 from anomaly_ft.model.gaussian.statistics import accumulate
 from anomaly_ft.model.gaussian.statistics import fit as fit_gaussian

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.finetune.state import LoopState
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.train import METHODS

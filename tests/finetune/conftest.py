@@ -8,7 +8,7 @@ import torch
 from settings import detector_settings
 
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
 

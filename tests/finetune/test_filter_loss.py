@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomaly_ft.finetune.methods.filter_loss import FilterLoss, batch_of
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.filter.detector import Filter, FilterSpace
 from anomaly_ft.model.filter.net import make_net
 from anomaly_ft.model.filter.place import choose_filter_levels, place_of

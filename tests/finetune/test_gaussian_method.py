@@ -6,7 +6,7 @@ import torch
 from settings import detector_settings
 
 from anomaly_ft.finetune.methods.gaussian import GaussianMethod
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.inference import score_images
 
 

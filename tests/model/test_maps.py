@@ -14,8 +14,7 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import Resize
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.encoder.encoder import pool
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder, pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.gaussian.settings import SCORES, ScoreName

@@ -12,7 +12,7 @@ import json, torch
 from pathlib import Path
 import numpy as np
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.setup import detector_settings

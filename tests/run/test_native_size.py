@@ -18,7 +18,7 @@ from settings import ONE_AUGMENTATION, tracked, write_images, write_recipe
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.errors import DataError, EncoderError, RecipeError
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.begin import write_start
 from anomaly_ft.run.console import Terminal

@@ -12,7 +12,7 @@ from settings import ONE_AUGMENTATION, detector_settings, write_images, write_re
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import predict_batch

@@ -26,6 +26,7 @@ from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.fuse_batchnorm import Pair, foldable, folded
 from anomaly_ft.model.encoder.level_maps import refuse_scrambled, refuse_unnamed, stride_of, to_grid, way_out
 from anomaly_ft.model.encoder.module_chain import find_chain, input_of, run_chain
+from anomaly_ft.model.encoder.weights import load_pretrained
 
 # timm's words for it
 CROP_MODES = {"stretch": "squash", "native": "squash", "center-crop": "center", "letterbox": "border"}
@@ -279,3 +280,21 @@ def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]
     if not chosen or len(set(chosen)) != len(chosen):
         raise EncoderError(f"expert.encoder.levels: expected one or more different levels, got {list(levels)}")
     return chosen
+
+
+def load_encoder(
+    name: str,
+    weights: str = "auto",
+    *,
+    levels: Sequence[str | int] | Literal["all"] = "all",
+    image_size: Size = 224,
+) -> Encoder:
+    """Load the pretrained encoder `name` with its levels; see `load_pretrained` for `weights`."""
+    model = load_pretrained(name, weights, image_size)
+    return Encoder(model, choose_levels(model, levels), image_size)
+
+
+def load_with_timm(folder: Path, levels: Sequence[str], image_size: Size) -> Encoder:
+    """Load what `Encoder.save` wrote as someone loads it who has timm alone."""
+    model = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
+    return Encoder(model, levels, image_size)

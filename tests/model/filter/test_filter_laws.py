@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_ft.data.corruption import Corrupted, Corruption
 from anomaly_ft.finetune.methods.filter import FilterMethod
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.filter.detector import FilterDetector
 from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.inference import predict

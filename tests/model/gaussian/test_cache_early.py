@@ -10,8 +10,7 @@ from anomaly_ft.errors import EncoderError
 from anomaly_ft.finetune.methods.gaussian_objective import InducedDistance
 from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.encoder.early_activations import EarlyActivations
-from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.module_chain import find_chain
 from anomaly_ft.model.gaussian.cache_early import run_early
 from anomaly_ft.model.gaussian.fitting import fit_detector

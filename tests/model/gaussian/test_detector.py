@@ -11,8 +11,7 @@ from sklearn.covariance import LedoitWolf
 
 from anomaly_ft.errors import DivergedError, EncoderError, GaussianError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_detector, fit_gaussians
 from anomaly_ft.model.gaussian.levels import choose_dense_levels, choose_map_levels, kept_channels

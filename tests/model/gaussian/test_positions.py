@@ -14,8 +14,7 @@ from sklearn.covariance import LedoitWolf
 
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.compute import Compute, make_compute
-from anomaly_ft.model.encoder.encoder import Encoder
-from anomaly_ft.model.encoder.load import load_encoder
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import Heads, fit_detector, fit_heads
 from anomaly_ft.model.gaussian.positions import grouped, joined
