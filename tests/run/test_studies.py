@@ -18,7 +18,7 @@ from anomaly_ft.cli.main import main
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.inference import pooled_features
 from anomaly_ft.run import explain, subspace
-from anomaly_ft.run.both_encoders import images_of, open_both, pixels_of
+from anomaly_ft.run.both_encoders import gaussian_of, images_of, open_both, pixels_of
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.study import Row, open_study
 
@@ -194,7 +194,8 @@ def test_maps_are_compared_with_those_of_random_weights_against_the_same_baselin
     small_run: Path, explained: Path
 ) -> None:
     images = pd.read_csv(explained / "images.csv").query("anomalous")
-    explainer = explain._Explainer(open_both(small_run, Terminal(quiet=True)), 4)
+    both = open_both(small_run, Terminal(quiet=True))
+    explainer = explain._Explainer(both, gaussian_of(small_run, both.run, "this test"), 4)
     names = [record.name for record in explainer.both.setup.data.test.records]
     row = images.query("encoder == 'frozen'").iloc[0]
     i = names.index(row["image"])
