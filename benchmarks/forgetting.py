@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from recording import Recording, generic_images
 from sets import COMMON, RECIPE, grid, grid_options, label_of
 
+from anomaly_ft.data.pixels import sides
 from anomaly_ft.finetune.brakes.weight_average import Weights, put_weights, trained_weights
 from anomaly_ft.finetune.early_stopping import early_stop
 from anomaly_ft.finetune.records import EpochRecord
@@ -52,7 +53,8 @@ def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[
     setup = prepare(recipe, terminal)
     method = METHODS["gaussian"](setup)
     monitor = make_monitor(setup, method, method.fit())
-    recording = Recording(method, list(monitor.sets), generic_images(recipe.data.image_size))
+    watched = [name for name, pseudo in monitor.sets.items() if pseudo.informative]
+    recording = Recording(method, watched, generic_images(sides(recipe.data.image_size)[0]))
     monitor.method, monitor.observe = recording, lambda detector: recording.look(setup, detector)
     pretrained = trained_weights(setup.encoder)
     state = loop_state(setup, method)

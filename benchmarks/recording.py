@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
-from torch import nn
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.evaluation.measure import measure
@@ -45,14 +44,9 @@ class Recording:
     scored: int = 0
     pretrained: Features = ()
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """See `Method`."""
-        return self.method.kinds
-
-    def fit(self) -> Detector:
-        """See `Method`."""
-        return self.method.fit()
+    def __getattr__(self, name: str) -> Any:
+        """Leave to the method what is not remembered."""
+        return getattr(self.method, name)
 
     def refit(self, kind: str, *, watching: bool = True) -> Fit:
         """Begin a validation, see `Method`."""
@@ -60,10 +54,6 @@ class Recording:
         self.number, self.scored = self.number + 1, 0
         self._keep("normal", fit.detector, self.method.inputs("val"))
         return fit
-
-    def objective(self) -> nn.Module:
-        """See `Method`."""
-        return self.method.objective()
 
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
         """Score the next pseudo-anomalies, see `Method`."""
@@ -75,14 +65,6 @@ class Recording:
         scores = score_images(detector, pixels, self.method.compute)
         self.raw[f"{self.number} {name}"] = np.stack([scores["pooled"], scores["dense"]], 1)
         return scores
-
-    def drift(self, fit: Fit) -> dict[str, float]:
-        """See `Method`."""
-        return self.method.drift(fit)
-
-    def images(self, kind: str) -> int:
-        """See `Method`."""
-        return self.method.images(kind)
 
     def look(self, setup: Setup, detector: Detector) -> None:
         """Measure what validation may not see."""

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from settings import write_images
+from settings import textures, write_images
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 REAL_DATA = Path(os.environ.get("ANOMALY_FT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -42,15 +41,6 @@ def real_data() -> Path:
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of one MLflow database for all tests: making one takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
-def textures(count: int, size: int, seed: int) -> np.ndarray:
-    """Smooth random colour textures, uint8 `(count, size, size, 3)`."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(60, 200, (count, 8, 8, 3), dtype=np.uint8)
-    bilinear = Image.Resampling.BILINEAR
-    smooth = [np.asarray(Image.fromarray(c).resize((size, size), bilinear)) for c in coarse]
-    return np.stack(smooth) + rng.integers(0, 20, (count, size, size, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="session")

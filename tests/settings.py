@@ -60,3 +60,12 @@ def write_images(folder: Path, images: np.ndarray, name: str = "{:03d}.png") -> 
     folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(images):
         Image.fromarray(image).save(folder / name.format(i))
+
+
+def textures(count: int, size: int, seed: int) -> np.ndarray:
+    """Smooth random colour textures, uint8 `(count, size, size, 3)`."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(60, 200, (count, 8, 8, 3), dtype=np.uint8)
+    bilinear = Image.Resampling.BILINEAR
+    smooth = [np.asarray(Image.fromarray(c).resize((size, size), bilinear)) for c in coarse]
+    return np.stack(smooth) + rng.integers(0, 20, (count, size, size, 3), dtype=np.uint8)

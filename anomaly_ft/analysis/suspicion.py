@@ -105,8 +105,9 @@ def robust_distances(levels: Levels, *, seed: int = 0) -> Floats:
     for features in levels:
         wanted = min(features.shape[1], len(features) // IMAGES_A_DIMENSION, ROBUST_DIMENSIONS)
         white = _whitened(features, max(1, wanted))
-        with warnings.catch_warnings():  # scikit-learn says of each subset of images that it spans too little
+        with warnings.catch_warnings():  # scikit-learn says of each subset of images that it spans too little,
             warnings.simplefilter("ignore", UserWarning)
+            warnings.filterwarnings("ignore", "Determinant has increased", RuntimeWarning)  # or rounds
             robust = MinCovDet(random_state=seed).fit(white)
         each.append(np.sqrt(robust.mahalanobis(white)))
     return np.asarray(np.mean(each, axis=0))

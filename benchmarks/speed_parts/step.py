@@ -37,7 +37,7 @@ def step(options: argparse.Namespace) -> None:
             method.fit()
             state = loop_state(setup, method)
             checkpoints = Checkpoints(folder / "checkpoint", setup.recipe.runtime.checkpoint_minutes)
-            records = epochs(setup, state, Unmoved(10), checkpoints.keep)
+            records = epochs(setup, state, Unmoved(10, method), checkpoints.keep)
             next(records)  # the pretrained encoder
 
             def whole() -> None:

@@ -5,6 +5,7 @@ import torch
 from anomaly_ft.data import dataset
 from anomaly_ft.finetune import loop, validation
 from anomaly_ft.finetune.checkpoint import Checkpoints
+from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import Validation
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.gaussian import detector, fitting
@@ -21,7 +22,8 @@ TRAINING, FORWARD = "encoder, training", "encoder, forward"
 class Unmoved:
     """A validation monitor that measures nothing and finds nothing changed."""
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int, method: Method) -> None:
+        self.method = method
         self.sets: dict[str, object] = {}
         self._found = Validation(0.8, {}, {"scar": torch.zeros(images).numpy()}, 0.0)
 

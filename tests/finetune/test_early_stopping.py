@@ -23,7 +23,9 @@ def history(*aurocs: float) -> list[Validation]:
 
 
 def verdict(*aurocs: float, max_epochs: int = 10, diverged: bool = False, **rule: float) -> StopDecision:
-    return early_stop(history(*aurocs), StoppingRule(max_epochs, **rule), diverged=diverged)  # type: ignore[arg-type]
+    return early_stop(
+        history(*aurocs), StoppingRule(max_epochs, **{"tolerance": 1.0, **rule}), diverged=diverged
+    )  # type: ignore[arg-type]
 
 
 def stopped(reason: Reason, best_epoch: int) -> StopDecision:

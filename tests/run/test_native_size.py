@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import textures
 from mlflow.tracking import MlflowClient
 from PIL import Image
-from settings import ONE_AUGMENTATION, tracked, write_images, write_recipe
+from settings import ONE_AUGMENTATION, textures, tracked, write_images, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.data.images import Decoder

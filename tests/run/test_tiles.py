@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import textures
-from settings import ONE_AUGMENTATION, detector_settings, write_images, write_recipe
+from settings import ONE_AUGMENTATION, detector_settings, textures, write_images, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.model.compute import Compute, make_compute
