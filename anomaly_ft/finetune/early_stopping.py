@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from anomaly_ft.finetune.records import Reason, StopDecision, Validation
 from anomaly_ft.metrics import Floats
 
+ROUNDING = 1e-9  # of an AUROC, a mean of other ones
+
 
 @dataclass(frozen=True)
 class StoppingRule:
@@ -83,4 +85,4 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
 def is_above(validation: Validation, other: Validation, errors: float) -> bool:
     """Tell whether a validation lies more than so many standard errors of the difference above another."""
     error = paired_standard_error(validation.influence, other.influence)
-    return validation.auroc - other.auroc > errors * error
+    return validation.auroc - other.auroc > errors * error + ROUNDING

@@ -77,7 +77,7 @@ def test_the_last_epoch_ends_training_with_the_best_kept() -> None:
 
 def test_forgetting_in_the_last_epoch_is_called_by_its_name() -> None:
     assert verdict(0.80, 0.77, 0.76, max_epochs=2) == stopped("forgetting", 0)
-    assert verdict(0.80, 0.81, 0.77, max_epochs=2) == stopped("forgetting", 1)
+    assert verdict(0.80, 0.815, 0.77, max_epochs=2) == stopped("forgetting", 1)
     assert verdict(0.80, 0.77, max_epochs=1) == stopped("forgetting", 0)
     assert verdict(0.80, 0.77, max_epochs=2).reason is None, "one fall may be an accident"
     assert verdict(0.80, 0.79, max_epochs=1) == stopped("max_epochs", 0), "too near to be a fall"
@@ -105,8 +105,8 @@ def test_without_tolerance_the_highest_is_kept() -> None:
 
 
 def test_patience_counts_validations_since_the_last_kept() -> None:
-    assert verdict(0.80, 0.81, 0.795, patience=1) == stopped("no_progress", 1)
-    assert verdict(0.80, 0.81, 0.795, patience=2).reason is None
+    assert verdict(0.80, 0.815, 0.795, patience=1) == stopped("no_progress", 1)
+    assert verdict(0.80, 0.815, 0.795, patience=2).reason is None
 
 
 def test_measurements_that_agree_image_by_image_are_no_progress() -> None:
@@ -128,3 +128,8 @@ def test_where_nothing_is_known_before_training_epoch_0_is_never_kept() -> None:
     assert verdict(0.9, 0.7, 0.8, first=1).best_epoch == 2
     assert verdict(0.9, 0.8, 0.7, 0.7, first=1, patience=9) == stopped("forgetting", 1)
     assert verdict(0.5, diverged=True, first=1) == stopped("diverged", 0)
+
+
+def test_an_auroc_that_fell_by_rounding_alone_is_no_fall() -> None:
+    equal = [Validation(auroc, {}, {"scar": np.zeros(9)}, 0.0) for auroc in (0.5, 0.5, 0.5 - 1e-16)]
+    assert early_stop(equal, StoppingRule(2)).reason == "max_epochs"

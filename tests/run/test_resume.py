@@ -17,7 +17,8 @@ from settings import ONE_AUGMENTATION, tracked, write_recipe
 
 CHANGES = (
     "name=tiny", "optimizer.batch_size=4", "schedule.max_epochs=3", "expert.schedule.epoch_steps=4",
-    "expert.schedule.patience=9", "expert.schedule.margin=99", "expert.schedule.tolerance=0", "expert.runtime.checkpoint_minutes=0",
+    "expert.schedule.patience=9", "expert.schedule.margin=99", "expert.schedule.tolerance=0",
+    "expert.runtime.checkpoint_minutes=0",
 )  # fmt: skip
 STEPS = 12  # 14 images to fit in batches of 4, three epochs
 SAME = ("history.jsonl", "predictions.csv", "split.csv", "detector.safetensors", "encoder/model.safetensors")
