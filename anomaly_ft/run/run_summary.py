@@ -170,6 +170,8 @@ class RunSummary(Tested):
     in each group (`counts`), `rows`, questions `missing`, `examples`; `null` without test images."""
     suspicious: tuple[SuspiciousImage, ...] = ()
     """The training images to look at first, see [Is my number worth anything?](worth.md)."""
+    left_out: tuple[str, ...] = ()
+    """Training images that `expert.gaussian.robust` left out of every part of the split, by name."""
     update: UpdateSummary | None = None
     """What new good images changed; `null` in a run that was trained."""
     git_commit: str

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from anomaly_ft import __version__
+from anomaly_ft.data.records import PARTS
 from anomaly_ft.finetune.records import EpochRecord, PseudoSet
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summary import LIBRARIES
@@ -21,6 +22,7 @@ def summarise(
     score that decides and the run in MLflow."""
     decides, run_id = names
     data, recipe, verdict = setup.data, setup.recipe, records[-1].verdict
+    used = {i for part in PARTS for i in getattr(data.split, part)}
     trained = sum(record.train_seconds for record in records)
     seconds = {
         **setup.seconds,
@@ -43,6 +45,7 @@ def summarise(
             "test_anomalous": sum(record.anomalous for record in data.test.records),
             "skipped": [{"path": str(record.path), "why": why} for record, why in data.skipped],
         },
+        "left_out": [record.name for i, record in enumerate(data.undivided.records) if i not in used],
         "baseline": {
             "vicinal_auroc": records[0].validation.auroc if records[0].validation else None,
             "severities": {name: pseudo.severity for name, pseudo in sets.items()},

@@ -97,7 +97,9 @@ def test_robust_leaves_out_what_stands_out_as_if_it_were_not_there(run: Path) ->
     assert not any(name in split for name in left_out)
     assert len(split.splitlines()) == 1 + 30 - len(left_out)
     assert json.loads((first / "summary.json").read_text())["suspicious"][0]["part"] == "left out"
-    assert "those left out had no part" in " ".join((first / "report.html").read_text().split())
+    assert json.loads((first / "summary.json").read_text())["left_out"] == left_out
+    report = " ".join((first / "report.html").read_text().split())
+    assert f"{len(left_out)} that stood out had no part in the run: {', '.join(left_out)}" in report
     again = CliRunner().invoke(main, [*train, "-s", f"data.manifest={first / 'split.csv'}"])
     assert again.exit_code == 0, again.output
     left, right = (load_file(each / "detector.safetensors") for each in (first, plain))
