@@ -9,11 +9,12 @@ from anomaly_ft.errors import DataError
 
 
 @click.command()
-@click.argument("folder")
+@click.argument("folder", required=False)
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("--layout", default="auto", show_default=True, help="How the images are laid out.")
+@click.option("--recipe", "ready", metavar="NAME", help="Write one of the recipes that come with anomaly_ft.")
 @click.option("--force", is_flag=True, help="Replace a recipe that is there already.")
-def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
+def init(folder: str | None, recipe: Path | None, layout: str, ready: str | None, force: bool) -> None:
     """Look at FOLDER and write a commented RECIPE for it; unset: FOLDER's name with .yaml, here.
 
     Every image is read once, as `anomaly-ft data` does. What your images ask for is set: bit depth,
@@ -25,7 +26,13 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
     Examples:
       anomaly-ft init path/to/bottle
       anomaly-ft init path/to/bottle recipes/bottle.yaml
+      anomaly-ft init --recipe quickstart
     """
+    if ready:
+        write_ready(ready, Path(folder or f"{ready}.yaml"), force)
+        return
+    if folder is None:
+        raise click.UsageError("name a FOLDER of images, or --recipe NAME")
     from anomaly_ft.recipe.read import read_recipe
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.sheet import among_images, write_sheet
@@ -63,4 +70,19 @@ def init(folder: str, recipe: Path | None, layout: str, force: bool) -> None:
             f"\nno sheet was drawn among your images; elsewhere: anomaly-ft data {folder} --sheet FILE"
         )
     terminal.say(f"\nwrote {target}; next:\n  anomaly-ft train {target} --dry-run\n  anomaly-ft train {target}")
+    click.echo(target)
+
+
+def write_ready(name: str, target: Path, force: bool) -> None:
+    """Write one of the recipes that come with the package."""
+    from anomaly_ft.recipe.shipped import shipped_recipe
+    from anomaly_ft.system.files import write_text
+
+    text = shipped_recipe(name)
+    if target.exists() and not force:
+        raise DataError(f"{target} exists; name another file, or replace it with --force")
+    try:
+        write_text(target, text.replace(f"recipes/{name}.yaml", str(target)))
+    except OSError as cause:
+        raise DataError(f"{target}: cannot be written: {cause}") from cause
     click.echo(target)
