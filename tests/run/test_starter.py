@@ -163,8 +163,8 @@ def test_a_layout_named_by_hand_stands_in_the_recipe(tmp_path: Path) -> None:
 def test_more_normal_images_never_promise_less(tmp_path: Path) -> None:
     """`data`, `init` and the recipe that it writes tell of one split."""
     folder, promised = save(tmp_path / "few", np.zeros((0, 24, 24, 3), np.uint8)), []
-    images = np.random.default_rng(0).integers(0, 255, (110, 24, 24, 3), np.uint8)
-    for count in (48, 59, 61, 70, 99, 101, 110):
+    images = np.random.default_rng(0).integers(0, 255, (101, 24, 24, 3), np.uint8)
+    for count in (48, 70, 99, 101):
         save(folder, images[:count])
         recipe, text = init(folder)
         split = json.loads(CliRunner().invoke(main, ["data", str(folder), "--json"]).stdout)["split"]

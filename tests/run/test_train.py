@@ -424,7 +424,8 @@ def test_every_recipe_runs_an_epoch(path: Path, output: Path, mvtec_folder: Path
         f"data.root={mvtec_folder}", "data.image_size=64",
         "expert.data.val_share=0.2", "expert.data.calibration_share=0.2",
         "encoder.weights=random", "expert.gaussian.grid=4", "schedule.max_epochs=1", "tracking.mlflow=false",
-        "expert.runtime.threads=1", "runtime.device=cpu",
+        "expert.runtime.threads=1", "runtime.device=cpu", "schedule.max_steps=4",
+        "expert.schedule.epoch_steps=4",
     )  # fmt: skip
     assert succeed(path, output, *settings)["epochs"] == 1
 
