@@ -12,6 +12,7 @@ from torch import Tensor
 from anomaly_ft.data.pixels import Size, sides
 from anomaly_ft.errors import EncoderError, RunError
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
+from anomaly_ft.model.gaussian.settings import POSITIONS
 from anomaly_ft.model.threshold import WorkingPoint
 
 
@@ -55,6 +56,18 @@ def _image_size(stored: Any) -> Size:
     if not all(type(side) is int and 32 <= side <= 2048 for side in both):
         raise ValueError(f"image_size is {stored!r:.40}, expected 32 to 2048, or height and width")
     return both[0] if len(both) == 1 else (both[0], both[1])
+
+
+def check_position(folder: Path, position: str) -> None:
+    """Check what positions mean to a detector.
+
+    Raises:
+        RunError: nothing that is known.
+    """
+    if position not in POSITIONS:
+        raise RunError(
+            f"{folder}: detector.json has position {position!r:.40}, expected {', '.join(POSITIONS)}"
+        )
 
 
 def point_of(

@@ -12,7 +12,6 @@ from pandas import DataFrame
 
 from anomaly_ft import __version__
 from anomaly_ft.data.conditions import conditions_of, refuse_unread
-from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import Reading, read_root
 from anomaly_ft.data.lazy_images import view
@@ -35,6 +34,7 @@ from anomaly_ft.run.folder import finish_folder, start_folder
 from anomaly_ft.run.open import open_run, open_summary
 from anomaly_ft.run.own_images import read_images
 from anomaly_ft.run.run_summary import EvaluationSummary
+from anomaly_ft.run.setup import records_of
 from anomaly_ft.run.summary import LIBRARIES
 from anomaly_ft.run.tiles import NOTICE, in_tiles, predict_records
 from anomaly_ft.run.today import ImageWatch
@@ -167,14 +167,7 @@ def _log(finished: Path, summary: EvaluationSummary, recipe: Recipe, folder: Pat
 
 def _own_test(recipe: Recipe) -> tuple[Reading, list[Record]]:
     """Read the run's own data, and which of it are test images."""
-    data = recipe.data
-    reading = read_records(
-        data.root,
-        layout=data.layout,
-        manifest=data.manifest,
-        group_by=data.group_by,
-        allow_leak=data.allow_leak,
-    )
+    reading = records_of(recipe)
     return reading, [record for record in reading.records if record.split == "test"]
 
 

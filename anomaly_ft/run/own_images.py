@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from anomaly_ft.data.cache import load_cached
-from anomaly_ft.data.dataset import place, read_records
+from anomaly_ft.data.dataset import place
 from anomaly_ft.data.duplicates import identical
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.detect import read_root
@@ -19,7 +19,7 @@ from anomaly_ft.data.variation import Variation, with_copies
 from anomaly_ft.errors import DataError, RunError
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.setup import HELD_OUT_COPIES, data_options
+from anomaly_ft.run.setup import HELD_OUT_COPIES, data_options, records_of
 
 SHOWN = 5  # images named in one message
 
@@ -34,13 +34,7 @@ def own_records(folder: Path, recipe: Recipe) -> dict[str, list[Record]]:
     try:
         rows = pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
         parts = dict(zip(rows["image_path"], rows["split"], strict=True))
-        reading = read_records(
-            data.root,
-            layout=data.layout,
-            manifest=data.manifest,
-            group_by=data.group_by,
-            allow_leak=data.allow_leak,
-        )
+        reading = records_of(recipe)
     except (DataError, OSError, KeyError, ValueError) as cause:
         raise RunError(
             f"{folder}: the images it was made from cannot be read: {cause}; bring them back"

@@ -11,6 +11,7 @@ from lightning_fabric import seed_everything
 from anomaly_ft.analysis.suspicion import Batches
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import SHOWN, Dataset, Options, are_dark, load_dataset, read_records
+from anomaly_ft.data.layouts.detect import Reading
 from anomaly_ft.data.loaded import DARK_SAYS, Images
 from anomaly_ft.data.pixels import Pixels, say_size
 from anomaly_ft.data.proportions import native_size
@@ -231,19 +232,28 @@ def data_options(recipe: Recipe) -> Options:
     )
 
 
-def _with_native_size(recipe: Recipe) -> Recipe:
-    """Replace the side of a square by height and width, where images keep their own proportions."""
+def records_of(recipe: Recipe) -> Reading:
+    """List the images that a recipe names.
+
+    Raises:
+        DataError: its root is no data set, see `read_records`.
+    """
     data = recipe.data
-    if data.resize != "native" or not isinstance(data.image_size, int):
-        return recipe
-    reading = read_records(
+    return read_records(
         data.root,
         layout=data.layout,
         manifest=data.manifest,
         group_by=data.group_by,
         allow_leak=data.allow_leak,
     )
-    size = native_size(reading.records, data.image_size)
+
+
+def _with_native_size(recipe: Recipe) -> Recipe:
+    """Replace the side of a square by height and width, where images keep their own proportions."""
+    data = recipe.data
+    if data.resize != "native" or not isinstance(data.image_size, int):
+        return recipe
+    size = native_size(records_of(recipe).records, data.image_size)
     return recipe.model_copy(update={"data": data.model_copy(update={"image_size": size})})
 
 

@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomaly_ft.errors import RunError
 from anomaly_ft.model.filter.detector import Filter, FilterDetector, FilterSpace
 from anomaly_ft.model.filter.net import make_net
 from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.positions import groups_of
-from anomaly_ft.model.gaussian.settings import POSITIONS
 from anomaly_ft.model.gaussian.statistics import Gaussian
-from anomaly_ft.model.restoring import encoder_of, fitting_together, point_of, try_out
+from anomaly_ft.model.restoring import check_position, encoder_of, fitting_together, point_of, try_out
 from anomaly_ft.model.storage import check_grid
 from anomaly_ft.model.threshold import Thresholds
 
@@ -36,10 +34,7 @@ def restore_filter(
 def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FilterDetector:
     encoder = encoder_of(folder, description)
     settings = FilterSettings(**description["settings"])
-    if settings.position not in POSITIONS:
-        raise RunError(
-            f"{folder}: detector.json has position {settings.position!r:.40}, expected {', '.join(POSITIONS)}"
-        )
+    check_position(folder, settings.position)
     if not (0 < settings.top <= 1 and 1 <= settings.width <= 4096):
         raise ValueError(f"top is {settings.top!r:.40} and width {settings.width!r:.40}")
     place = place_of(encoder, settings)

@@ -11,10 +11,10 @@ from anomaly_ft.errors import RunError
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.gaussian.detector import GaussianDetector, Statistics
 from anomaly_ft.model.gaussian.positions import groups_of
-from anomaly_ft.model.gaussian.settings import POSITIONS, SCORES, DetectorSettings
+from anomaly_ft.model.gaussian.settings import SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian
 from anomaly_ft.model.maps import grid_shape
-from anomaly_ft.model.restoring import encoder_of, fitting_together, point_of, try_out
+from anomaly_ft.model.restoring import check_position, encoder_of, fitting_together, point_of, try_out
 from anomaly_ft.model.storage import check_grid, check_shapes
 from anomaly_ft.model.threshold import Thresholds
 
@@ -39,10 +39,7 @@ def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str,
     settings = DetectorSettings(**description["settings"])
     if settings.score not in SCORES:
         raise RunError(f"{folder}: detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}")
-    if settings.position not in POSITIONS:
-        raise RunError(
-            f"{folder}: detector.json has position {settings.position!r:.40}, expected {', '.join(POSITIONS)}"
-        )
+    check_position(folder, settings.position)
     statistics = _statistics(encoder, settings, tensors)
     detector = GaussianDetector(encoder, settings, statistics, _thresholds(folder, description, tensors))
     for name in ("dense_kept", "map_kept", *NOT_YET_SET):
