@@ -5,7 +5,7 @@ BIN := .venv/bin
 SPREAD := -n logical --maxprocesses 4 --dist worksteal
 test notebooks: export OMP_NUM_THREADS := 1
 
-.PHONY: quickstart test notebooks slow lint docs bench clean
+.PHONY: quickstart test notebooks slow lint docs site bench clean
 
 quickstart: .venv/demo
 	$(BIN)/anomaly-ft train recipes/quickstart.yaml
@@ -21,6 +21,13 @@ slow: .venv/test
 
 docs: .venv/test
 	$(BIN)/python docs/generate.py
+
+# links in place of copies, so that relative links between pages hold
+PAGES := $(wildcard *.md) LICENSE docs recipes notebooks anomaly_ft
+site: .venv/site
+	mkdir -p build/pages
+	for page in $(PAGES); do ln -sfn "$(CURDIR)/$$page" build/pages/; done
+	$(BIN)/mkdocs build
 
 lint: .venv/dev
 	$(BIN)/ruff check .

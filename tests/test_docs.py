@@ -1,11 +1,14 @@
 """Nothing in README and docs may be wrong: pages that follow from the code, links, commands, snippets."""
 
 import ast
+import importlib.util
 import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -231,6 +234,29 @@ def test_every_environment_variable_named_is_read_somewhere() -> None:
     named = {name for text in TEXTS.values() for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+){1,}\b", text)}
     code = SOURCE + "\n".join(p.read_text() for p in [*ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")])
     assert {name for name in named if name not in code and name not in os.environ} == set()
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    entries = [each for entry in settings["nav"] for each in entry.values()]
+    pages = [page for entry in entries for page in (entry if isinstance(entry, list) else [{"": entry}])]
+    assert sorted(page for entry in pages for page in entry.values()) == sorted(TEXTS)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("needs mkdocs-material")
+    pages = tmp_path / "pages"
+    for page in (*TEXTS, "LICENSE", "recipes", "notebooks", "anomaly_ft", "docs/images"):
+        (pages / page).parent.mkdir(parents=True, exist_ok=True)
+        (pages / page).symlink_to(ROOT / page)
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").replace("build/pages", "pages")
+    (tmp_path / "mkdocs.yml").write_text(settings, encoding="utf-8")
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", "site"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "search" / "search_index.json").exists()
 
 
 def test_pictures_in_the_documentation_are_small() -> None:
