@@ -28,7 +28,8 @@ from anomaly_ft.errors import RunError
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.run.open import open_run
 from anomaly_ft.run.predict import predict
-from anomaly_ft.tracking.model_registry import log_detector, promote_detector
+from anomaly_ft.tracking.logged_models import Place, log_detector
+from anomaly_ft.tracking.model_registry import promote_model
 
 
 def call(*arguments: object) -> Result:
@@ -136,11 +137,11 @@ def test_logging_and_promoting_twice_makes_one_model_and_one_version(
     champion: Any, run: Path, run_id: str, store: str
 ) -> None:
     client = MlflowClient(store)
-    log_detector(run, uri=store, run_id=run_id, computing={})
-    assert len(client.get_run(run_id).outputs.model_outputs) == 1
-    assert promote_detector(store, run_id, name="parts", alias="challenger") == 1
+    model_id = log_detector(Place(run, store, run_id), {})
+    assert [output.model_id for output in client.get_run(run_id).outputs.model_outputs] == [model_id]
+    assert promote_model(store, model_id, name="parts", alias="challenger") == 1
     assert client.get_model_version_by_alias("parts", "challenger").version in (1, "1")  # MLflow gives either
-    assert promote_detector(store, run_id, name="others", alias="champion") == 1
+    assert promote_model(store, model_id, name="others", alias="champion") == 1
     assert len(client.search_model_versions("name = 'parts'")) == 1
 
 
@@ -152,16 +153,15 @@ def test_what_cannot_be_promoted_is_an_error_that_says_why(
         ([small_run], "was not logged to MLflow, so there is no model to promote"),
         ([tmp_path], "is not a finished run: recipe.yaml, summary.json, history.jsonl"),
         ([run], "name the MLflow store of the run with --uri"),
+        ([run, "--images", "x.png"], "--images are what a graph is compared on; give --graph with them"),
     ]:
         result = call("promote", *arguments, "--name", "parts")
         assert result.exit_code == 2
         assert said in result.stderr
-    client = MlflowClient(store)
-    bare = client.create_run(client.get_run(run_id).info.experiment_id).info.run_id
-    with pytest.raises(RunError, match="has no detector"):
-        promote_detector(store, bare, name="parts", alias="champion")
     with pytest.raises(RunError, match=f"has no run {'0' * 32}; name the right one with --uri"):
-        promote_detector(store, "0" * 32, name="parts", alias="champion")
+        log_detector(Place(run, store, "0" * 32), {})
+    with pytest.raises(RunError, match="cannot register 'parts'"):
+        promote_model(store, "m-" + "0" * 32, name="parts", alias="champion")
 
 
 @pytest.mark.slow
