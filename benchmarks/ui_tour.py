@@ -137,7 +137,7 @@ def pages(store: str) -> Iterator[Page]:
     yield Page("run", f"{base}/runs/{shown.info.run_id}?workflowType=machine_learning", note)
     curves = ("vicinal_auroc",)
     yield Page("curves", f"{base}/runs/{shown.info.run_id}/model-metrics?workflowType=machine_learning", curves)
-    files = ("report.html", "encoder", "images", "forgetting.png")
+    files = ("report.html", "images", "forgetting.png")
     artifacts = f"{base}/runs/{shown.info.run_id}/artifacts"
     yield Page("artifacts", f"{artifacts}?workflowType=machine_learning", files)
     yield Page("figure", f"{artifacts}/forgetting.png?workflowType=machine_learning", ("forgetting.png",))
