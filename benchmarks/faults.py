@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = (
     "test_server_faults", "run/test_resume", "run/test_sync", "test_full_disks", "test_faults",
-    "run/test_sweep", "test_processes", "data/test_cache", "test_hostile",
+    "run/test_sweep", "test_processes", "data/test_cache", "test_hostile", "run/test_update",
 )  # fmt: skip
 # part of a test's name: the fault, and what has to come of it
 FAULTS = {
@@ -40,6 +40,7 @@ FAULTS = {
     "a_process_that_dies": ("a process of torchrun killed", "FAILED in MLflow, no run folder"),
     "a_worker_that_dies": ("a Ray worker killed", "that run failed, the others finished"),
     "full_at_every_write_of_a": ("disk full at a write, other commands", "exit 2, nothing half; then it works"),
+    "update_that_ends_at_any": ("SIGKILL or full disk, `update`", "the old run untouched, no new one half"),
     "small_real_disk_under": ("real disk of a few KiB, other commands", "exit 2, nothing half; then it works"),
     "behind_stdout": ("disk full, other commands, by chance", "exit 2, one message, nothing half"),
     "not_fit": ("disk full, other commands, by chance", "exit 2, one message, nothing half"),

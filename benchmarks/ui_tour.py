@@ -29,7 +29,8 @@ from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.sweep import read_sweep
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.sweep import run_sweep
-from anomaly_ft.tracking.model_registry import promote_detector
+from anomaly_ft.tracking.logged_models import Place, log_detector
+from anomaly_ft.tracking.model_registry import promote_model
 from anomaly_ft.tracking.store import first_page, store_of
 from anomaly_ft.tracking.ui_server import serve
 
@@ -111,7 +112,8 @@ def make_runs(options: Any, store: str) -> None:
         return
     chosen = folder / "runs" / "elpv-mono-default" / "mono-default-seed0-001" / "summary.json"
     run_id = json.loads(chosen.read_text(encoding="utf-8"))["mlflow_run_id"]
-    promote_detector(store, run_id, name=MODEL, alias="champion")
+    model_id = log_detector(Place(chosen.parent, store, run_id), {})
+    promote_model(store, model_id, name=MODEL, alias="champion")
 
 
 def pages(store: str) -> Iterator[Page]:
@@ -135,7 +137,7 @@ def pages(store: str) -> Iterator[Page]:
     yield Page("run", f"{base}/runs/{shown.info.run_id}?workflowType=machine_learning", note)
     curves = ("vicinal_auroc",)
     yield Page("curves", f"{base}/runs/{shown.info.run_id}/model-metrics?workflowType=machine_learning", curves)
-    files = ("report.html", "encoder", "images", "forgetting.png")
+    files = ("report.html", "images", "forgetting.png")
     artifacts = f"{base}/runs/{shown.info.run_id}/artifacts"
     yield Page("artifacts", f"{artifacts}?workflowType=machine_learning", files)
     yield Page("figure", f"{artifacts}/forgetting.png?workflowType=machine_learning", ("forgetting.png",))

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
@@ -118,7 +119,9 @@ def test_a_run_on_a_server_holds_all_that_one_in_a_database_holds(
     assert [(point.step, point.value) for point in curve] == list(enumerate(summary["vicinal_auroc"]))
     assert run.inputs.dataset_inputs[0].dataset.digest
     folder = output / "served-001"
-    local = Path(client.download_artifacts(run.info.run_id, "encoder/model.safetensors", str(tmp_path)))
+    (model,) = run.outputs.model_outputs
+    where = f"models:/{model.model_id}/artifacts/encoder/model.safetensors"
+    local = Path(mlflow.artifacts.download_artifacts(where, dst_path=str(tmp_path), tracking_uri=server))
     assert local.read_bytes() == (folder / "encoder" / "model.safetensors").read_bytes()
     pictures = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
     assert {path.split("+")[2] for path in pictures} == {"0", "1", "2"}

@@ -48,7 +48,7 @@ def threshold(
 
     Without options it says where the threshold lies and what was changed since training. Otherwise the change
     is in force at once for predict, evaluate and export; thresholds.json in the run folder keeps what was
-    changed, when and why. A model that was logged to MLflow keeps the threshold it was logged with.
+    changed, when and why. Versions in MLflow's registry stay as they are; promote makes a new one.
 
     \b
     Examples:

@@ -20,7 +20,9 @@ from anomaly_ft.cli.options import DIVERGED, echo_json, quieten_libraries
     help="Where the run folder and the MLflow database go.",
 )  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the newest unfinished run of this recipe's name.")
-@click.option("--dry-run", is_flag=True, help="Show data, levels and settings; train nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show data, levels, settings, and what the run would take; leave nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json as the last line of stdout.")
 def train(
     recipe: Path, overrides: tuple[str, ...], output: Path, resume: bool, dry_run: bool, as_json: bool
@@ -33,6 +35,9 @@ def train(
     Ctrl-C and SIGTERM let the step end and write a checkpoint. --resume goes on from the last one, also of a
     run that was killed, in the same folder and MLflow run; of the recipe only schedule.max_epochs, tracking
     and runtime may have changed.
+
+    --dry-run fits and trains on a few batches of the images, on this machine, and estimates minutes, memory and
+    disk from them.
 
     \b
     Examples:
@@ -59,6 +64,9 @@ def train(
     for line in setup.describe():
         terminal.say(line)
     if dry_run:
+        from anomaly_ft.run.estimate import estimate
+
+        terminal.say(str(estimate(setup)))
         terminal.say("\n" + setup.recipe.to_yaml())
         return
     with locked(output) if first else nullcontext():

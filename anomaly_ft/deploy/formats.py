@@ -23,12 +23,11 @@ from torch.export import ExportedProgram
 
 from anomaly_ft import __version__
 from anomaly_ft.data.pixels import Pixels
-from anomaly_ft.deploy.graph import OUTPUTS, DetectorGraph, EncoderGraph, trace
+from anomaly_ft.deploy.graph import OUTPUTS, Computes, DetectorGraph, EncoderGraph, trace
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.encoder.encoder import load_with_timm
 from anomaly_ft.model.loading import LoadedRun
 
-Computes = Callable[[Pixels], Sequence[Tensor]]
 Writer = Callable[[LoadedRun, Path, bool], Computes]
 
 OPSET = 18  # the first with antialiasing Resize and reductions that take axes as input; ONNX Runtime >= 1.14

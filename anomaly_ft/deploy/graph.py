@@ -5,7 +5,7 @@ deviation, the threshold) is stored in it. Reading and resizing an image stay ou
 resizes differently, and Pillow does it in one line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from anomaly_ft.data.pixels import sides
+from anomaly_ft.data.pixels import Pixels, sides
 from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.interface import Detector
 
 OUTPUTS = ("score", "map", "decision")
+Computes = Callable[[Pixels], Sequence[Tensor]]  # what an export makes of decoded images
 
 
 class DetectorGraph(nn.Module):

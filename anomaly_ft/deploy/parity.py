@@ -18,8 +18,7 @@ from torch import Tensor
 
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.pixels import Pixels, sides
-from anomaly_ft.deploy.formats import Computes
-from anomaly_ft.deploy.graph import DetectorGraph
+from anomaly_ft.deploy.graph import Computes, DetectorGraph
 from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import upsample

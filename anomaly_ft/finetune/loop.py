@@ -78,7 +78,7 @@ def fine_tune(
         state.objective.load_state_dict(state.best)
     while not verdict.stop:
         epoch = len(state.records)
-        loss = _train_epoch(state, backward, batches(epoch, state.step), keep)
+        loss = train_epoch(state, backward, batches(epoch, state.step), keep)
         started = time.perf_counter()
         state.mean.update()
         with state.mean.in_place():
@@ -96,7 +96,7 @@ def fine_tune(
         yield state.records[-1]
 
 
-def _train_epoch(state: LoopState, backward: Backward, batches: Iterable[Tensor], keep: Keep) -> float:
+def train_epoch(state: LoopState, backward: Backward, batches: Iterable[Tensor], keep: Keep) -> float:
     """Train what is left of an epoch; mean loss over all its images."""
     fabric, started = backward.fabric, time.perf_counter()
     for images in batches:

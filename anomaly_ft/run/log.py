@@ -16,6 +16,9 @@ from anomaly_ft.run.summary import final_metrics
 from anomaly_ft.run.summary_text import run_note, verdict_of
 from anomaly_ft.tracking.interface import Tracker
 
+# these the logged model holds once; the sums serve the run folder alone
+NOT_ARTIFACTS = frozenset({"encoder", "detector.safetensors", "sums.safetensors"})
+
 
 def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str) -> None:
     """Log parameters, tags and data, before the first epoch."""
@@ -40,7 +43,8 @@ def log_suspicious(rows: Sequence[Mapping[str, Any]], images: Images, tracker: T
 
 
 def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:
-    """Log what the restored best epoch is worth, why training ended, and the run folder as artifacts."""
+    """Log what the restored best epoch is worth, why training ended, and the run folder as artifacts, without
+    what the logged model holds."""
     tracker.metrics(final_metrics(summary))
     tracker.tags(
         {
@@ -51,4 +55,4 @@ def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:
             "mlflow.note.content": run_note(summary, folder.resolve()),
         }
     )
-    tracker.artifacts(folder)
+    tracker.artifacts(folder, without=NOT_ARTIFACTS)

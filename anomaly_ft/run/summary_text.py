@@ -51,7 +51,8 @@ def run_note(summary: RunSummary, folder: Path) -> str:
             _result_table(summary),
             _threshold(summary),
             *([where] if (where := position_sentence(summary.position)) else []),
-            f"Run folder: `{folder}` with `report.html`; the same files are among the artifacts.",
+            f"Run folder: `{folder}` with `report.html`; its files are among the artifacts, encoder and "
+            "detector in the logged model.",
             *([_encoder_use(folder)] if summary.encoder != PIXELS else []),
             f"The detector scores images:\n\n```\nanomaly-ft predict {folder} new/\n```",
         ]

@@ -155,6 +155,33 @@ def rule_of(schedule: Schedule, epoch_steps: int, *, first: int = 0) -> Stopping
     )
 
 
+def training_batches(setup: Setup, method: Method) -> Callable[[int], Tensor]:
+    """Make the function that gives the batch of a training step, counted from 0: this process's share of it."""
+    images, fabric = setup.data.normals("train"), setup.compute.fabric
+    varies = setup.augments or method.trains_on_images
+    train = images.pixels if varies else setup.inputs("train")
+    names = [record.name for record in images.records] if varies else []
+    size, a_pass = setup.recipe.optimizer.batch_size, steps_of_a_pass(setup)
+    rank, ranks = fabric.global_rank, fabric.world_size
+
+    @lru_cache(maxsize=1)
+    def order(number: int) -> NDArray[np.int64]:
+        """Draw the order of the images in a pass over all of them, counted from 1."""
+        # drawn from the pass's number and not from a running generator: a resumed run draws the same
+        return np.random.default_rng([setup.recipe.seed, number]).permutation(len(train))
+
+    def make_batch(step: int) -> Tensor:
+        number, place = divmod(step, a_pass)  # of the pass over all images, from 0
+        chunk = order(number + 1)[place * size : (place + 1) * size]
+        shard = chunk[rank::ranks] if len(chunk) >= ranks else chunk
+        batch, of = train[shard], [names[i] for i in shard] if varies else []
+        if varies:
+            batch = setup.vary_for_training(batch, of, shard.tolist(), number + 1)
+        return method.batch(batch, of, number + 1, train)
+
+    return make_batch
+
+
 def epochs(
     setup: Setup, state: LoopState, monitor: ValidationMonitor, keep: Keep = lambda state, ended: None
 ) -> Iterator[EpochRecord]:
@@ -166,32 +193,14 @@ def epochs(
         monitor: validates.
         keep: see `fine_tune`.
     """
-    recipe = setup.recipe
-    method, images = monitor.method, setup.data.normals("train")
-    varies = setup.augments or method.trains_on_images
-    train = images.pixels if varies else setup.inputs("train")
-    names = [record.name for record in images.records] if varies else []
-    size, a_pass = recipe.optimizer.batch_size, steps_of_a_pass(setup)
+    recipe, method = setup.recipe, monitor.method
+    make_batch = training_batches(setup, method)
     an_epoch = state.epoch_steps = state.epoch_steps or steps_of_an_epoch(setup, monitor.passes())
-
-    rank, ranks = setup.compute.fabric.global_rank, setup.compute.fabric.world_size
-
-    @lru_cache(maxsize=1)
-    def order(number: int) -> NDArray[np.int64]:
-        """Draw the order of the images in a pass over all of them, counted from 1."""
-        # drawn from the pass's number and not from a running generator: a resumed run draws the same
-        return np.random.default_rng([recipe.seed, number]).permutation(len(train))
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         steps = range((epoch - 1) * an_epoch + done, epoch * an_epoch)
         for step in setup.terminal.track(steps, f"epoch {epoch}", len(steps)):
-            number, place = divmod(step, a_pass)  # of the pass over all images, from 0
-            chunk = order(number + 1)[place * size : (place + 1) * size]
-            shard = chunk[rank::ranks] if len(chunk) >= ranks else chunk
-            batch, of = train[shard], [names[i] for i in shard] if varies else []
-            if varies:
-                batch = setup.vary_for_training(batch, of, shard.tolist(), number + 1)
-            yield method.batch(batch, of, number + 1, train)
+            yield make_batch(step)
 
     def validate() -> Validation:
         setup.terminal.doing = PHASES["validate"]

@@ -1,6 +1,6 @@
 """The protocol of a tracker, and the one that logs nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +32,8 @@ class Tracker(Protocol):
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """Log an image `(h, w, 3)` at a step, under a key with a slider of its own."""
 
-    def artifacts(self, folder: Path) -> None:
-        """Log all files of a folder."""
+    def artifacts(self, folder: Path, without: Collection[str] = ()) -> None:
+        """Log all files of a folder but those of these names, or in folders of these names."""
 
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:
         """Log the detector of a run folder as a model, and register it under a name where there is one."""
@@ -61,7 +61,7 @@ class NullTracker:
     def image(self, image: NDArray[np.uint8], key: str, step: int) -> None:
         """Ignore."""
 
-    def artifacts(self, folder: Path) -> None:
+    def artifacts(self, folder: Path, without: Collection[str] = ()) -> None:
         """Ignore."""
 
     def model(self, folder: Path, computing: Mapping[str, Any], register: str) -> None:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,13 +143,15 @@ class MlflowTracker:
         """Log an image `(h, w, 3)`; those of one key make a slider over steps."""
         self._queue.put(lambda: self._client.log_image(self._id, image, key=key, step=step))
 
-    def artifacts(self, folder: Path) -> None:
-        """Log all files of a folder but hidden ones: locks, and what a kill left half written."""
+    def artifacts(self, folder: Path, without: Collection[str] = ()) -> None:
+        """Log all files of a folder but hidden ones (locks, and what a kill left half written) and those of
+        these names, or in folders of these names."""
 
         def log() -> None:
             for path in sorted(folder.rglob("*")):
                 place = path.relative_to(folder)
-                if path.is_file() and not any(part.startswith(".") for part in place.parts):
+                left_out = any(part.startswith(".") or part in without for part in place.parts)
+                if path.is_file() and not left_out:
                     below = place.parent.as_posix() if place.parent.parts else None
                     self._client.log_artifact(self._id, str(path), below)
 
@@ -162,15 +164,15 @@ class MlflowTracker:
         """
         uri = str(self.uri)
 
-        def log() -> None:
-            from anomaly_ft.tracking.model_registry import log_detector
+        def log() -> str:
+            from anomaly_ft.tracking.logged_models import Place, log_detector
 
-            log_detector(folder, uri=uri, run_id=self._id, computing=computing)
+            return log_detector(Place(folder, uri, self._id), computing)
 
         def make_version() -> None:
-            from anomaly_ft.tracking.model_registry import register_detector
+            from anomaly_ft.tracking.model_registry import register_model
 
-            register_detector(uri, self._id, register)
+            register_model(uri, log(), register)
 
         self._queue.put(log)
         if register:

@@ -151,6 +151,14 @@ def test_line_changes_thresholds_and_adds_images(run: Run, sets: Path, tmp_path:
     assert "spreads apart" in said
 
 
+def test_estimate_sets_a_guess_beside_a_run(run: Run, sets: Path, tmp_path: Path) -> None:
+    place = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--clock", "cpu"]
+    code, said, errors = run("estimate", *place, *settings("expert.data.calibration_share=0.25"))
+    assert code == 0, errors
+    finite(tmp_path / "estimate.csv", "minutes estimated", "minutes", "MiB ratio", "disk ratio")
+    assert "minutes ratio" in said
+
+
 def test_a_set_that_does_not_exist_is_a_mistake(run: Run, tmp_path: Path) -> None:
     code, _, errors = run("guarantee", "--output", tmp_path, "--sets", "scrwe")
     assert code == 2

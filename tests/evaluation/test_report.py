@@ -166,6 +166,24 @@ def test_what_files_are_called_cannot_change_the_page(
     assert "Missed anomalies (1, lowest scores first)" in page.text
 
 
+def test_the_image_whose_score_alone_is_the_threshold_is_named_with_its_picture(
+    labelled: tuple[list[Record], Predictions], tmp_path: Path
+) -> None:
+    found = assess(*labelled, conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
+    about, first = summary_of(found.summary(), (3, 3)), labelled[0][0]
+    point = {**about["thresholds"], "decided_by": first.name}  # type: ignore[dict-item]
+    data = ReportData("", found, 1.5, np.empty(0), LABELS, root=first.root, decoder=Decoder(32))
+    pictures = {}
+    for decided_by in ("", first.name):
+        shown = about | {"thresholds": point | {"decided_by": decided_by}}
+        write_report(tmp_path / "r.html", shown, data)
+        page = read(tmp_path / "r.html")
+        pictures[decided_by] = len(page.addresses)
+        said = f"One image alone decides where the threshold lies: {first.name}" in page.text
+        assert said == bool(decided_by)
+    assert pictures[first.name] == pictures[""] + 1
+
+
 def test_scores_and_maps_are_explained_in_the_detectors_own_words(
     labelled: tuple[list[Record], Predictions], tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.loading import load_detector
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.log import NOT_ARTIFACTS
 from anomaly_ft.run.open import open_summary
 from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.summary_text import run_note, verdict_of
@@ -160,6 +161,16 @@ def test_the_encoder_goes_back_to_timm(finished: tuple[Path, click.testing.Resul
     torch.testing.assert_close(loaded(images), load_detector(folder).encoder.model(images))
 
 
+def test_encoder_and_detector_are_in_mlflow_once_and_the_sums_in_the_run_folder_alone(
+    finished: tuple[Path, click.testing.Result],
+) -> None:
+    folder = finished[0]
+    stored = sorted((folder.parent / "mlartifacts").rglob("*.safetensors"))
+    assert [path.name for path in stored] == ["detector.safetensors", "model.safetensors"]
+    assert stored[0].read_bytes() == (folder / "detector.safetensors").read_bytes()
+    assert stored[1].read_bytes() == (folder / "encoder" / "model.safetensors").read_bytes()
+
+
 def test_mlflow_knows_the_run_from_epoch_zero_on(
     finished: tuple[Path, click.testing.Result], store: str
 ) -> None:
@@ -181,7 +192,7 @@ def test_mlflow_knows_the_run_from_epoch_zero_on(
     )
     assert run.inputs.dataset_inputs[0].dataset.digest
     logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert logged == {name.split("/")[0] for name in FILES} | {"images"}
+    assert logged == {name.split("/")[0] for name in FILES} - NOT_ARTIFACTS | {"images"}
     pictures = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
     sliders = {tuple(path.split("+")[:3]) for path in pictures if "/suspicious~" not in path}
     names = {name for name, *_ in sliders}

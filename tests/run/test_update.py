@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import lives
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -155,12 +156,22 @@ def test_images_that_cannot_enter_are_named(run: Path, new: Path, mvtec_folder: 
     assert "14 images are there twice" in refused(made, new)
 
 
-def test_a_run_without_sums_is_refused(mvtec_folder: Path, tmp_path: Path, new: Path) -> None:
-    changes = ("name=bare", "schedule.max_epochs=0", "expert.gaussian.statistics=pretrained", *ONE_AUGMENTATION)
-    recipe = write_recipe(tmp_path / "bare.yaml", mvtec_folder, *changes)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("expert.gaussian.statistics=pretrained", "keeps no sums to add to"),
+        ("model.kind=filter", "a filter keeps no sums that images can be added to; train it again"),
+    ],
+)
+def test_a_run_without_sums_is_refused(
+    mvtec_folder: Path, tmp_path: Path, new: Path, setting: str, message: str
+) -> None:
+    changes = ("name=bare", "schedule.max_epochs=1", "expert.schedule.epoch_steps=1", setting)
+    severity = "expert.validation.severity=0.5"
+    recipe = write_recipe(tmp_path / "bare.yaml", mvtec_folder, *changes, severity)
     result = CliRunner().invoke(main, ["train", str(recipe), "--output", str(tmp_path / "runs")])
     assert result.exit_code == 0, result.output
-    assert "keeps no sums to add to" in refused(tmp_path / "runs" / "bare-001", new)
+    assert message in refused(tmp_path / "runs" / "bare-001", new)
 
 
 def test_two_updates_at_once_are_one_too_many(run: Path, new: Path) -> None:
@@ -187,6 +198,43 @@ def test_what_a_killed_update_left_is_gone_after_the_next(run: Path, new: Path) 
     made = updated(run, new / "march")
     assert not left.exists()
     assert finished_runs(run.parent) == [run, made]
+
+
+def test_an_update_killed_half_way_leaves_the_run_as_it_was_and_the_next_one_works(
+    run: Path, new: Path, tmp_path: Path
+) -> None:
+    before = contents(run)
+    command, log = ["update", str(run), str(new / "march")], tmp_path / "log.txt"
+    half = "open /.small-#-update-#.partial/detector.json"
+    assert lives.run(command, log, {"write": half, "below": str(run.parent)}) == lives.KILLED, log.read_text()
+    assert (run.parent / ".small-001-update-001.partial" / "sums.safetensors").exists()
+    assert contents(run) == before
+    assert finished_runs(run.parent) == [run]
+    made = updated(run, new / "march")
+    assert finished_runs(run.parent) == [run, made]
+    assert not list(run.parent.glob(".*.partial"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["write", "full"])
+def test_an_update_that_ends_at_any_write_leaves_the_run_as_it_was(
+    run: Path, new: Path, tmp_path: Path, fault: str, record_property: Callable[[str, object], None]
+) -> None:
+    command, log, before = ["update", str(run), str(new / "march")], tmp_path / "log.txt", contents(run)
+    assert lives.run(command, log, {"below": str(run.parent)}) == 0, log.read_text()
+    sites = lives.sites(log)
+    for site in sites:
+        for made in run.parent.glob("*-update-*"):
+            shutil.rmtree(made)
+        log.unlink()
+        code, said = lives.run(command, log, {fault: site, "below": str(run.parent)}), log.read_text()
+        assert "Traceback" not in said, said
+        assert code in (0, 2, lives.KILLED), said
+        assert contents(run) == before, site
+        made = [path for path in finished_runs(run.parent) if path != run]
+        assert len(made) == 1 if code == 0 else len(made) <= int(code == lives.KILLED), site
+        assert not list(run.parent.glob(".*.partial")) or code == lives.KILLED
+    record_property("tries", len(sites))
 
 
 def test_images_of_an_earlier_update_that_are_gone_are_named(run: Path, new: Path) -> None:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from anomaly_ft.errors import RunError
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.run.open import open_run
 from anomaly_ft.run.predict import predict
-from anomaly_ft.tracking.model_registry import log_detector, promote_detector
+from anomaly_ft.tracking.logged_models import Place, log_detector
+from anomaly_ft.tracking.model_registry import promote_model
 
 
 def call(*arguments: object) -> Result:
@@ -136,11 +138,11 @@ def test_logging_and_promoting_twice_makes_one_model_and_one_version(
     champion: Any, run: Path, run_id: str, store: str
 ) -> None:
     client = MlflowClient(store)
-    log_detector(run, uri=store, run_id=run_id, computing={})
-    assert len(client.get_run(run_id).outputs.model_outputs) == 1
-    assert promote_detector(store, run_id, name="parts", alias="challenger") == 1
+    model_id = log_detector(Place(run, store, run_id), {})
+    assert [output.model_id for output in client.get_run(run_id).outputs.model_outputs] == [model_id]
+    assert promote_model(store, model_id, name="parts", alias="challenger") == 1
     assert client.get_model_version_by_alias("parts", "challenger").version in (1, "1")  # MLflow gives either
-    assert promote_detector(store, run_id, name="others", alias="champion") == 1
+    assert promote_model(store, model_id, name="others", alias="champion") == 1
     assert len(client.search_model_versions("name = 'parts'")) == 1
 
 
@@ -152,26 +154,24 @@ def test_what_cannot_be_promoted_is_an_error_that_says_why(
         ([small_run], "was not logged to MLflow, so there is no model to promote"),
         ([tmp_path], "is not a finished run: recipe.yaml, summary.json, history.jsonl"),
         ([run], "name the MLflow store of the run with --uri"),
+        ([run, "--images", "x.png"], "--images are what a graph is compared on; give --graph with them"),
     ]:
         result = call("promote", *arguments, "--name", "parts")
         assert result.exit_code == 2
         assert said in result.stderr
-    client = MlflowClient(store)
-    bare = client.create_run(client.get_run(run_id).info.experiment_id).info.run_id
-    with pytest.raises(RunError, match="has no detector"):
-        promote_detector(store, bare, name="parts", alias="champion")
     with pytest.raises(RunError, match=f"has no run {'0' * 32}; name the right one with --uri"):
-        promote_detector(store, "0" * 32, name="parts", alias="champion")
+        log_detector(Place(run, store, "0" * 32), {})
+    with pytest.raises(RunError, match="cannot register 'parts'"):
+        promote_model(store, "m-" + "0" * 32, name="parts", alias="champion")
 
 
-@pytest.mark.slow
-def test_a_served_model_answers_with_the_scores_of_the_run_folder(
-    champion: Any, run: Path, store: str, images: list[Path], tmp_path: Path
-) -> None:
+@contextmanager
+def serving(model: str, store: str, folder: Path) -> Iterator[Callable[[object], Any]]:
+    """`mlflow models serve`, as a function that asks it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/parts@champion"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     environment = {
         **os.environ,
@@ -180,25 +180,50 @@ def test_a_served_model_answers_with_the_scores_of_the_run_folder(
     }
     environment.pop("PYTHONPATH", None)  # the package comes with the model
     address = f"http://127.0.0.1:{port}"
-    with (tmp_path / "server.log").open("w") as log:
+
+    def ask(body: object) -> Any:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{address}/invocations", json.dumps(body).encode(), headers)
+        return json.loads(urllib.request.urlopen(request, timeout=60).read())["predictions"]
+
+    with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
-            command, env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            _wait_for(f"{address}/ping", server, tmp_path / "server.log")
-            texts = [base64.b64encode(path.read_bytes()).decode() for path in images[:3]]
-            body = {"dataframe_records": [{"image": text} for text in texts], "params": {"map": True}}
-            request = urllib.request.Request(
-                f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-            )
-            rows = json.loads(urllib.request.urlopen(request, timeout=60).read())["predictions"]
+            _wait_for(f"{address}/ping", server, folder / "server.log")
+            yield ask
         finally:
             os.killpg(server.pid, 15)
             server.wait(30)
+
+
+@pytest.mark.slow
+def test_a_served_model_answers_with_the_scores_of_the_run_folder(
+    promoted: str, run: Path, store: str, images: list[Path], tmp_path: Path
+) -> None:
+    texts = [base64.b64encode(path.read_bytes()).decode() for path in images[:3]]
+    with serving(promoted, store, tmp_path) as ask:
+        rows = ask({"dataframe_records": [{"image": text} for text in texts], "params": {"map": True}})
     expected = list(predict(open_run(run)[1], images[:3]))
     assert [row["score"] for row in rows] == pytest.approx([p.score for p in expected], rel=1e-6)
     assert [row["decision"] == "anomalous" for row in rows] == [p.anomalous for p in expected]
     assert np.array(rows[0]["map"]).shape == (64, 64)
+
+
+@pytest.mark.slow
+def test_a_served_graph_answers_with_the_scores_of_the_run_folder(
+    run: Path, store: str, images: list[Path], tmp_path: Path
+) -> None:
+    result = call("promote", run, "--name", "parts-graph", "--graph", "--uri", store)
+    assert result.exit_code == 0, result.output
+    pixels = np.stack([Decoder(64)(path) for path in images[:3]])
+    with serving("models:/parts-graph@champion", store, tmp_path) as ask:
+        answer = ask({"inputs": {"image": pixels.tolist()}})
+    expected = list(predict(open_run(run)[1], images[:3]))
+    assert answer["score"] == pytest.approx([p.score for p in expected], rel=1e-3)
+    assert answer["decision"] == [p.anomalous for p in expected]
+    assert np.array(answer["map"]).shape == (3, 64, 64)
 
 
 def _wait_for(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:

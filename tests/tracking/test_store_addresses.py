@@ -16,7 +16,7 @@ from settings import ONE_AUGMENTATION, write_recipe
 from anomaly_ft.cli.main import main
 from anomaly_ft.errors import RunError
 from anomaly_ft.tracking import store as stores
-from anomaly_ft.tracking.model_registry import register_detector
+from anomaly_ft.tracking.model_registry import register_model
 from anomaly_ft.tracking.retry_queue import NotSent
 from anomaly_ft.tracking.store import (
     choose_store,
@@ -128,7 +128,7 @@ def test_errors_about_a_store_do_not_show_its_password(door: Doorkeeper) -> None
     asked = [
         lambda: first_page(address),
         lambda: read_logged(address, "abc"),
-        lambda: register_detector(address, "abc", "n"),
+        lambda: register_model(address, "abc", "n"),
     ]
     for ask in asked:
         with pytest.raises(RunError) as error:
