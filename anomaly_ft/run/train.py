@@ -24,6 +24,7 @@ from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
+from anomaly_ft.model.encoder.adapters import mixable
 from anomaly_ft.model.filter.net import dilations_of, sides_of
 from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.interface import Detector
@@ -179,7 +180,7 @@ def train(
             monitor = make_monitor(setup, method, induced)
 
         # fine-tune: until validation says stop; the best epoch's weights come back
-        pretrained = trained_weights(method.trained())
+        pretrained = mixable(trained_weights(method.trained()))
         gallery = _gallery(setup, monitor)
         gallery.look(induced)  # its colours are those of the pretrained encoder, whenever this run goes on
         monitor.observe = gallery.look
@@ -189,6 +190,7 @@ def train(
         # choose: a mixture of pretrained and fine-tuned weights, where the recipe asks for it
         with setup.phase("choose"):
             mixed = mix(setup, monitor, pretrained, records)
+            setup.encoder.settle()
 
         # finish: thresholds, test numbers, files
         with setup.phase("audit"):  # of the split; nothing of it goes back into the run

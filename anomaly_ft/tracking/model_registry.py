@@ -27,8 +27,8 @@ from anomaly_ft.errors import RunError
 from anomaly_ft.system.addresses import without_password
 
 NAME = "detector"
-FILES = ("detector.json", "detector.safetensors", "encoder")
-CHANGES = "thresholds.json"
+FILES = ("detector.json", "detector.safetensors")
+OTHERS = ("encoder", "adapter", "thresholds.json")  # where the run has them
 # what `served` and all it imports need
 LIBRARIES = (
     "lightning-fabric",
@@ -68,7 +68,7 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
             mlflow_model=Model(run_id=run_id, model_id=model.model_id),
             python_model=str(Path(__file__).parents[1] / "deploy" / "served.py"),
             code_paths=[str(Path(__file__).parents[1])],
-            artifacts={name: str((folder / name).resolve()) for name in (*FILES, *_changes(folder))},
+            artifacts={name: str((folder / name).resolve()) for name in (*FILES, *_others(folder))},
             model_config={**computing, "device": "auto"},
             signature=signature(),
             input_example=example(),
@@ -80,9 +80,9 @@ def log_detector(folder: Path, *, uri: str, run_id: str, computing: Mapping[str,
     return str(model.model_id)
 
 
-def _changes(folder: Path) -> tuple[str, ...]:
-    """Name the file of the working point that is in force, where it is not that of training."""
-    return (CHANGES,) if (folder / CHANGES).exists() else ()
+def _others(folder: Path) -> list[str]:
+    """Name the encoder, or the adapter of one, and the working point that was set after training."""
+    return [name for name in OTHERS if (folder / name).exists()]
 
 
 def register_detector(uri: str, run_id: str, name: str) -> int:
