@@ -44,7 +44,7 @@ from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.summary_text import position_sentence
 from anomaly_ft.run.suspicious import suspicious_images
-from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, position_of
+from anomaly_ft.run.training import choose, epochs, loop_state, make_monitor, position_of
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import (
     append_json_line,
@@ -189,8 +189,7 @@ def train(
 
         # choose: a mixture of pretrained and fine-tuned weights, where the recipe asks for it
         with setup.phase("choose"):
-            mixed = mix(setup, monitor, pretrained, records)
-            setup.encoder.settle()
+            mixed = choose(setup, monitor, pretrained, records)
 
         # finish: thresholds, test numbers, files
         with setup.phase("audit"):  # of the split; nothing of it goes back into the run
