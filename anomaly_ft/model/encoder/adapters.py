@@ -180,6 +180,8 @@ def read_adapter(folder: Path) -> Adapter:
         about: Mapping[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         backbone = Backbone(**{key: str(about[key]) for key in ("name", "weights", "sha256")})
         stored = load_file(folder / WEIGHTS)
+        if not any(DOWN in name for name in stored):
+            raise ValueError(f"nothing of an adapter is in {WEIGHTS}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as cause:
         raise EncoderError(f"{folder}: the stored adapter is damaged ({cause})") from cause
     factors: Factors = {name.removeprefix(PREFIX): value for name, value in stored.items()}

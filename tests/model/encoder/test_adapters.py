@@ -289,6 +289,9 @@ def test_a_damaged_adapter_is_refused(kept: Path) -> None:
             read(kept)
         file.write_bytes(whole)
     assert read(kept).adapter
+    save_file({"weight": torch.zeros(1)}, kept / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(EncoderError, match=r"damaged .nothing of an adapter is in adapter_model"):
+        read(kept)
 
 
 def test_an_adapter_of_another_model_is_refused(kept: Path) -> None:
