@@ -41,6 +41,7 @@ OWNERS = {
     "onnx": {"deploy", "model"},  # model: weights that a package carries as a graph
     "onnxruntime": {"deploy"},
     "openvino": {"deploy"},
+    "peft": {"model"},
     "pydantic": {"recipe", "run"},
     "ray": {"run"},
     "rich": {"run"},

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from anomaly_ft.data.pixels import Size, sides
 from anomaly_ft.errors import EncoderError, RunError
+from anomaly_ft.model.encoder.adapters import digest, merge, read_adapter
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
+from anomaly_ft.model.encoder.weights import LOCAL
 from anomaly_ft.model.gaussian.settings import POSITIONS
 from anomaly_ft.model.threshold import WorkingPoint
 
@@ -39,15 +41,33 @@ def encoder_of(folder: Path, description: Mapping[str, Any]) -> Encoder:
     """Load the encoder of a run folder, as its description has it.
 
     Raises:
-        EncoderError: one that is missing or is not the one described.
+        EncoderError: one that is missing or is not the one described, or whose backbone is not there.
         ValueError: an image size that none is.
     """
-    return load_encoder(
-        description["encoder"],
-        f"local-dir:{folder / 'encoder'}",
-        levels=description["levels"],
-        image_size=_image_size(description["image_size"]),
-    )
+    levels, image_size = description["levels"], _image_size(description["image_size"])
+    beside = folder / "encoder"
+    if not (folder / "adapter").exists():
+        return load_encoder(description["encoder"], f"{LOCAL}{beside}", levels=levels, image_size=image_size)
+    adapter = read_adapter(folder / "adapter")
+    backbone = adapter.backbone
+    source = f"{LOCAL}{beside}" if beside.exists() else backbone.weights
+    which = f"{backbone.name}, weights from {backbone.weights}, sha256 {backbone.sha256}"
+    needs = f"{folder} needs its backbone {which}"
+    way_out = f"bring it back, or put a timm folder of it at {beside}"
+    try:
+        encoder = load_encoder(backbone.name, source, levels=levels, image_size=image_size)
+    except EncoderError as cause:
+        raise EncoderError(f"{needs}; {way_out} ({str(cause).splitlines()[0]})") from cause
+    if (there := digest(encoder.model)) != backbone.sha256:
+        raise EncoderError(f"{needs}; the one found has sha256 {there}; {way_out}")
+    try:
+        merge(encoder.model, adapter.factors)
+    except (AttributeError, KeyError, RuntimeError) as cause:
+        raise EncoderError(
+            f"{folder / 'adapter'} does not fit its backbone {backbone.name}: {cause}"
+        ) from cause
+    encoder.adapter = adapter
+    return encoder
 
 
 def _image_size(stored: Any) -> Size:

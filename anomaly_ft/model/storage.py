@@ -1,4 +1,5 @@
-"""A detector on disk: `encoder/` in timm's layout, `detector.safetensors` and `detector.json`.
+"""A detector on disk: `encoder/` in timm's layout or `adapter/` in peft's, `detector.safetensors` and
+`detector.json`.
 
 Tensors and JSON only; nothing in these files can run code. `format` in detector.json counts up whenever
 an older anomaly_ft could no longer read what is written; `anomaly_ft` beside it is the version that wrote it.

@@ -98,6 +98,11 @@ class Encoder(Section):
     """Levels to measure at: module names or indices."""
     train_blocks: Literal["all"] | tuple[str, ...] = "all"
     """Modules whose parameters are fine-tuned. What comes before them is computed once for each image."""
+    adapt: Literal["full", "lora"] = "full"
+    """`full`: these parameters themselves; `lora`: a product of low rank beside each of their linear layers and
+    1 x 1 convolutions, which is kept instead of an encoder that can be had again (`pip install peft`)."""
+    rank: int = Field(default=8, ge=1, le=256)
+    """Rank of `adapt: lora`."""
 
 
 class GaussianSection(Section):
@@ -212,6 +217,17 @@ class Recipe(Section):
         if isinstance(self.validation.augmentations, str):
             return tuple(name for name in USUAL if not trained & set(SAME_AS_CORRUPTION.get(name, ())))
         return self.validation.augmentations
+
+    @field_validator("objective", "schedule")
+    @classmethod
+    def _fit_adapters(cls, section: Objective | Schedule, info: ValidationInfo) -> Objective | Schedule:
+        """Refuse what works on weights one by one: of an adapter two factors train, and what they are apart is
+        no weight."""
+        encoder = info.data.get("encoder")  # missing where it has mistakes of its own
+        wrong = [name for name in ("l2_sp", "average") if getattr(section, name, False)]
+        if encoder and encoder.adapt == "lora" and wrong:
+            raise ValueError(f"{wrong[0]} is not for encoder.adapt: lora; leave it out, or set adapt: full")
+        return section
 
     @field_validator("gaussian")
     @classmethod

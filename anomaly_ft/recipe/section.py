@@ -6,7 +6,7 @@ line only what a beginner is asked for stands there; all else stands in sections
 
 * what only the user can know: which images, how they are laid out, grouped and split; what may differ between
   good parts; where runs are tracked; the device, and where decoded images may be kept;
-* fourteen settings that are worth a try, each with a plain effect: image size and how images are made square;
+* fifteen settings that are worth a try, each with a plain effect: image size and how images are made square;
   which encoder, from where, and how much of it trains; whether parts lie in their places; learning rate,
   batch size, steps and epochs; pseudo-anomalies that look like one's own defects; the false positive rate
   and what its guarantee means; precision.
@@ -26,7 +26,7 @@ BEGINNER: dict[str, tuple[str, ...]] = {
         *("preset", "brightness", "contrast", "gamma", "uneven_light", "white_balance", "focus", "noise"),
         *("compression", "shift", "rotation", "scale", "flips"),
     ),
-    "encoder": ("name", "weights", "train_blocks"),
+    "encoder": ("name", "weights", "train_blocks", "adapt"),
     "model": ("kind",),
     "filter": ("textures",),
     "gaussian": ("position",),

@@ -17,7 +17,7 @@ from anomaly_ft.run.summary_text import run_note, verdict_of
 from anomaly_ft.tracking.interface import Tracker
 
 # these the logged model holds once; the sums serve the run folder alone
-NOT_ARTIFACTS = frozenset({"encoder", "detector.safetensors", "sums.safetensors"})
+NOT_ARTIFACTS = frozenset({"encoder", "adapter", "detector.safetensors", "sums.safetensors"})
 
 
 def log_start(recipe: Recipe, split: pd.DataFrame, tracker: Tracker, commit: str) -> None:

@@ -1,7 +1,8 @@
 """Open finished runs, the one place that knows which folders are one and what a run holds.
 
 A run is written aside and renamed when it is complete, so a finished run is a folder whose name does not begin
-with a dot and that has all of `FILES`. The detector alone, without its run, is opened by `model.loading`.
+with a dot and that has all of `FILES` and an encoder. The detector alone, without its run, is opened by
+`model.loading`.
 """
 
 import json
@@ -16,7 +17,8 @@ from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.run_summary import RunSummary
 
-FILES = ("recipe.yaml", "summary.json", "history.jsonl", "detector.json", "detector.safetensors", "encoder")
+FILES = ("recipe.yaml", "summary.json", "history.jsonl", "detector.json", "detector.safetensors")
+ENCODERS = ("encoder", "adapter")  # one of them
 Epoch = tuple[int, dict[str, float | None]]  # its number, and its metrics by name
 SHOWN = 3  # mistakes of a summary in one message
 
@@ -114,6 +116,8 @@ def _why_unfinished(folder: Path) -> str:
         if folder.resolve().name.startswith("."):
             return "it was not written to its end; go on with train --resume"
         missing = [name for name in FILES if not (folder / name).exists()]
+        if not any((folder / name).exists() for name in ENCODERS):
+            missing.append(ENCODERS[0])
     except (OSError, RuntimeError, ValueError) as cause:  # no right to look, a loop of links
         return f"it cannot be read ({cause})"
     if not missing:

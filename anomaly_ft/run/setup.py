@@ -36,9 +36,17 @@ TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
 TRAINING = 1000  # number of the varied copy of a first pass; the statistics have copies 0, 1, ...
 
 
+def train_encoder(encoder: Encoder, recipe: Recipe) -> None:
+    """Let the weights of the encoder train that the recipe names, or adapters beside them."""
+    section = recipe.encoder
+    encoder.train_only(section.train_blocks)
+    if section.adapt == "lora":
+        encoder.adapt(section.train_blocks, section.rank, name=section.name, weights=section.weights)
+
+
 # what of the encoder trains, by kind of model
 TRAINED: dict[str, Callable[[Encoder, Recipe], object]] = {
-    "gaussian": lambda encoder, recipe: encoder.train_only(recipe.encoder.train_blocks),
+    "gaussian": train_encoder,
     "filter": lambda encoder, recipe: encoder.requires_grad_(requires_grad=False),
 }
 
@@ -127,7 +135,8 @@ class Setup:
             f"images   {say_size(recipe.data.image_size)} pixels high and wide, {recipe.data.resize}",
             f"model    {recipe.model.kind}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "
-            + (f"{trainable / 1e6:.2f} million trainable parameters" if trainable else "stays as it is"),
+            + (f"{trainable / 1e6:.2f} million trainable parameters" if trainable else "stays as it is")
+            + (" in adapters" if encoder.adapter else ""),
             f"levels   {levels}",
             *([f"frozen   all before {encoder.tail[0]}: computed once for each image"] if encoder.tail else []),
             f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "

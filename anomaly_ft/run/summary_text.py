@@ -60,6 +60,9 @@ def run_note(summary: RunSummary, folder: Path) -> str:
 
 
 def _encoder_use(folder: Path) -> str:
+    if (folder / "adapter").exists():
+        command = f"anomaly-ft export {folder} --format timm --output encoder"
+        return f"The encoder as a timm model:\n\n```\n{command}\n```"
     return (
         f"The encoder is a timm model:\n\n```python\nimport timm\n\nmodel = timm.create_model(\n"
         f'    "local-dir:{folder / "encoder"}", pretrained=True, features_only=True\n)\n```'

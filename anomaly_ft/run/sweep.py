@@ -17,6 +17,7 @@ from anomaly_ft.run.executors import Outcome, in_process, on_ray
 from anomaly_ft.run.open import finished_runs, open_recipe, open_summary
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.summary import DIGITS, difference
+from anomaly_ft.run.sweep_choice import chosen, comparable
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
@@ -70,7 +71,7 @@ def run_sweep(
         )
         outcomes = [*before, *_announced(doing, len(jobs), len(before), terminal)]
         rows = [row_of(outcome) for outcome in outcomes]
-        table = side_by_side(rows)
+        table = side_by_side([*rows, *(chosen(rows) if comparable(jobs) else [])])
         _write_results(folder / "results", rows, table, outcomes)
         failed = sum(bool(row["error"]) for row in rows)
         tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)}, len(rows) - failed)

@@ -24,6 +24,7 @@ from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
+from anomaly_ft.model.encoder.adapters import mixable
 from anomaly_ft.model.filter.net import dilations_of, sides_of
 from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.interface import Detector
@@ -43,7 +44,7 @@ from anomaly_ft.run.summarise import git_commit, summarise
 from anomaly_ft.run.summary import epoch_metrics, history_line
 from anomaly_ft.run.summary_text import position_sentence
 from anomaly_ft.run.suspicious import suspicious_images
-from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, position_of
+from anomaly_ft.run.training import choose, epochs, loop_state, make_monitor, position_of
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import (
     append_json_line,
@@ -179,7 +180,7 @@ def train(
             monitor = make_monitor(setup, method, induced)
 
         # fine-tune: until validation says stop; the best epoch's weights come back
-        pretrained = trained_weights(method.trained())
+        pretrained = mixable(trained_weights(method.trained()))
         gallery = _gallery(setup, monitor)
         gallery.look(induced)  # its colours are those of the pretrained encoder, whenever this run goes on
         monitor.observe = gallery.look
@@ -188,7 +189,7 @@ def train(
 
         # choose: a mixture of pretrained and fine-tuned weights, where the recipe asks for it
         with setup.phase("choose"):
-            mixed = mix(setup, monitor, pretrained, records)
+            mixed = choose(setup, monitor, pretrained, records)
 
         # finish: thresholds, test numbers, files
         with setup.phase("audit"):  # of the split; nothing of it goes back into the run

@@ -217,6 +217,15 @@ def epochs(
     )
 
 
+def choose(
+    setup: Setup, monitor: ValidationMonitor, pretrained: Weights, records: list[EpochRecord]
+) -> dict[float, float]:
+    """Leave in the encoder what is kept, as whoever loads it finds it: `mix`, and adapters become weights."""
+    mixed = mix(setup, monitor, pretrained, records)
+    setup.encoder.settle()
+    return mixed
+
+
 def mix(
     setup: Setup, monitor: ValidationMonitor, pretrained: Weights, records: list[EpochRecord]
 ) -> dict[float, float]:

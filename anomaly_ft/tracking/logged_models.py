@@ -30,8 +30,9 @@ from anomaly_ft.errors import RunError
 from anomaly_ft.system.addresses import without_password
 
 DETECTOR, GRAPH = "detector", "graph"  # names of the models of a run
-FILES = ("detector.json", "detector.safetensors", "encoder")
+FILES = ("detector.json", "detector.safetensors")
 CHANGES = "thresholds.json"
+OTHERS = ("encoder", "adapter", CHANGES)  # where the run has them
 WORKING_POINT = "working_point"  # tag of a logged model: which one it was logged with
 # what `served` and all it imports need
 LIBRARIES = (
@@ -66,7 +67,7 @@ def log_detector(place: Place, computing: Mapping[str, Any]) -> str:
         computing: precision, memory format and batch size, as `load_run` takes them.
     """
     folder = place.folder
-    changes = (CHANGES,) if (folder / CHANGES).exists() else ()
+    others = (name for name in OTHERS if (folder / name).exists())
 
     def save(path: Path, model: Model) -> None:
         mlflow.pyfunc.save_model(
@@ -74,7 +75,7 @@ def log_detector(place: Place, computing: Mapping[str, Any]) -> str:
             mlflow_model=model,
             python_model=str(Path(__file__).parents[1] / "deploy" / "served.py"),
             code_paths=[str(Path(__file__).parents[1])],
-            artifacts={name: str((folder / name).resolve()) for name in (*FILES, *changes)},
+            artifacts={name: str((folder / name).resolve()) for name in (*FILES, *others)},
             model_config={**computing, "device": "auto"},
             signature=signature(),
             input_example=example(),

@@ -42,7 +42,7 @@ def test_every_door_opens_a_finished_run(small_run: Path) -> None:
     assert [points["val/vicinal_auroc"] for _, points in history] == list(summary.vicinal_auroc)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, "encoder"])
 def test_a_folder_that_lacks_a_file_is_no_finished_run_at_any_door(name: str, run: Path) -> None:
     (run / name).rename(run / "elsewhere")
     assert not is_finished(run)

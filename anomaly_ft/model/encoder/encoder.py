@@ -7,6 +7,7 @@ change weights, not statistics.
 """
 
 import copy
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,11 +23,12 @@ from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Size, say_size, sides
 from anomaly_ft.errors import EncoderError, did_you_mean
+from anomaly_ft.model.encoder.adapters import Adapter, Backbone, put_on, settle, write_adapter
 from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.fuse_batchnorm import Pair, foldable, folded
-from anomaly_ft.model.encoder.level_maps import refuse_scrambled, refuse_unnamed, stride_of, to_grid, way_out
+from anomaly_ft.model.encoder.level_maps import choose_levels, refuse_scrambled, stride_of, to_grid, way_out
 from anomaly_ft.model.encoder.module_chain import find_chain, input_of, run_chain
-from anomaly_ft.model.encoder.weights import load_pretrained
+from anomaly_ft.model.encoder.weights import load_pretrained, whole_source
 
 # timm's words for it
 CROP_MODES = {"stretch": "squash", "native": "squash", "center-crop": "center", "letterbox": "border"}
@@ -57,6 +59,7 @@ class Encoder(nn.Module):
         self._chain: list[str] = []  # modules that run one after another, up to the last
         self.tail: list[str] = []  # of these the ones behind a frozen early part, if there is one
         self.early: tuple[str, ...] = ()  # levels in that part
+        self.adapter: Adapter | None = None  # what was added to the weights of a backbone, see `adapters`
         shapes = self._probe()
         self.widths = tuple(shape[1] for shape in shapes)  # d_l
         longer = max(sides(image_size))
@@ -140,10 +143,10 @@ class Encoder(nn.Module):
         count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         if not count:
             raise EncoderError(f"encoder.train_blocks: nothing to train in {', '.join(blocks) or 'no blocks'}")
-        self._split()
+        self.split()
         return count
 
-    def _split(self) -> None:
+    def split(self) -> None:
         """Find where the frozen early part ends: before the first module of the chain that trains."""
         modules = [self.model.get_submodule(name) for name in self._chain]
         trains = [any(p.requires_grad for p in module.parameters()) for module in modules]
@@ -155,6 +158,24 @@ class Encoder(nn.Module):
 
     def _behind(self, level: str) -> bool:
         return any(level == name or level.startswith(f"{name}.") for name in self.tail)
+
+    def adapt(self, blocks: Sequence[str] | Literal["all"], rank: int, *, name: str, weights: str) -> None:
+        """Let adapters below the named modules train, and nothing else; see `put_on`.
+
+        Args:
+            blocks: as `train_only` has them.
+            rank: of each adapter.
+            name: of the backbone, as `load_pretrained` has it.
+            weights: where it came from, as `load_pretrained` has it.
+        """
+        backbone = Backbone(name, whole_source(weights))
+        self.adapter = put_on(self.model, self.levels, blocks, rank, backbone)
+        self.split()
+
+    def settle(self) -> None:
+        """Add what adapters learnt to the weights, as whoever loads them does; nothing where there are none."""
+        if self.adapter:
+            self.adapter = Adapter(self.adapter.backbone, settle(self.model))
 
     def checkpoint_gradients(self) -> None:
         """Keep no activations for the backward pass but those between modules; compute the others again.
@@ -193,10 +214,21 @@ class Encoder(nn.Module):
             "crop_mode": CROP_MODES[resize],
         }
         plain = copy.deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
+        settle(plain)
         try:
             save_for_hf(plain, str(folder), safe_serialization=True, data_config=data_config)
         except SafetensorError as cause:  # its name for a full disk
             raise OSError(f"{folder}: {cause}") from cause
+
+    def keep(self, run: Path, *, resize: str) -> str:
+        """Write the encoder below a run folder: whole in `encoder`, or, beside a backbone, what changed in
+        `adapter`; returns timm's name for the model."""
+        if self.adapter:
+            shutil.rmtree(run / "encoder", ignore_errors=True)  # of an epoch, for a run that never ends
+            write_adapter(run / "adapter", self.adapter)
+        else:
+            self.save(run / "encoder", resize=resize)
+        return str(cast(Any, self.model).pretrained_cfg["architecture"])
 
     def _keep(self, level: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         if self._reading:
@@ -229,57 +261,6 @@ class Encoder(nn.Module):
 def pool(maps: Sequence[Tensor]) -> list[Tensor]:
     """Average over all positions: features `(n, d_l)` in float32 for each level."""
     return [level.mean((2, 3), dtype=torch.float32) for level in maps]
-
-
-def known_levels(model: nn.Module) -> list[str]:
-    """List the names of all levels: each stage timm knows, plus stem and head convolution where there are
-    any.
-
-    For an EfficientNet these are the nine levels of Rippel et al. (IEEE TIM 70, 2021): stem, seven
-    stages, head convolution, each after its normalisation and activation.
-    """
-    children = dict(model.named_children())
-    blocks = children.get("blocks")
-    if "conv_stem" in children and isinstance(blocks, nn.Sequential):
-        names = ["bn1", *(f"blocks.{i}" for i in range(len(blocks)))]
-        if "bn2" not in children:
-            return names
-        return [*names, "bn2"]
-    info = getattr(model, "feature_info", None)
-    if not info:
-        raise EncoderError(
-            f"expert.encoder.levels: timm does not say which levels {type(model).__name__} has; "
-            "name modules yourself"
-        )
-    return refuse_unnamed(model, [stage["module"] for stage in (info if isinstance(info, list) else info.info)])
-
-
-def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]) -> list[str]:
-    """Resolve the wanted levels, given as names or as indices into `known_levels`, to module names.
-
-    Raises:
-        EncoderError: an index out of range, a name that is no module, none at all, or one twice.
-    """
-    if levels == "all":
-        return known_levels(model)
-    modules = [name for name, _ in model.named_modules() if name]
-    chosen = []
-    for level in levels:
-        known = known_levels(model) if isinstance(level, int) else modules
-        if isinstance(level, int) and not -len(known) <= level < len(known):
-            raise EncoderError(
-                f"expert.encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}"
-            )
-        name = known[level] if isinstance(level, int) else level
-        if name not in known:
-            raise EncoderError(
-                f"expert.encoder.levels: no module {name!r}{did_you_mean(name, known)}; "
-                f"levels are {', '.join(known_levels(model))}"
-            )
-        chosen.append(name)
-    if not chosen or len(set(chosen)) != len(chosen):
-        raise EncoderError(f"expert.encoder.levels: expected one or more different levels, got {list(levels)}")
-    return chosen
 
 
 def load_encoder(

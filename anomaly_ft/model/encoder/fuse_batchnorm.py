@@ -2,13 +2,14 @@
 
 In evaluation mode a batch norm is a factor and a summand for each channel, which may as well stand in the
 convolution's weights (Jacob et al., arXiv 1712.05877, section 3.2). Weights are fused for as long as a
-context lasts, and differentiably: training goes through them too, and the parameters stay what they are.
+context lasts, and differentiably: training goes through them too, and the parameters stay what they are. What
+an adapter adds to a convolution is fused with it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import Conv2dSame
@@ -58,30 +59,40 @@ def foldable(model: nn.Module, levels: Sequence[str], run: Callable[[], Sequence
 def folded(model: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
     """Fuse the batch norms into the convolutions inside the block; where gradients are wanted they reach the
     parameters of both."""
-    before: list[tuple[Any, dict[str, Tensor | None], Any]] = []
+    before: list[tuple[Any, dict[str, Tensor | None], Any, Any]] = []
     try:
         for pair in pairs:
-            conv, norm = (model.get_submodule(name) for name in pair)
+            adapted, norm = (cast(Any, model.get_submodule(name)) for name in pair)
             if "forward" in vars(norm):
                 continue  # fused already, by a context around this one
-            weight, bias = _fold(conv, norm)
-            before.append((conv, {name: conv._parameters[name] for name in ("weight", "bias")}, norm))
+            conv = getattr(adapted, "base_layer", adapted)
+            weight, bias = _fold(_weight(adapted), conv.bias, norm)
+            before.append((conv, {name: conv._parameters[name] for name in ("weight", "bias")}, norm, adapted))
             _put(conv, {"weight": weight, "bias": bias})
             norm.forward = _without_norm(norm)
+            if adapted is not conv:
+                adapted.forward = conv.forward
         yield
     finally:
-        for conv, parameters, norm in before:
+        for conv, parameters, *run in before:
             _put(conv, parameters)
-            norm.__dict__.pop("forward", None)
+            for module in run:
+                module.__dict__.pop("forward", None)
 
 
-def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Compute weight and bias of the convolution with the batch norm in it."""
+def _weight(module: Any) -> Tensor:
+    """Compute a convolution's weight as it is now, with what an adapter of peft adds to it."""
+    weight: Tensor = module.weight
+    return weight + module.get_delta_weight("default") if hasattr(module, "base_layer") else weight
+
+
+def _fold(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
+    """Compute weight and bias of a convolution with the batch norm in it."""
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight
-    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    mean = norm.running_mean if bias is None else norm.running_mean - bias
     bias = -mean * scale if norm.bias is None else norm.bias - mean * scale
-    weight = conv.weight * scale[:, None, None, None]
+    weight = weight * scale[:, None, None, None]
     if not torch.is_grad_enabled():  # torch.export takes nothing but parameters
         return nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
     return weight, bias

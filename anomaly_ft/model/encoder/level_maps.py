@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from anomaly_ft.errors import EncoderError
+from anomaly_ft.errors import EncoderError, did_you_mean
 
 TOLERANCE = 1e-2  # of a map's largest value; a scrambled map is off by about as much as that value
 
@@ -116,3 +116,54 @@ def _read_by_timm(model: Any, images: Tensor) -> dict[str, Tensor]:
     if len(names) != len(maps):
         return {}
     return dict(zip(names, maps, strict=True))
+
+
+def known_levels(model: nn.Module) -> list[str]:
+    """List the names of all levels: each stage timm knows, plus stem and head convolution where there are
+    any.
+
+    For an EfficientNet these are the nine levels of Rippel et al. (IEEE TIM 70, 2021): stem, seven
+    stages, head convolution, each after its normalisation and activation.
+    """
+    children = dict(model.named_children())
+    blocks = children.get("blocks")
+    if "conv_stem" in children and isinstance(blocks, nn.Sequential):
+        names = ["bn1", *(f"blocks.{i}" for i in range(len(blocks)))]
+        if "bn2" not in children:
+            return names
+        return [*names, "bn2"]
+    info = getattr(model, "feature_info", None)
+    if not info:
+        raise EncoderError(
+            f"expert.encoder.levels: timm does not say which levels {type(model).__name__} has; "
+            "name modules yourself"
+        )
+    return refuse_unnamed(model, [stage["module"] for stage in (info if isinstance(info, list) else info.info)])
+
+
+def choose_levels(model: nn.Module, levels: Sequence[str | int] | Literal["all"]) -> list[str]:
+    """Resolve the wanted levels, given as names or as indices into `known_levels`, to module names.
+
+    Raises:
+        EncoderError: an index out of range, a name that is no module, none at all, or one twice.
+    """
+    if levels == "all":
+        return known_levels(model)
+    modules = [name for name, _ in model.named_modules() if name]
+    chosen = []
+    for level in levels:
+        known = known_levels(model) if isinstance(level, int) else modules
+        if isinstance(level, int) and not -len(known) <= level < len(known):
+            raise EncoderError(
+                f"expert.encoder.levels: no level {level}; there are {len(known)}: {', '.join(known)}"
+            )
+        name = known[level] if isinstance(level, int) else level
+        if name not in known:
+            raise EncoderError(
+                f"expert.encoder.levels: no module {name!r}{did_you_mean(name, known)}; "
+                f"levels are {', '.join(known_levels(model))}"
+            )
+        chosen.append(name)
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise EncoderError(f"expert.encoder.levels: expected one or more different levels, got {list(levels)}")
+    return chosen

@@ -63,6 +63,13 @@ def load_pretrained(name: str, weights: str, image_size: Size) -> nn.Module:
     return model
 
 
+def whole_source(weights: str) -> str:
+    """Name the same weights so that they are found from any folder."""
+    if weights.startswith(LOCAL):
+        return LOCAL + str(Path(weights.removeprefix(LOCAL)).resolve())
+    return str(Path(weights).resolve()) if Path(weights).is_file() else weights
+
+
 def _create(name: str, image_size: Size, *, pretrained: bool = False) -> nn.Module:
     architecture = name.split(".", maxsplit=1)[0]
     if not timm.is_model(architecture):

@@ -10,7 +10,6 @@ An untrained filter leaves the input itself, up to a unit: the detector then is 
 features at each position (`gaussian.detector`, dense score). Training starts there.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -173,12 +172,11 @@ class FilterDetector(nn.Module):
     def save(self, folder: Path, *, about: Mapping[str, Any]) -> None:
         """Write encoder, tensors and description below `folder`; `about` is kept beside them for a reader."""
         point, encoder = self.thresholds.point if self.thresholds else None, self.encoder
-        encoder.save(folder / "encoder", resize=about.get("preprocessing", {}).get("resize", "stretch"))
-        config = json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))
+        resize = about.get("preprocessing", {}).get("resize", "stretch")
         names = {"levels": [encoder.levels[i] for i in self.space.levels], "grid": self.space.grid}
         description = {
             "kind": "filter",
-            "encoder": config["architecture"],
+            "encoder": encoder.keep(folder, resize=resize),
             "image_size": encoder.image_size,
             "levels": list(encoder.levels),
             "input": "RGB, image_size x image_size, values 0..255; the encoder's config has mean and std",

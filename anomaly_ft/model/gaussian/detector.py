@@ -16,7 +16,6 @@ while it is fitted, whatever the number and size of images; one Gaussian of all 
 images that are no squares the grid has their shape, see `grid_shape`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -256,11 +255,10 @@ class GaussianDetector(nn.Module):
         encoder, chosen = self.encoder, {"dense_levels": self.dense_levels, "map_levels": self.map_levels}
         # by name: `auto` may mean others one day
         names = {name: [encoder.levels[i] for i in levels] for name, levels in chosen.items()}
-        encoder.save(folder / "encoder", resize=about.get("preprocessing", {}).get("resize", "stretch"))
-        config = json.loads((folder / "encoder" / "config.json").read_text(encoding="utf-8"))
+        resize = about.get("preprocessing", {}).get("resize", "stretch")
         description = {
             "kind": "gaussian",
-            "encoder": config["architecture"],
+            "encoder": encoder.keep(folder, resize=resize),
             "image_size": encoder.image_size,
             "levels": list(encoder.levels),
             "input": "RGB, image_size high and wide, values 0..255; the encoder's config has mean and std",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.encoder import Encoder, choose_levels, known_levels, load_encoder, pool
+from anomaly_ft.model.encoder.encoder import Encoder, load_encoder, pool
+from anomaly_ft.model.encoder.level_maps import choose_levels, known_levels
 
 
 def some_images(size: int = 64, count: int = 2) -> Tensor:
