@@ -213,7 +213,8 @@ def save(setup: Setup, partial: Path, kept: Calibrated, kind: str, *, refitted: 
     data = setup.recipe.data
     preprocessing = {"resize": data.resize, "range": data.range}
     looks = learn_appearance(setup.varied("calibration").pixels, len(setup.data.split.calibration))
-    about = {"statistics": kind, "preprocessing": preprocessing, "appearance": looks.plain()}
+    known = {"appearance": looks.plain(), "chance": kept.chance.plain()}
+    about = {"statistics": kind, "preprocessing": preprocessing, **known}
     kept.detector.save(partial, about=about)
     if refitted and setup.recipe.gaussian.keep_sums and isinstance(kept.detector, GaussianDetector):
         settings, train = kept.detector.settings, setup.inputs("train")
