@@ -4,8 +4,9 @@
 
 Frozen encoder, with varied copies in the statistics as by default. For each set and seed the calibration images
 say what chance does in maps of good images; then regions are found in the test images, as they are and varied
-as the recipe says, with 0.01, 0.1 and 1 false alarms allowed a good image. Beside them stands the plain limit
-of the map, which no place of an unsuspicious image exceeds; its alarms are the connected places above it.
+as the recipe says, with 0.01, 0.1 and 1 false alarms allowed a good image. Beside them stand the plain limit of
+the map, which no place of an unsuspicious image exceeds, and one set like regions to 0.1 (`limit 0.1`); their
+alarms are the connected places above.
 
 * alarms: of a good test image, on average; *alarms varied* of its varied copy
 * found: share of defective test images with an alarm
@@ -15,7 +16,8 @@ Maps are kept (`SET-SEED.npz`); what is there is not computed again. Writes `reg
 seeds. Sets and where they lie: see `sets.py`. No test image chooses anything.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +71,45 @@ def maps_of(recipe: Recipe, terminal: Terminal, path: Path) -> Maps:
 
 
 def rows_of(maps: Maps, decoder: Decoder) -> Iterator[Row]:
-    """A row for the plain limit and for each number of false alarms allowed."""
+    """A row for each plain limit and for each number of false alarms allowed."""
     chance, bad = learn_chance(maps["calibration"]), maps["anomalous"]
     alarms = {kind: [nfas(map_, chance) for map_ in maps[kind]] for kind in ("clean", "varied")}
-    limit = float(maps["limit"])
-    above = {kind: np.array([ndimage.label(m > limit)[1] for m in maps[kind]]) for kind in alarms}
-    yield {"rule": "limit", **summary(above, bad), "f1": f1(maps, decoder, None, chance)}
+    limits = {"limit": float(maps["limit"]), "limit 0.1": limit_at(maps["calibration"], 0.1)}
+    for rule, limit in limits.items():
+        above = {kind: np.array([ndimage.label(m > limit)[1] for m in maps[kind]]) for kind in alarms}
+        yield {"rule": rule, **summary(above, bad), "f1": f1(maps, partial(beyond, limit, decoder))}
     for epsilon in EPSILONS:
         counts = {kind: np.array([(n <= epsilon).sum() for n in found]) for kind, found in alarms.items()}
-        yield {"rule": f"{epsilon:g}", **summary(counts, bad), "f1": f1(maps, decoder, epsilon, chance)}
+        called = partial(inside, chance, epsilon, decoder)
+        yield {"rule": f"{epsilon:g}", **summary(counts, bad), "f1": f1(maps, called)}
+
+
+def limit_at(calibration: NDArray[Any], rate: float) -> float:
+    """The lowest limit that so many calibration images exceed, counted as regions are: the new image with one,
+    images and their copies by the higher of both."""
+    highest = calibration.max((2, 3))
+    clean, copies = highest[0], highest[1:] if len(highest) > 1 else highest
+    for limit in np.sort(highest.ravel()):
+        above = max((clean > limit).mean(), (copies > limit).mean()) * len(clean)
+        if (above + 1) / (len(clean) + 1) <= rate:
+            return float(limit)
+    return float(highest.max())
+
+
+def beyond(limit: float, decoder: Decoder, map_: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels of an image of this size that exceed a limit of its map."""
+    return np.asarray(upsample(map_, *size, decoder) > limit)
+
+
+def inside(
+    chance: Chance, epsilon: float, decoder: Decoder, map_: NDArray[Any], size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Pixels of an image of this size that lie in its regions."""
+    called = np.zeros(size, dtype=bool)
+    for region in find_regions(map_, chance, epsilon):
+        placed = place(region, *size, decoder)
+        called |= placed.inside if placed else False
+    return called
 
 
 def nfas(map_: NDArray[Any], chance: Chance) -> NDArray[np.float64]:
@@ -98,26 +130,18 @@ def summary(counts: Mapping[str, NDArray[np.int64]], bad: NDArray[np.bool_]) -> 
     }
 
 
-def f1(maps: Maps, decoder: Decoder, epsilon: float | None, chance: Chance) -> float | None:
-    """Pixel F1 of the regions, or of what exceeds the limit; images without a mask are left out."""
-    called = CalledPixels(0.5)
-    limit = float(maps["limit"])
+def f1(maps: Maps, call: Callable[[NDArray[Any], tuple[int, int]], NDArray[np.bool_]]) -> float | None:
+    """Pixel F1 of what is called anomalous; images without a mask are left out."""
+    counted = CalledPixels(0.5)
     for map_, path, mask_path, bad in zip(
         maps["clean"], maps["paths"], maps["masks"], maps["anomalous"], strict=True
     ):
         if bad and not mask_path:
             continue
         mask = read_mask(Path(str(mask_path))) if mask_path else None
-        height, width = mask.shape if mask is not None else image_size(Path(str(path)))
-        if epsilon is None:
-            inside = upsample(map_, height, width, decoder) > limit
-        else:
-            inside = np.zeros((height, width), dtype=bool)
-            for region in find_regions(map_, chance, epsilon):
-                placed = place(region, height, width, decoder)
-                inside |= placed.inside if placed else False
-        called.add(inside.astype(np.float32), mask)
-    return called.f1()
+        size = mask.shape if mask is not None else image_size(Path(str(path)))
+        counted.add(call(map_, (size[0], size[1])).astype(np.float32), mask)
+    return counted.f1()
 
 
 @click.command()

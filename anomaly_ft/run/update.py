@@ -206,6 +206,7 @@ def _make(work: _Work, sums: list[Moments], partial: Path) -> RunSummary:
         root=work.own["train"][0].root,
         decoder=run.decoder,
         missing=kept.point.missing,
+        chance=kept.chance,
     )
     write_report(partial / "report.html", summary.plain(), shown)
     if assessment:
