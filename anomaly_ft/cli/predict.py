@@ -8,6 +8,8 @@ import click
 
 from anomaly_ft.cli.options import ANOMALY, TILE, UNDECIDED, quieten_libraries
 
+EPSILON = 0.1
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -22,6 +24,17 @@ from anomaly_ft.cli.options import ANOMALY, TILE, UNDECIDED, quieten_libraries
     is_flag=True,
     help="Also write maps: over images (.png, what is anomalous outlined in white) and raw (.npy).",
 )
+@click.option(
+    "--regions",
+    is_flag=True,
+    help="Also write the regions of each map that chance hardly makes: boxes, areas, numbers of false alarms.",
+)
+@click.option(
+    "--epsilon",
+    type=float,
+    metavar="NUMBER",
+    help=f"False alarms that --regions allows a good image on average.  [default: {EPSILON}]",
+)
 @click.option("--tile", type=click.IntRange(min=1), metavar="PIXELS", help=TILE)
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option(
@@ -34,6 +47,8 @@ def predict(
     images: tuple[str, ...],
     output: Path | None,
     maps: bool,
+    regions: bool,
+    epsilon: float | None,
     tile: int | None,
     form: Literal["csv", "jsonl"],
     fail_on_anomaly: bool,
@@ -49,11 +64,16 @@ def predict(
     Examples:
       anomaly-ft predict runs/bottle-001 new/
       anomaly-ft predict runs/bottle-001 "new/**/*.png" --output predictions --maps
+      anomaly-ft predict runs/bottle-001 new/ --output predictions --maps --regions --epsilon 0.1
       anomaly-ft predict runs/fabric-001 wide/ --tile 512 --output predictions --maps
       find new -name "*.png" | anomaly-ft predict runs/bottle-001 - --format jsonl
     """
     if maps and output is None:
         raise click.UsageError("--maps needs a folder to write to: --output DIR")
+    if regions and output is None:
+        raise click.UsageError("--regions needs a folder to write to: --output DIR")
+    if epsilon is not None and not regions:
+        raise click.UsageError("--epsilon is of --regions; add it")
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.open import open_run
     from anomaly_ft.run.predict import Destination, predict_to
@@ -61,7 +81,8 @@ def predict(
 
     quieten_libraries()
     terminal = Terminal()
-    rows = Destination(output, form, maps)
+    allowed = (EPSILON if epsilon is None else epsilon) if regions else None
+    rows = Destination(output, form, maps, allowed)
     tally = predict_to(rows, in_tiles(open_run(run)[1], tile), images, stdin=sys.stdin, progress=terminal.track)
     terminal.say(str(tally))
     for notice in tally.notices:

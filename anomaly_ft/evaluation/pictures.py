@@ -15,7 +15,8 @@ from anomaly_ft.model.maps import Map
 
 Pixels = NDArray[np.uint8]
 COLOURS = "inferno"
-TRUTH, LIMIT = (0, 255, 140), (255, 255, 255)  # outline of the ground truth, of the threshold
+# outlines: of the ground truth, of the threshold, of a region that chance hardly makes
+TRUTH, LIMIT, REGION = (0, 255, 140), (255, 255, 255), (0, 170, 255)
 FIRST_COLOUR = 0.3  # of the colour map: its dark end would look like a shadow on the part
 OPACITY = 0.7
 JPEG_QUALITY = 82

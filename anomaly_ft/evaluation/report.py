@@ -16,8 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from anomaly_ft.data.images import Decoder, read_image
 from anomaly_ft.data.masks import read_mask
 from anomaly_ft.evaluation.assess import Assessment
+from anomaly_ft.evaluation.chance import Chance
 from anomaly_ft.evaluation.metric_names import PHASES, on_test
 from anomaly_ft.evaluation.pictures import (
+    REGION,
     TRUTH,
     ColourScale,
     outlined,
@@ -35,6 +37,7 @@ from anomaly_ft.evaluation.plots import (
     roc_pr_figure,
     score_figure,
 )
+from anomaly_ft.evaluation.regions import find_regions, place
 from anomaly_ft.evaluation.what_if import what_if_figure
 from anomaly_ft.metrics import Floats, curve
 from anomaly_ft.model.maps import upsample
@@ -44,6 +47,7 @@ SIDE = 224  # pixels of a picture's longer side
 SHOWN = 6  # pictures in each gallery
 HELD_OUT = "held-out normal"
 MISSING = "-"
+EPSILON = 0.1  # false alarms a good image that outlined regions may have
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class ReportData:
         root: of the training images that the summary calls suspicious; None where it names none.
         decoder: by which these were read.
         missing: held-out good images that are missing for the false positive rate asked for.
+        chance: what it does in maps of good images, for regions; None: none are outlined.
     """
 
     recipe: str
@@ -77,6 +82,7 @@ class ReportData:
     root: Path | None = None
     decoder: Decoder | None = None
     missing: int = 0
+    chance: Chance | None = None
 
 
 def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> None:
@@ -107,7 +113,8 @@ def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> No
         missing=data.missing,
         decider=_decider(summary["thresholds"], data),
         suspicious=_suspicious(summary.get("suspicious", ()), data),
-        galleries=_galleries(data.assessment) if data.assessment else None,
+        galleries=_galleries(data.assessment, data.chance) if data.assessment else None,
+        epsilon=EPSILON if data.chance else None,
     )
     path.write_text(page, encoding="utf-8")
 
@@ -170,7 +177,7 @@ def score_kinds(held_out: Floats, assessment: Assessment | None) -> dict[str, Fl
     return kinds
 
 
-def _galleries(assessment: Assessment) -> dict[str, Any]:
+def _galleries(assessment: Assessment, chance: Chance | None) -> dict[str, Any]:
     """Choose and draw the images to look at: the extremes, where mistakes and successes show."""
     labels = np.array([record.anomalous for record in assessment.records])
     missed = np.flatnonzero(labels & (assessment.scores <= assessment.point.threshold))
@@ -184,7 +191,7 @@ def _galleries(assessment: Assessment) -> dict[str, Any]:
         "worst": by_map[max(SHOWN, len(by_map) - SHOWN) :][::-1],
     }
     drawn: dict[str, Any] = {
-        name: [card for i in places if (card := _card(assessment, int(i), scales))]
+        name: [card for i in places if (card := _card(assessment, int(i), scales, chance))]
         for name, places in chosen.items()
     }
     drawn["missed_count"] = len(missed)
@@ -229,7 +236,9 @@ def _picture(name: str, data: ReportData) -> str:
     return ""
 
 
-def _card(assessment: Assessment, i: int, scales: Mapping[str, ColourScale]) -> dict[str, Any] | None:
+def _card(
+    assessment: Assessment, i: int, scales: Mapping[str, ColourScale], chance: Chance | None
+) -> dict[str, Any] | None:
     record = assessment.records[i]
     try:
         image = shrunk(np.asarray(read_image(record.path, assessment.decoder.value_range)), SIDE)
@@ -243,6 +252,9 @@ def _card(assessment: Assessment, i: int, scales: Mapping[str, ColourScale]) -> 
             for name, scale in scales.items()
         ),
     ]
+    for region in find_regions(assessment.outputs.localises[i], chance, EPSILON) if chance else ():
+        if placed := place(region, height, width, assessment.decoder):
+            pictures[1] = outlined(pictures[1], placed.inside, REGION)
     if i in assessment.localisation.by_image and record.mask:
         mask = shrunk(np.repeat(read_mask(record.mask)[..., None], 3, axis=2).astype(np.uint8) * 255, SIDE)
         if mask.shape == image.shape:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
+from anomaly_ft.evaluation.chance import Chance, learn_chance
 from anomaly_ft.evaluation.working_points import (
     ChiSquarePoint,
     Guarantee,
@@ -29,6 +30,7 @@ class Calibrated:
     point: WorkingPoint
     parametric: Sequence[ChiSquarePoint]
     calibration: Predictions
+    chance: Chance  # what is left to it in maps of good images
     decided_by: str = ""  # the image whose score alone is the threshold
 
     @property
@@ -63,9 +65,12 @@ def calibrate_on(
     parametric = chi_square(detector.distance_mean, rate, outputs.distances)
     limit = set_point(everything.localises.max((1, 2))).threshold
     thresholds = Thresholds(point, tuple(level.threshold for level in parametric), limit)
+    maps = everything.localises.reshape(-1, count, *everything.localises.shape[1:])
+    chance = learn_chance(maps, by_group(maps.max((2, 3)), groups).shape[1])
     highest = int(outputs.score.argmax())
     decided_by = records[highest].name if float(outputs.score[highest]) == point.threshold else ""
-    return Calibrated(detector.with_thresholds(thresholds), point, parametric, outputs, decided_by)
+    kept = detector.with_thresholds(thresholds)
+    return Calibrated(kept, point, parametric, outputs, chance, decided_by)
 
 
 def asked_again(

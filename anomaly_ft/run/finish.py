@@ -63,7 +63,7 @@ def finish(
     method: Method,
     before: tuple[dict[str, Any], list[EpochRecord], Baseline],
 ) -> RunSummary:
-    """Set thresholds, measure on the test split, and write every file of the run folder.
+    """Set thresholds, measure on the test split, and write every file of the run folder; returns the summary.
 
     Args:
         setup: the run; its encoder holds the weights that are kept.
@@ -71,9 +71,6 @@ def finish(
         method: makes the detector.
         before: the summary so far, the records of all epochs, and what the pretrained encoder's detector is
             worth.
-
-    Returns:
-        The summary, as it was written.
     """
     summary, records, baseline = before
     frozen = baseline.tested
@@ -111,6 +108,7 @@ def finish(
         what_if=varied,
         root=setup.data.undivided.records[0].root,
         decoder=decoder_of(setup),
+        chance=kept.chance,
     )
     _draw(partial, material)
     whole = RunSummary.model_validate({**summary, **sealed})
@@ -213,7 +211,8 @@ def save(setup: Setup, partial: Path, kept: Calibrated, kind: str, *, refitted: 
     data = setup.recipe.data
     preprocessing = {"resize": data.resize, "range": data.range}
     looks = learn_appearance(setup.varied("calibration").pixels, len(setup.data.split.calibration))
-    about = {"statistics": kind, "preprocessing": preprocessing, "appearance": looks.plain()}
+    known = {"appearance": looks.plain(), "chance": kept.chance.plain()}
+    about = {"statistics": kind, "preprocessing": preprocessing, **known}
     kept.detector.save(partial, about=about)
     if refitted and setup.recipe.gaussian.keep_sums and isinstance(kept.detector, GaussianDetector):
         settings, train = kept.detector.settings, setup.inputs("train")

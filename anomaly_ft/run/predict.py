@@ -24,11 +24,12 @@ from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.pixels import SUFFIXES, Pixels
 from anomaly_ft.errors import DataError, DivergedError, RunError
 from anomaly_ft.evaluation.false_alarms import say_far_too_many
-from anomaly_ft.evaluation.map_files import colour_scale, write_maps
+from anomaly_ft.evaluation.map_files import MapFolder, colour_scale
 from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
 from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, render
+from anomaly_ft.run.region_rows import Allowed, allow, open_regions, say_extrapolated
 from anomaly_ft.run.tiles import NOTICE, predict_files
 from anomaly_ft.run.today import ImageWatch
 
@@ -157,11 +158,13 @@ def stream(
 
 @dataclass(frozen=True)
 class Destination:
-    """Where rows go: to `folder/predictions.<form>`, or to stdout; with `maps` each map to `folder/maps`."""
+    """Where rows go: to `folder/predictions.<form>`, or to stdout; with `maps` each map to `folder/maps`; with
+    `epsilon`, the false alarms an image that are allowed, regions to `folder/regions.<form>`."""
 
     folder: Path | None
     form: Format
-    maps: bool = False  # see `write_maps`
+    maps: bool = False  # see `MapFolder`
+    epsilon: float | None = None  # see `region_rows`
 
 
 def predict_to(
@@ -176,38 +179,44 @@ def predict_to(
 
     Raises:
         DataError: nothing to score.
-        RunError: the folder cannot be written to.
+        RunError: the folder cannot be written to, or regions are asked of a run that has none.
     """
     form, maps = destination.form, destination.maps
+    allowed = None if destination.epsilon is None else allow(run, destination.epsilon)
     known = "-" not in images  # else nobody knows how many are to come
     paths: Iterable[Path] = expand(images, stdin)
     if known:
         paths = list(paths)
     watch = ImageWatch(run.folder)
-    predictions = predict(run, paths, threads=min(8, os.cpu_count() or 1), maps=maps, look=watch.look)
+    threads, mapped = min(8, os.cpu_count() or 1), maps or allowed is not None
+    predictions = predict(run, paths, threads=threads, maps=mapped, look=watch.look)
     seen = progress(predictions, "scoring", len(paths) if isinstance(paths, list) else None)
     if destination.folder is None:
-        return _noticed(run, watch, stream(seen, sys.stdout, form, run.detector.score_names))
-    scale = colour_scale(run)
+        return _noticed(run, watch, allowed, stream(seen, sys.stdout, form, run.detector.score_names))
     folder = _make(destination.folder / "maps" if maps else destination.folder)
+    drawn = MapFolder(run, folder, colour_scale(run))
+    with open_regions(run, destination.folder, form, allowed) as regions_of:
 
-    def draw(prediction: Prediction, number: int) -> str:
-        if prediction.map is None:
-            return ""
-        return write_maps(run, Path(prediction.path), prediction.map, folder, number, scale)
+        def draw(prediction: Prediction, number: int) -> str:
+            regions = regions_of(prediction)
+            if prediction.map is None or not maps:
+                return ""
+            return drawn.write(Path(prediction.path), prediction.map, number, regions)
 
-    tally = _stream_to(destination.folder / f"predictions.{form}", seen, form, draw, run.detector.score_names)
-    return _noticed(run, watch, tally)
+        rows = destination.folder / f"predictions.{form}"
+        tally = _stream_to(rows, seen, form, draw, run.detector.score_names)
+    return _noticed(run, watch, allowed, tally)
 
 
-def _noticed(run: LoadedRun, watch: ImageWatch, tally: Tally) -> Tally:
+def _noticed(run: LoadedRun, watch: ImageWatch, allowed: Allowed | None, tally: Tally) -> Tally:
     """The tally with what is to be said of the images as a whole."""
     scored = tally.images - tally.errors
     if not scored:
         return tally
     many = say_far_too_many(tally.anomalous, scored, run.point)
     tiles = [NOTICE] if run.tile else []
-    return replace(tally, notices=(*watch.says(), *([many] if many else []), *tiles))
+    rare = say_extrapolated(allowed) if allowed else []
+    return replace(tally, notices=(*watch.says(), *([many] if many else []), *tiles, *rare))
 
 
 def _stream_to(

@@ -189,7 +189,9 @@ def _make(work: _Work, sums: list[Moments], partial: Path) -> RunSummary:
     asked = asked_again(recipe.evaluation, run.point)
     kept = calibrate_on(pixels, held_out.records, detector, compute, asked)
     about = {name: read_description(work.folder)[name] for name in ("statistics", "preprocessing")}
-    kept.detector.save(partial, about=about | {"appearance": learn_appearance(pixels, len(held_out)).plain()})
+    looks = learn_appearance(pixels, len(held_out))
+    known = {"appearance": looks.plain(), "chance": kept.chance.plain()}
+    kept.detector.save(partial, about=about | known)
     for name in COPIED:
         shutil.copyfile(work.folder / name, partial / name)
     write_updates(partial, [*work.earlier, *work.added])
@@ -204,6 +206,7 @@ def _make(work: _Work, sums: list[Moments], partial: Path) -> RunSummary:
         root=work.own["train"][0].root,
         decoder=run.decoder,
         missing=kept.point.missing,
+        chance=kept.chance,
     )
     write_report(partial / "report.html", summary.plain(), shown)
     if assessment:

@@ -137,6 +137,20 @@ def test_guarantee_sets_a_threshold_on_each_set_and_seed(run: Run, sets: Path, t
     assert numbers_in(said)
 
 
+def test_regions_counts_alarms_beside_what_is_allowed(run: Run, sets: Path, tmp_path: Path) -> None:
+    place = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1]
+    code, said, errors = run("regions", *place, *settings())
+    assert code == 0, errors
+    rows = finite(tmp_path / "regions.csv")
+    assert rows["rule"].tolist() == ["limit", "limit 0.1", "0.01", "0.1", "1"]
+    alarms = rows["alarms"][2:].tolist()
+    assert alarms == sorted(alarms)
+    assert numbers_in(said)
+    stored = (tmp_path / "screw-0.npz").stat().st_mtime_ns
+    assert run("regions", *place, *settings())[0] == 0
+    assert (tmp_path / "screw-0.npz").stat().st_mtime_ns == stored
+
+
 def test_line_changes_thresholds_and_adds_images(run: Run, sets: Path, tmp_path: Path) -> None:
     place = ["--output", tmp_path, "--data", sets, "--sets", "screw"]
     code, said, errors = run("line", *place, *settings("expert.data.calibration_share=0.25"))

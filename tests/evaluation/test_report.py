@@ -17,6 +17,7 @@ from PIL import Image
 from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.records import Record
 from anomaly_ft.evaluation.assess import assess
+from anomaly_ft.evaluation.chance import learn_chance
 from anomaly_ft.evaluation.pictures import ColourScale, outlined, overlay, scale_of, shrunk
 from anomaly_ft.evaluation.report import (
     HELD_OUT,
@@ -196,6 +197,24 @@ def test_scores_and_maps_are_explained_in_the_detectors_own_words(
         "the image, then where it is odd (dense map), then what adds up to it (contribution map)" in page.text
     )
     assert 'alt="contribution map of' in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_regions_that_chance_hardly_makes_are_outlined_in_the_first_map(
+    labelled: tuple[list[Record], Predictions], tmp_path: Path
+) -> None:
+    records, outputs = labelled
+    outputs.maps["dense"][3, 1, 1:3] = 100  # a missed one, which is shown
+    found = assess(records, outputs, conformal(np.linspace(0, 1.5, 19), 0.01), Decoder(32))
+    chance = learn_chance(np.random.default_rng(1).normal(3, 1, (1, 40, 4, 4)))
+    pages = []
+    for given in (None, chance):
+        data = ReportData("", found, 1.5, np.empty(0), LABELS, chance=given)
+        write_report(tmp_path / "r.html", summary_of(found.summary(), (3, 3)), data)
+        pages.append(read(tmp_path / "r.html"))
+    assert ["Blue outlines are regions" in page.text for page in pages] == [False, True]
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    (changed,) = set(pages[1].addresses) - set(pages[0].addresses)
+    assert f'"{changed}" alt="dense map of 3 &amp; &lt;script&gt;.png"' in text
 
 
 def test_the_page_says_how_many_images_each_part_had(small_run: Path) -> None:

@@ -124,6 +124,15 @@ def test_a_filter_is_evaluated_and_served(of_pixels: Path, tmp_path: Path) -> No
     assert np.shape(answer["map"][0]) == (32, 32)
 
 
+def test_regions_of_a_filters_map_are_written(of_pixels: Path, mvtec_folder: Path, tmp_path: Path) -> None:
+    where = ["--output", tmp_path, "--regions", "--epsilon", 1000]
+    result = run("predict", of_pixels, mvtec_folder / "test" / "hole", *where)
+    assert result.exit_code == 0, result.output
+    regions = pd.read_csv(tmp_path / "regions.csv")
+    assert len(regions) >= 4
+    assert regions["nfa"].between(0, 1000).all()
+
+
 @pytest.mark.parametrize("form", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_exports_agree_with_the_filter(of_features: Path, of_pixels: Path, tmp_path: Path, form: str) -> None:
     folder = of_features if form == "onnx" else of_pixels
