@@ -40,6 +40,7 @@ expert:
 """
 OVERTRAINED = (
     "expert.gaussian.statistics=pretrained", "expert.gaussian.score=pooled", "expert.schedule.epoch_steps=15", "schedule.max_steps=120",
+    "expert.objective.floor=false",
     "schedule.max_epochs=8", "expert.schedule.patience=100", "expert.schedule.margin=1000", "expert.schedule.tolerance=0",
 )  # fmt: skip
 SHOWN = {"good": [70, 75], "defective": [4, 9]}

@@ -40,6 +40,10 @@ class StopDecision(Protocol):
     def reason(self) -> str | None:
         """Why training ended."""
 
+    @property
+    def why(self) -> str:
+        """The same in words."""
+
 
 def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) -> Figure:
     """Plot vicinal AUROC over epochs: the validated mean, each augmentation, the kept epoch and why it
@@ -57,9 +61,8 @@ def forgetting_figure(validations: Sequence[Validation], verdict: StopDecision) 
     axes.set_xlim(-0.3, len(validations) - 0.7)
     axes.set_xlabel("epoch (0 = pretrained)")
     axes.set_ylabel(METRICS["val/vicinal_auroc"].label)
-    axes.set_title(
-        f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}", fontsize=10
-    )
+    said = f"Telling held-out normal images from pseudo-anomalies; ended: {verdict.reason}\n{verdict.why}"
+    figure.suptitle(said, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)

@@ -71,15 +71,27 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
             best = epoch
     epoch = len(history) - 1
     reason: Reason | None = None
+    why = ""
     if diverged:
-        reason = "diverged"
+        reason, why = "diverged", f"epoch {epoch + 1} gave no finite numbers, or a loss far above the first"
     elif falls >= rule.falls or (falls and (epoch - best >= rule.patience or epoch >= rule.max_epochs)):
-        reason = "forgetting"
+        reason, why = "forgetting", _how_it_fell(history, peak, falls)
     elif epoch - best >= rule.patience:
-        reason = "no_progress"
+        above = f"{rule.tolerance:g} standard errors above epoch {best}'s"
+        reason, why = "no_progress", f"no vicinal AUROC after it is more than {above}"
     elif epoch >= rule.max_epochs:
-        reason = "max_epochs"
-    return StopDecision(reason is not None, reason, best)
+        reason, why = "max_epochs", f"no more than {epoch} epochs were asked for"
+    return StopDecision(reason is not None, reason, best, why)
+
+
+def _how_it_fell(history: Sequence[Validation], peak: int, falls: int) -> str:
+    """Say how far the last validation is below the highest, since when, and which augmentation fell most."""
+    top, last = history[peak], history[-1]
+    error = paired_standard_error(top.influence, last.influence)
+    most = max(last.influences, key=lambda name: top.by_augmentation[name] - last.by_augmentation[name])
+    since = "" if falls == 1 else f", and below it since epoch {len(history) - falls}"
+    fall = f"{top.auroc - last.auroc:.3f} ± {error:.3f}"
+    return f"vicinal AUROC is {fall} below epoch {peak}'s{since}; {most} fell most"
 
 
 def is_above(validation: Validation, other: Validation, errors: float) -> bool:

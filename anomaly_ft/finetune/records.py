@@ -52,12 +52,13 @@ Reason = Literal["forgetting", "no_progress", "max_epochs", "diverged"]
 
 @dataclass(frozen=True)
 class StopDecision:
-    """`reason` is None as long as training goes on. `best_epoch` is the one to keep; epoch 0 is the
-    pretrained encoder."""
+    """`reason` is None as long as training goes on; `why` says in words what was seen. `best_epoch` is the one
+    to keep; epoch 0 is the pretrained encoder."""
 
     stop: bool
     reason: Reason | None
     best_epoch: int
+    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

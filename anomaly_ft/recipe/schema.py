@@ -153,6 +153,9 @@ class Objective(Section):
     """What is averaged over normal images and minimised."""
     target: Literal["pooled", "dense", "joint"] = "pooled"
     """Distance of the pooled features, of the features at each position, or the mean of both."""
+    floor: bool = True
+    """Whether an image is pulled no nearer, at each level, than training images are on average before training;
+    pooled features alone."""
     l2_sp: float = Field(default=0.0, ge=0)
     """Strength with which weights are held at their pretrained values."""
     distillation: float = Field(default=0.0, ge=0)

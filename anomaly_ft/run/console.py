@@ -116,7 +116,7 @@ class Terminal:
         if verdict.best_epoch == record.epoch and record.epoch:
             parts.append("kept so far")
         if verdict.reason:
-            parts.append(f"stop: {verdict.reason}, epoch {verdict.best_epoch} is kept")
+            parts.append(f"stop: {verdict.reason}, epoch {verdict.best_epoch} is kept ({verdict.why})")
         self.say("  ".join(parts))
 
     def results(self, run: FinishedRun) -> None:

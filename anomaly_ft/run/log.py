@@ -49,6 +49,7 @@ def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:
     tracker.tags(
         {
             "stop_reason": summary.stop_reason,
+            "stop_why": summary.stop_why,
             "verdict": verdict_of(summary),
             **({"position": summary.position.chosen} if summary.position else {}),
             "run_folder": str(folder.resolve()),

@@ -138,6 +138,8 @@ class RunSummary(Tested):
     """The epoch whose encoder was kept; 0: the pretrained one."""
     stop_reason: StopReason
     """Why training ended."""
+    stop_why: str = ""
+    """The same in words; empty in runs that are older than this."""
     epochs: Count
     """Epochs trained."""
     frozen_test: Numbers | None = None

@@ -54,6 +54,7 @@ def summarise(
         "vicinal_auroc": [record.validation.auroc if record.validation else None for record in records],
         "best_epoch": verdict.best_epoch,
         "stop_reason": verdict.reason,
+        "stop_why": verdict.why,
         "epochs": len(records) - 1,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "images_per_second": {

@@ -204,8 +204,10 @@ def story(curve: Sequence[float], best: int, reason: StopReason) -> str:
 
 
 def story_of(summary: RunSummary) -> str:
-    """Say what happened to the encoder of a run, see `story`."""
-    return story(summary.curve, summary.best_epoch, summary.stop_reason)
+    """Say what happened to the encoder of a run, see `story`, and what was seen where it forgot."""
+    told = story(summary.curve, summary.best_epoch, summary.stop_reason)
+    forgot = summary.stop_reason == "forgetting" and summary.stop_why
+    return f"{told}\nSeen: {summary.stop_why}." if forgot else told
 
 
 def sparkline(values: Sequence[float]) -> str:

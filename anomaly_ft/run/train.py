@@ -77,6 +77,7 @@ def gaussian_method(setup: Setup) -> GaussianMethod:
         section.distance,
         section.target,
         {name: strength for name, strength in penalties.items() if strength},
+        section.floor,
         setup.recipe.gaussian.statistics,
     )
     if chooses_position(setup):

@@ -202,7 +202,7 @@ def test_forgetting_goes_on_where_it_was(run: Run, sets: Path, tmp_path: Path) -
         sets,
         "--seeds",
         1,
-        *settings("expert.schedule.epoch_steps=1"),
+        *settings("expert.schedule.epoch_steps=1", "validation.augmentations=[scar,line]"),
     ]
     code, _, errors = run(*asked, "--sets", "screw")
     assert code == 0, errors
@@ -225,6 +225,13 @@ def test_forgetting_goes_on_where_it_was(run: Run, sets: Path, tmp_path: Path) -
     assert "all, fused, better by 1" in set(judged["rule"])
     assert "chosen on the other sets" in said
     assert (tmp_path / "witnesses.png").stat().st_size > 1000
+    code, _, errors = run("go_on_or_stop", tmp_path, "screw:0", "kolektor:0", "--output", tmp_path / "two.png")
+    assert code == 0, errors
+    assert (tmp_path / "two.png").stat().st_size > 1000
+    code, _, errors = run("go_on_or_stop", tmp_path, "screw:0", "bottle:0", "--output", tmp_path / "none.png")
+    assert code == 1
+    assert "no run bottle:0; there is screw:0, kolektor:0" in errors
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_variation_measures_six_detectors_and_goes_on_where_it_was(

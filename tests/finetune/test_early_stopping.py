@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,3 +134,32 @@ def test_where_nothing_is_known_before_training_epoch_0_is_never_kept() -> None:
 def test_an_auroc_that_fell_by_rounding_alone_is_no_fall() -> None:
     equal = [Validation(auroc, {}, {"scar": np.zeros(9)}, 0.0) for auroc in (0.5, 0.5, 0.5 - 1e-16)]
     assert early_stop(equal, StoppingRule(2)).reason == "max_epochs"
+
+
+def test_forgetting_is_told_by_how_far_it_fell_since_when_and_what_shows_it() -> None:
+    lines, scars = (0.80, 0.82, 0.77, 0.75), (0.80, 0.82, 0.81, 0.81)
+    with_two = [
+        replace(
+            each,
+            by_augmentation={"scar": scar, "line": line},
+            influences={"scar": each.influence, "line": each.influence},
+        )
+        for each, scar, line in zip(history(0.80, 0.82, 0.79, 0.78), scars, lines, strict=True)
+    ]
+    said = early_stop(with_two, StoppingRule(10, tolerance=1.0)).why
+    assert said == "vicinal AUROC is 0.040 ± 0.010 below epoch 1's, and below it since epoch 2; line fell most"
+
+
+def test_a_single_fall_at_the_last_epoch_has_no_since() -> None:
+    said = verdict(0.80, 0.77, max_epochs=1)
+    assert said.reason == "forgetting"
+    assert said.why == "vicinal AUROC is 0.030 ± 0.010 below epoch 0's; scar fell most"
+
+
+def test_every_end_of_training_says_what_was_seen_and_going_on_says_nothing() -> None:
+    assert verdict(0.80, 0.82).why == ""
+    assert verdict(0.80, 0.81, 0.81, 0.81, tolerance=2.0).why == (
+        "no vicinal AUROC after it is more than 2 standard errors above epoch 0's"
+    )
+    assert verdict(0.80, 0.82, max_epochs=1).why == "no more than 1 epochs were asked for"
+    assert "loss far above the first" in verdict(0.80, diverged=True).why

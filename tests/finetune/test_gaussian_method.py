@@ -7,7 +7,7 @@ from settings import detector_settings
 
 from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.inference import score_images
+from anomaly_ft.model.inference import pooled_features, score_images
 
 
 @pytest.fixture
@@ -65,3 +65,26 @@ def test_other_statistics_are_no_reason_to_use_the_last_ones(method):
     assert method.refit("pretrained") is not first
     with pytest.raises(ValueError, match="expected one of pretrained, refit"):
         method.refit("induced")
+
+
+def test_the_floor_is_the_mean_squared_distance_of_training_images_before_training(method):
+    method.floor = True
+    expected = []
+    for i, level in enumerate(pooled_features(method.encoder, method.inputs("train"), method.compute)):
+        mean, whitening = (b.double().numpy() for b in method.pretrained.level_gaussian(i))
+        expected.append(np.mean([np.sum((whitening @ (x - mean)) ** 2) for x in level.astype(float)]))
+    assert method.objective().floor.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_floor_is_of_images_evenly_drawn_where_there_are_many(method, monkeypatch):
+    monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.FLOOR_IMAGES", 3)
+    method.floor = True
+    some = method.inputs("train")[[0, 10, 19]]  # 9.5 is rounded to even
+    squared = method.pretrained.squared_level_distances(
+        [torch.from_numpy(level) for level in pooled_features(method.encoder, some, method.compute)]
+    )
+    assert method.objective().floor.tolist() == pytest.approx(squared.mean(0).tolist(), rel=1e-4)
+
+
+def test_without_a_floor_images_are_pulled_ever_nearer(method):
+    assert method.objective().floor is None

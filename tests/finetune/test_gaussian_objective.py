@@ -106,3 +106,31 @@ def test_the_farthest_images_of_a_batch_are_left_out_of_its_distance_and_not_of_
     expected = np.mean(sorted(each)[:8]) + 0.5 * images.float().mean().item()
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     assert loss.requires_grad
+
+
+def test_an_image_nearer_than_the_floor_counts_as_if_it_were_there_and_is_not_pulled(
+    detector: GaussianDetector, make_textures: Textures, compute: Compute
+) -> None:
+    images = compute.batch(make_textures(6, 32, 3))
+    with torch.no_grad():
+        distances = detector.level_distances(pool(detector.encoder(images))).numpy()
+    floor = np.median(distances, axis=0)
+    objective = InducedDistance(detector, floor=torch.from_numpy(floor**2))
+    expected = [max(d, f) for row in distances for d, f in zip(row, floor, strict=True)]
+    assert objective(images).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    near = [i for i, row in enumerate(distances) if (row < floor).all()]
+    assert near
+    objective(images[near]).backward()
+    assert all(not p.grad.any() for p in detector.encoder.parameters() if p.grad is not None)
+    far = [i for i, row in enumerate(distances) if (row > floor).all()]
+    objective(images[far]).backward()
+    assert any(p.grad.any() for p in detector.encoder.parameters() if p.grad is not None)
+
+
+def test_a_floor_is_stored_with_the_objective_and_none_stores_nothing(detector: GaussianDetector) -> None:
+    floor = torch.tensor([2.0, 3.0])
+    stored = InducedDistance(detector, floor=floor).state_dict()
+    assert torch.equal(stored["floor"], floor)
+    assert "floor" not in InducedDistance(detector).state_dict()
+    with pytest.raises(RuntimeError, match="floor"):  # of a run that was begun without one
+        InducedDistance(detector, floor=floor).load_state_dict(InducedDistance(detector).state_dict())

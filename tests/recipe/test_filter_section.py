@@ -49,6 +49,7 @@ def test_families_have_the_names_that_they_have_elsewhere() -> None:
         ("encoder.train_blocks=[blocks.3]", r"encoder\.train_blocks: of model\.kind: gaussian alone"),
         ("expert.schedule.average=true", r"expert\.schedule\.average: of model\.kind: gaussian alone"),
         ("expert.objective.l2_sp=1", r"expert\.objective\.l2_sp: of model\.kind: gaussian alone"),
+        ("expert.objective.floor=false", r"expert\.objective\.floor: of model\.kind: gaussian alone"),
         ("filter.textures=/no/such/folder", r"filter\.textures: folder does not exist: /no/such/folder"),
         ("expert.filter.fillings=[]", r"expert\.filter\.fillings: "),
         ("expert.filter.reach=0", r"expert\.filter\.reach: expected "),

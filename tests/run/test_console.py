@@ -6,6 +6,7 @@ import itertools
 import pytest
 from rich.console import Console
 
+from anomaly_ft.finetune.records import EpochRecord, StopDecision, Validation
 from anomaly_ft.run import console
 from anomaly_ft.run.console import Terminal
 
@@ -58,3 +59,12 @@ def test_a_pass_that_fails_leaves_room_for_the_next() -> None:
         broken()
     list(terminal.track(range(3), "second", 3))
     assert "second" in out.getvalue()
+
+
+def test_the_last_line_of_training_says_why_it_ended() -> None:
+    terminal = Terminal()
+    out = shown(terminal, watched=False)
+    seen = Validation(0.75, {"line": 0.75}, {}, 1.0)
+    verdict = StopDecision(stop=True, reason="forgetting", best_epoch=1, why="vicinal AUROC fell")
+    terminal.epoch(EpochRecord(3, 2.0, seen, verdict, 0, 0.0, 0.0), "fused")
+    assert "stop: forgetting, epoch 1 is kept (vicinal AUROC fell)" in out.getvalue()

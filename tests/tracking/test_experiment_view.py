@@ -62,6 +62,15 @@ def test_the_note_shows_the_gain_with_its_interval_and_how_to_load_the_encoder()
     compile(note.split("```python")[1].split("```")[0], "snippet", "exec")
 
 
+def test_the_note_of_a_run_that_forgot_says_what_was_seen_and_that_of_an_older_run_leaves_it_out() -> None:
+    seen = "vicinal AUROC is 0.150 ± 0.020 below epoch 1's, and below it since epoch 2; line fell most"
+    told = SUMMARY.model_copy(update={"stop_why": seen})
+    assert f"Seen: {seen}." in run_note(told, Path("/runs/bottle-001"))
+    assert "Seen:" not in run_note(SUMMARY, Path("/runs/bottle-001"))
+    ended = told.model_copy(update={"stop_reason": "max_epochs"})
+    assert "Seen:" not in run_note(ended, Path("/runs/bottle-001"))
+
+
 def test_a_note_without_a_test_split_invents_no_number() -> None:
     note = run_note(SUMMARY.model_copy(update={"test": None, "frozen_test": None}), Path("/runs/bottle-001"))
     assert "there is no test number" in note

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Pixels
@@ -27,6 +28,7 @@ from anomaly_ft.model.interface import Detector
 
 PRETRAINED, REFIT = KINDS = ("pretrained", "refit")
 DRIFT_IMAGES = 128  # on so many images at most
+FLOOR_IMAGES = 256  # the same
 PENALTIES: Mapping[str, Callable[[GaussianDetector], Term]] = {
     "l2_sp": lambda detector: l2_sp(detector.encoder),
     "distillation": distillation,
@@ -45,6 +47,7 @@ class GaussianMethod:
         distance: what is averaged and minimised, `mahalanobis` or `squared_mahalanobis`.
         target: of pooled features, of those at each position, or of both.
         penalties: strength of each of `PENALTIES` that is added to the distance.
+        floor: whether the mean distance that training images have before training is near enough.
         statistics: of the detector that is kept, one of `KINDS`.
         choose: what positions mean, from detectors of the pretrained encoder; None: as in `settings`.
         position: what was chosen.
@@ -57,6 +60,7 @@ class GaussianMethod:
     distance: Distance = "mahalanobis"
     target: Target = "pooled"
     penalties: Mapping[str, float] = field(default_factory=dict)
+    floor: bool = False
     statistics: str = REFIT
     choose: Callable[[Heads], PositionChoice] | None = None
     position: PositionChoice | None = None
@@ -135,7 +139,16 @@ class GaussianMethod:
     def objective(self) -> InducedDistance:
         """Make the distance to the pretrained statistics, plus the penalties."""
         terms = {PENALTIES[name](self.pretrained): strength for name, strength in self.penalties.items()}
-        return InducedDistance(self.pretrained, self.distance, self.target, terms)
+        floor = self._usual_distances() if self.floor and self.target != "dense" else None
+        return InducedDistance(self.pretrained, self.distance, self.target, terms, floor)
+
+    def _usual_distances(self) -> Tensor:
+        """Average over training images, evenly drawn, the squared distance of pooled features, `(levels,)`."""
+        train = self.inputs("train")
+        some = np.unique(np.linspace(0, len(train) - 1, FLOOR_IMAGES).round().astype(int))
+        features = pooled_features(self.encoder, train[some], self.compute)
+        squared = np.square(level_distances(self.pretrained, features, self.compute)).mean(0)
+        return torch.from_numpy(squared).float().to(self.compute.fabric.device)
 
     def parameter_groups(self, lr: float, *, layer_decay: float) -> list[dict[str, Any]]:
         """Group the encoder's parameters that train, see `Encoder.parameter_groups`."""

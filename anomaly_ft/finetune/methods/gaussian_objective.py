@@ -24,7 +24,11 @@ class InducedDistance(nn.Module):
     The detector's encoder is what trains; its Gaussians are buffers and stay. `terms` are penalties,
     each with its strength, added to the distance. `left_out` is the share of a batch that counts for nothing
     in its distance, those farthest away; gradients must then be computed of whole batches.
+    `floor`, `(levels,)`, are squared distances of pooled features at which an image is near enough: one that is
+    nearer counts as if it were there, and is not pulled.
     """
+
+    floor: Tensor | None
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class InducedDistance(nn.Module):
         distance: Distance = "mahalanobis",
         target: Target = "pooled",
         terms: Mapping[Term, float] | None = None,
+        floor: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -39,6 +44,7 @@ class InducedDistance(nn.Module):
         self.target = target
         self.terms = dict(terms or {})
         self.left_out = 0.0
+        self.register_buffer("floor", floor)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the loss of images `(n, 3, h, w)` in 0..255: the mean over images, and over levels by their
@@ -48,8 +54,10 @@ class InducedDistance(nn.Module):
         features = pool(maps)
         parts = []
         if self.target != "dense":
-            levels = self._raise(self.detector.squared_level_distances(features))
-            parts.append((levels * self.detector.level_weights).sum(1))
+            levels = self.detector.squared_level_distances(features)
+            if self.floor is not None:
+                levels = torch.maximum(levels, self.floor)
+            parts.append((self._raise(levels) * self.detector.level_weights).sum(1))
         if self.target != "pooled":
             parts.append(self._raise(self.detector.squared_dense_distances(maps)).mean(1))
         each = torch.stack(parts).mean(0)
