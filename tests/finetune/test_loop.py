@@ -53,7 +53,7 @@ class Bench:
         auroc = self.aurocs[len(self.seen) - 1]
         if math.isnan(auroc):
             raise DivergedError("a score is not finite")
-        return Validation(auroc, {}, {"scar": np.zeros(20)}, 0.0)
+        return Validation(auroc, {"scar": auroc}, {"scar": np.zeros(20)}, 0.0)
 
     def run(
         self, rule: StoppingRule, batches: Callable[[int, int], Iterator[Tensor]] | None = None

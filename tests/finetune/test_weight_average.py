@@ -24,7 +24,7 @@ def flat(linear: nn.Module) -> list[float]:
 def noisy(auroc: float) -> Validation:
     """On 40 images, each with an influence of its own."""
     influence = np.random.default_rng(int(auroc * 1e6)).normal(0, 0.05, 40)
-    return Validation(auroc, {}, {"scar": influence - influence.mean()}, 0.0)
+    return Validation(auroc, {"scar": auroc}, {"scar": influence - influence.mean()}, 0.0)
 
 
 def test_the_average_is_the_mean_over_epochs_and_the_pretrained_weights() -> None:
