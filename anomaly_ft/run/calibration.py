@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from numpy.typing import NDArray
 
 from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
@@ -30,8 +34,14 @@ class Calibrated:
     point: WorkingPoint
     parametric: Sequence[ChiSquarePoint]
     calibration: Predictions
-    chance: Chance  # what is left to it in maps of good images
+    maps: NDArray[Any]  # of the images and their varied copies, (1 + k, n, rows, columns)
+    independent: int  # images that do not depend on one another
     decided_by: str = ""  # the image whose score alone is the threshold
+
+    @cached_property
+    def chance(self) -> Chance:
+        """Learn what chance does in maps of good images, once: some milliseconds a map."""
+        return learn_chance(self.maps, self.independent)
 
     @property
     def sentence(self) -> str:
@@ -66,11 +76,11 @@ def calibrate_on(
     limit = set_point(everything.localises.max((1, 2))).threshold
     thresholds = Thresholds(point, tuple(level.threshold for level in parametric), limit)
     maps = everything.localises.reshape(-1, count, *everything.localises.shape[1:])
-    chance = learn_chance(maps, by_group(maps.max((2, 3)), groups).shape[1])
+    independent = by_group(maps.max((2, 3)), groups).shape[1]
     highest = int(outputs.score.argmax())
     decided_by = records[highest].name if float(outputs.score[highest]) == point.threshold else ""
     kept = detector.with_thresholds(thresholds)
-    return Calibrated(kept, point, parametric, outputs, chance, decided_by)
+    return Calibrated(kept, point, parametric, outputs, maps, independent, decided_by)
 
 
 def asked_again(
