@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from anomaly_ft.recipe.section import Section, dotted_key
+from anomaly_ft.recipe.section import Section, dotted_key, is_there
 
 Shape = Literal["curve", "ellipse", "islands", "line"]
 Filling = Literal["elastic", "patch", "colour", "noise"]
@@ -77,7 +77,7 @@ class FilterSection(Section):
     @field_validator("textures")
     @classmethod
     def _exists(cls, name: str, info: ValidationInfo) -> str:
-        if name and info.context and info.context["check_root"] and not Path(name).expanduser().is_dir():
+        if name and info.context and info.context["check_root"] and not is_there(name, Path.is_dir):
             raise ValueError(f"folder does not exist: {name}")
         return name
 

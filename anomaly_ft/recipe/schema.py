@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from anomaly_ft.recipe.augmentations import USUAL, Augmentation
 from anomaly_ft.recipe.filter import SAME_AS_CORRUPTION, FilterSection, Model, what_does_not_fit
 from anomaly_ft.recipe.machine import Runtime, Tracking
-from anomaly_ft.recipe.section import EXPERT, Section, places
+from anomaly_ft.recipe.section import EXPERT, Section, is_there, places
 from anomaly_ft.recipe.training import Optimizer, Schedule, Share
 from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
@@ -71,13 +71,10 @@ class Data(Section):
     @classmethod
     def _exists(cls, name: str, info: ValidationInfo) -> str:
         root = info.field_name == "root"
-        if name and info.context and info.context["check_root"] and not (root and name.startswith("demo:")):
-            try:
-                exists = Path(name).expanduser().exists() if root else Path(name).expanduser().is_file()
-            except (OSError, RuntimeError):  # a name that is too long, `~` of somebody who is not known
-                exists = False
-            if not exists:
-                raise ValueError(f"{'folder' if root else 'file'} does not exist: {name}")
+        named = name and not (root and name.startswith("demo:"))
+        checked = named and info.context and info.context["check_root"]
+        if checked and not is_there(name, Path.exists if root else Path.is_file):
+            raise ValueError(f"{'folder' if root else 'file'} does not exist: {name}")
         return name
 
     @model_validator(mode="after")

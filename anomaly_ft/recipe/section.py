@@ -15,8 +15,9 @@ The score that decides (`expert.gaussian.score`) is not among them: by default i
 better of its parts and all of them are reported, so another choice should rest on measured defects.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +39,14 @@ BEGINNER: dict[str, tuple[str, ...]] = {
     "runtime": ("device", "precision", "cache"),
 }
 EXPERT = "expert"
+
+
+def is_there(name: str, kind: Callable[[Path], bool] = Path.exists) -> bool:
+    """Tell whether a name in a recipe is that of a file or folder, of a kind such as `Path.is_dir`."""
+    try:
+        return kind(Path(name).expanduser())
+    except (OSError, RuntimeError):  # a name that is too long, `~` of somebody who is not known
+        return False
 
 
 class Section(BaseModel):

@@ -86,7 +86,9 @@ def calibrate_on(
 def asked_again(
     section: Evaluation, point: WorkingPoint, rate: float | None = None, guarantee: Guarantee | None = None
 ) -> Evaluation:
-    """Ask again for what a working point was asked for, or for another rate or guarantee."""
-    before: Guarantee = "confidence" if point.confidence else section.guarantee
+    """Ask again for what a working point was asked for, or for another rate or guarantee. One that no good
+    images set, by hand or on defects, was asked for nothing: the recipe's guarantee holds again."""
+    of_images: Guarantee = "confidence" if point.confidence else "average"
+    before = of_images if point.images else section.guarantee
     changes = {"false_positive_rate": rate or point.target_fpr, "guarantee": guarantee or before}
     return section.model_copy(update=changes)

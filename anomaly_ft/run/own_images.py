@@ -1,5 +1,6 @@
 """Images beside a finished run: its own, by what they served, and others that somebody brings."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,13 +56,20 @@ def good_records(root: str, recipe: Recipe) -> list[Record]:
     """List the good images below a folder or in a manifest, in the groups of the recipe.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or nothing says which group they are in though the run goes by groups.
     """
-    records = [replace(r, split="train", part=None) for r in read_root(root).records if not r.anomalous]
+    by = recipe.data.group_by
+    listed = read_root(root, group_by=by).records
+    records = [replace(r, split="train", part=None) for r in listed if not r.anomalous]
     if not records:
         raise DataError(f"{root}: there are no good images")
-    if recipe.data.group_by and not any(record.group for record in records):
-        records = group(records, recipe.data.group_by)
+    if by and not any(record.group for record in records):
+        if not re.compile(by).groups:
+            raise DataError(
+                f"{root}: the run goes by groups of the manifest's column {by} (data.group_by), and there is "
+                "no such column; name a manifest that has it"
+            )
+        records = group(records, by)
     return records
 
 

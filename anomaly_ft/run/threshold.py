@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from anomaly_ft.data.layouts.detect import read_root
+from anomaly_ft.data.layouts.files import means_normal
 from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.records import ANOMALOUS, Record
 from anomaly_ft.errors import DataError, RunError
@@ -19,7 +20,7 @@ from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.threshold import WorkingPoint
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.calibration import calibrate_on
+from anomaly_ft.run.calibration import asked_again, calibrate_on
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.folder import locked_run, writing_to
 from anomaly_ft.run.open import open_run
@@ -30,6 +31,7 @@ from anomaly_ft.run.own_images import (
     refuse_known,
     with_own_copies,
 )
+from anomaly_ft.run.updated_images import named_by_content, read_updates
 
 
 @dataclass(frozen=True)
@@ -94,20 +96,18 @@ def _point(
             None,
             f"on {len(records)} defective images of {wanted.defects}, {wanted.missed:.1%} missed",
         )
-    own = own_records(folder, recipe)
+    own, added = own_records(folder, recipe), read_updates(folder)
+    for record in added:
+        own[record.part or "train"].append(record)
     source = recipe.data.root if wanted.good is None else wanted.good
     records = own["calibration"] if wanted.good is None else good_records(wanted.good, recipe)
     if wanted.good is not None:
         refuse_known(wanted.good, records, own["train"] + own["val"])  # scores of these are too low
+    elif any(record.part == "calibration" for record in added):
+        source += " and of updates"
     images = read_all(records, recipe, run.decoder, terminal)
-    asked = recipe.evaluation.model_copy(
-        update={
-            "false_positive_rate": wanted.rate or before.target_fpr,
-            "guarantee": wanted.guarantee
-            or ("confidence" if before.confidence else recipe.evaluation.guarantee),
-        }
-    )
-    pixels = with_own_copies(images, recipe, "calibration").pixels
+    asked = asked_again(recipe.evaluation, before, wanted.rate, wanted.guarantee)
+    pixels = with_own_copies(named_by_content(images, added), recipe, "calibration").pixels
     found = calibrate_on(pixels, images.records, run.detector, run.compute, asked)
     if found.decided_by:
         terminal.say(f"one image alone decides the threshold: {found.decided_by}; see that it is good")
@@ -120,7 +120,7 @@ def _defects(root: str) -> list[Record]:
     """List the defective images of labelled ones, or, where none is labelled, all below a folder.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or names say that some are good.
     """
     try:
         labelled = [record for record in read_root(root).records if record.anomalous]
@@ -130,6 +130,12 @@ def _defects(root: str) -> list[Record]:
         return labelled
     folder = Path(root).expanduser()
     names = [path.relative_to(folder).as_posix() for path in images_below(folder)] if folder.is_dir() else []
+    good = [n for n in names if any(map(means_normal, (folder.name, *Path(n).with_suffix("").parts)))]
+    if good:
+        raise DataError(
+            f"--from {root}: nothing there is labelled defective, and {len(good)} of {len(names)} images are "
+            f"good by their names, such as {good[0]}; name the folder of the defective ones"
+        )
     if not names:
         raise DataError(
             f"--from {root}: there are no defective images; name labelled images, or a folder of them"

@@ -113,6 +113,46 @@ def test_the_one_image_whose_score_is_the_threshold_is_named(
     assert "one image" not in changed(run, "--good", str(tmp_path / "good"), "--rate", "0.4")
 
 
+def test_a_guarantee_that_was_asked_for_stays_until_another_one_is(run: Path) -> None:
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("guarantee: average", "guarantee: confidence"))
+    changed(run, "--guarantee", "average", "--rate", "0.3")
+    changed(run, "--rate", "0.4")
+    assert load_run(run).point.confidence is None, "as before, not as the recipe says"
+    changed(run, "--value", "3")
+    changed(run, "--rate", "0.4")
+    assert load_run(run).point.confidence == 0.95, "by hand nothing was asked for, so the recipe holds again"
+
+
+def test_an_updated_run_is_recalibrated_on_the_images_of_its_update_too(
+    run: Path, tmp_path: Path, make_textures: Textures
+) -> None:
+    write_images(tmp_path / "new", make_textures(20, 64, 9))
+    result = CliRunner().invoke(main, ["update", str(run), str(tmp_path / "new")])
+    assert result.exit_code == 0, result.output
+    new = max(run.parent.glob("*-update-*"))
+    before = load_run(new).point
+    changed(new, "--rate", f"{before.target_fpr}")
+    assert read_changes(new)[-1].how.endswith(" and of updates")
+    point = load_run(new).point
+    assert point.images == before.images > load_run(run).point.images
+    assert point.threshold == pytest.approx(before.threshold, rel=1e-6), "the update set it on the same images"
+    assert "images of the run already" in refused(new, "--good", str(tmp_path / "new")), (
+        "some are in its statistics"
+    )
+
+
+@pytest.mark.parametrize("folder", ["good", "train/good", "test/good", "."])
+def test_good_images_are_not_taken_for_defects(
+    folder: str, run: Path, tmp_path: Path, make_textures: Textures
+) -> None:
+    root = tmp_path / "ok"
+    write_images(root / folder, make_textures(4, 64, 9))
+    said = refused(run, "--from", str(root))
+    assert "4 of 4 images are good by their names" in said
+    assert not (run / "thresholds.json").exists()
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_labelled_defects_set_it_below_the_lowest_of_them(
     run: Path, mvtec_folder: Path, tmp_path: Path, alone: bool

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lives
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from settings import ONE_AUGMENTATION, tracked, write_images, write_recipe
@@ -271,3 +272,23 @@ def test_an_update_of_a_run_with_free_positions_is_its_child_in_mlflow_and_can_b
     result = CliRunner().invoke(main, ["promote", str(made), "--name", "updated", "--uri", store])
     assert result.exit_code == 0, result.output
     assert "models:/updated@champion is version 1" in result.output
+
+
+def test_a_run_that_goes_by_a_column_of_a_manifest_takes_a_manifest_with_that_column(
+    run: Path, new: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(mvtec_folder, tmp_path / "set")
+    own = pd.read_csv(run / "split.csv", keep_default_na=False)
+    own.assign(part_id=range(len(own))).to_csv(tmp_path / "set" / "set.csv", index=False)
+    text = (run / "recipe.yaml").read_text().replace(str(mvtec_folder), str(tmp_path / "set" / "set.csv"))
+    (run / "recipe.yaml").write_text(text.replace("group_by: ''", "group_by: part_id"))
+    said = refused(run, new)
+    assert "the manifest's column part_id (data.group_by)" in said
+    assert "name a manifest that has it" in said
+    rows = [f"march/{i:03d}.png,0,train,p{i // 2}" for i in range(8)]
+    table = tmp_path / "new" / "march.csv"
+    table.write_text("\n".join(["image_path,label_index,split,part_id", *rows]) + "\n")
+    added = pd.read_csv(updated(run, table) / "updates.csv")
+    assert len(added) == 8
+    assert (added.groupby("group")["split"].nunique() == 1).all(), "parts stay together"
+    assert added["group"].nunique() == 4
