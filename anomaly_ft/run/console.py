@@ -39,10 +39,12 @@ class Terminal:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self.doing = "scoring"  # what passes over images are for just now
         self._tracking = False
+        self._said = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a line on stderr."""
         self.console.print(text, markup=False, soft_wrap=True)
+        self._said = time.monotonic()
 
     def track(
         self,
@@ -74,15 +76,13 @@ class Terminal:
         self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], unit: str
     ) -> Iterator[T]:
         done, began = 0, time.monotonic()
-        said = began
         for item in items:
             yield item
             done, now = done + size(item), time.monotonic()
-            if now - said >= QUIET_SECONDS:
+            if now - self._said >= QUIET_SECONDS:  # of many short passes, too: each alone would say nothing
                 of = f" of {total}" if total else ""
-                speed = f"  {done / (now - began):.0f} {unit}" if unit else ""
+                speed = f"  {done / max(now - began, 1e-9):.0f} {unit}" if unit else ""
                 self.say(f"{description} {done}{of}{speed}")
-                said = now
 
     def _bar(
         self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], unit: str

@@ -1,7 +1,7 @@
 """Progress, as a terminal and as a log file show it."""
 
 import io
-import itertools
+from collections.abc import Iterable, Iterator
 
 import pytest
 from rich.console import Console
@@ -26,13 +26,34 @@ def test_what_is_tracked_comes_through_whole_and_in_order(watched: bool) -> None
     assert ("scoring" in out.getvalue()) is watched
 
 
-def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count(step=20)
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(ticks))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the terminal sees in place of true ones, in a list of one."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def slowly(items: Iterable[list[int]], clock: list[float], seconds: float) -> Iterator[list[int]]:
+    """Items that take their time."""
+    for item in items:
+        clock[0] += seconds
+        yield item
+
+
+def test_a_log_file_gets_a_line_now_and_then(clock: list[float]) -> None:
     terminal = Terminal()
     out = shown(terminal, watched=False)
-    list(terminal.track([[0] * 8] * 4, "validating", 32, len))
+    list(terminal.track(slowly([[0] * 8] * 4, clock, 16), "validating", 32, len))
     assert out.getvalue().splitlines() == ["validating 16 of 32  0 img/s", "validating 32 of 32  0 img/s"]
+
+
+def test_many_short_passes_are_no_silence_in_a_log_file(clock: list[float]) -> None:
+    terminal = Terminal()
+    out = shown(terminal, watched=False)
+    for k in range(9):
+        list(terminal.track(slowly([[0] * 8] * 2, clock, 5), f"pass {k}", 16, len))
+    assert [line.split(" of ")[0] for line in out.getvalue().splitlines()] == ["pass 2 16", "pass 5 16", "pass 8 16"]
 
 
 def test_of_two_nested_passes_the_outer_one_is_shown() -> None:
