@@ -169,15 +169,17 @@ class Terminal:
         self.console.print(table)
 
     def _compare(self, summary: RunSummary, frozen: Numbers, tuned: Numbers) -> None:
-        table = Table(title=f"{summary.name}: test split, {summary.score} score", title_justify="left")
-        table.add_column("")
+        title = f"{summary.name}: test split, {summary.score} score"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)  # 80 columns hold it
+        table.add_column("", no_wrap=True)
         for heading in ("frozen", "fine-tuned", "gain", "95 % interval"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
+        decides = f"{summary.score}_image_auroc"
         for name in ("image_ap", *(name for name in tuned if name.endswith("_image_auroc"))):
             before, after = frozen.get(name), tuned.get(name)
             gain = None if before is None or after is None else after - before
-            style = "bold" if name == f"{summary.score}_image_auroc" else ""
-            ends = summary.gain_intervals.get(name)
+            style = "bold" if name == decides else ""
+            ends = summary.gain_intervals.get("image_auroc" if name == decides else name)
             between = f"{ends[0]:+.4f} to {ends[1]:+.4f}" if ends else ""
             cells = (_number(before), _number(after), _number(gain, "+.4f"), between)
             table.add_row(on_test(name).label, *cells, style=style)
