@@ -6,7 +6,7 @@ SPREAD := -n logical --maxprocesses 4 --dist worksteal
 test notebooks: export OMP_NUM_THREADS := 1
 
 # what touches the libraries most, for environments with other versions of them
-FEW := tests/system tests/recipe tests/model tests/tracking tests/run/test_training.py
+FEW := tests/system tests/recipe tests/model tests/tracking tests/cli tests/run/test_training.py tests/run/test_console.py
 
 .PHONY: quickstart test notebooks slow lint docs site bench lowest release clean
 
@@ -41,13 +41,14 @@ lint: .venv/dev
 bench: .venv/demo
 	@ls benchmarks/*.py
 
-# the lowest versions that setup.cfg allows, in an environment of their own
+# the lowest versions that setup.cfg allows, in an environment of their own; beside the newest of what they need
+# in turn they warn of much, so there warnings are no errors
 lowest:
 	rm -rf build/lowest
 	$(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --quiet uv
 	build/lowest/bin/uv pip install --python build/lowest/bin/python --resolution lowest-direct ".[test]"
-	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest $(FEW)
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -o filterwarnings= $(FEW)
 
 # archives in dist/; the wheel is tried in a bare environment and an empty folder, as somebody would without a clone
 BARE := $(CURDIR)/build/bare/bin

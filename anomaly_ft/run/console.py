@@ -146,6 +146,8 @@ class Terminal:
             table.add_column(heading, justify="right")
         for name, value in (summary.test or {}).items():
             ends = summary.test_intervals.get(name)
+            if name == "false_positive_rate" and summary.test_threshold and summary.test_threshold.observed:
+                ends = (summary.test_threshold.observed.low, summary.test_threshold.observed.high)
             if value is not None and not on_test(name).detail:
                 between = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
                 table.add_row(on_test(name).label, _number(value), between)

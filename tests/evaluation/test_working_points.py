@@ -51,13 +51,10 @@ def test_too_few_images_give_the_highest_score_and_say_what_it_is_worth() -> Non
     point = conformal([1.0, 5.0, 3.0], 0.01)
     assert (point.threshold, point.images, point.target_fpr) == (5.0, 3, 0.01)
     assert point.guaranteed_fpr == pytest.approx(1 / 4)
-    assert (
-        str(point)
-        == (
-            "threshold 5: at most 25.00% of normal images are rejected on average over thresholds, less than "
-            f"{1 - 0.05 ** (1 / 3):.2%} by this one with 95% confidence "  # all three lie below its quantile: 0.95 to the third
-            "(the least that 3 held-out normals can guarantee; the target is 1.00%, 96 more are needed for it)"
-        )
+    assert str(point) == (
+        "threshold 5: at most 25.00% of normal images are rejected on average over thresholds, less than "
+        f"{1 - 0.05 ** (1 / 3):.2%} by this one with 95% confidence "
+        "(the least that 3 held-out normals can guarantee; the target is 1.00%, 96 more are needed for it)"
     )
 
 
