@@ -102,6 +102,7 @@ def test_two_processes_train_as_one(mvtec_folder: Path, tmp_path: Path) -> None:
             command(processes, recipe, output), capture_output=True, text=True, check=False, timeout=600
         )
         assert done.returncode == 0, done.stderr
+        assert "Warning: " not in done.stderr
         assert len(done.stdout.splitlines()) == 1, "one process speaks"
         assert [path.name for path in output.iterdir() if path.is_dir()] == ["tiny-001"]
         runs.append(output / "tiny-001")

@@ -53,7 +53,7 @@ def export(
 ) -> None:
     """Write the encoder or the whole detector of a finished RUN in a format that others load.
 
-    Every export is compared with the detector on real images before it is there: scores, maps, decisions
+    Every export is compared with the detector on real images before it is kept: scores, maps, decisions
     (parity.json). One that does not agree is deleted, and the command exits with 6. The README.md beside
     it has the shortest program that uses it without anomaly_ft.
 

@@ -100,7 +100,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
     help="Show the versions of anomaly-ft and what it uses, and exit.",
 )  # fmt: skip
 def main() -> None:
-    """Fine-tune a pretrained image encoder on images of good parts, and stop before it forgets.
+    """Fine-tune a pretrained image encoder on images of good parts, and go back when it forgets.
 
     \b
     Examples:

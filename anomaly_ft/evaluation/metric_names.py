@@ -130,10 +130,13 @@ TEST_METRICS: dict[str, Metric] = {
     ),
     "image_tnr_at_5pct_fnr": Metric("good passed at 5 % missed", "the same for 5 % (PG5)"),
     "false_positive_rate": Metric(
-        "observed FPR", "share of normal test images above the run's own threshold", PERCENT, at_threshold=True
+        "good images rejected (FPR)",
+        "share of normal test images above the run's own threshold",
+        PERCENT,
+        at_threshold=True,
     ),
     "true_positive_rate": Metric(
-        "observed TPR",
+        "anomalous images found (TPR)",
         "share of anomalous test images above the run's own threshold",
         PERCENT,
         at_threshold=True,

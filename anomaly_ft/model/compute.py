@@ -5,6 +5,7 @@ thresholds and scores have to be those that an export gives, which computes in f
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -120,7 +121,9 @@ def make_compute(
     fabric = _launch(device, PRECISIONS[resolve_precision(device, precision)])
     # the objective that fabric.setup wraps trains in the precision all the same; only passes that ask are meant
     fabric.autocast = nullcontext  # type: ignore[method-assign]
-    torch.backends.cudnn.allow_tf32 = False  # its convolutions have 10 bits of mantissa; exports have 23
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch 2.9 has a newer name for it, others have not
+        torch.backends.cudnn.allow_tf32 = False  # its convolutions have 10 bits of mantissa; exports have 23
     return Compute(fabric, batch_size, channels_last)
 
 

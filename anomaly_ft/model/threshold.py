@@ -63,13 +63,22 @@ class WorkingPoint:
             return 0
         return max(0, images_needed(self.target_fpr, self.confidence) - self.images)
 
+    @property
+    def _alone(self) -> str:
+        """Say what the guarantee leaves open: the average is one over sets of held-out images, this is one."""
+        return f"less than {self.likely_at_most():.2%} by this one with {CONFIDENCE:.0%} confidence"
+
     def __str__(self) -> str:
         text = f"threshold {self.threshold:.4g}: "
         if not self.images:
             text += "nothing is guaranteed of normal images"
         else:
             text += f"at most {self.guaranteed_fpr:.2%} of normal images are rejected"
-            text += f" with {self.confidence:.0%} confidence" if self.confidence else ""
+            text += (
+                f" with {self.confidence:.0%} confidence"
+                if self.confidence
+                else f" on average over thresholds, {self._alone}"
+            )
         if self.images and self.guaranteed_fpr > self.target_fpr:
             text += f" (the least that {self.images} held-out normals can guarantee; "
             text += f"the target is {self.target_fpr:.2%}, {self.missing} more are needed for it)"

@@ -6,12 +6,15 @@ from pathlib import Path
 from anomaly_ft.errors import RecipeError, did_you_mean
 
 BESIDE = Path(__file__).parents[2] / "recipes"  # in a clone of the repository
-INSTALLED = Path(sysconfig.get_path("data"), "share", "anomaly_ft", "recipes")
+SHARE = Path("share", "anomaly_ft", "recipes")
+INSTALLED = sysconfig.get_path("data") / SHARE
+FOR_USER = sysconfig.get_path("data", sysconfig.get_preferred_scheme("user")) / SHARE  # pip install --user
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Find the files by name, such as `quickstart`."""
-    folder = BESIDE if BESIDE.is_dir() else INSTALLED
+    clone = BESIDE.is_dir() and (BESIDE.parent / "setup.cfg").is_file()  # not what some other wheel left there
+    folder = BESIDE if clone else INSTALLED if INSTALLED.is_dir() else FOR_USER
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -39,10 +39,12 @@ class Terminal:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self.doing = "scoring"  # what passes over images are for just now
         self._tracking = False
+        self._said = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print a line on stderr."""
         self.console.print(text, markup=False, soft_wrap=True)
+        self._said = time.monotonic()
 
     def track(
         self,
@@ -74,15 +76,13 @@ class Terminal:
         self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], unit: str
     ) -> Iterator[T]:
         done, began = 0, time.monotonic()
-        said = began
         for item in items:
             yield item
             done, now = done + size(item), time.monotonic()
-            if now - said >= QUIET_SECONDS:
+            if now - self._said >= QUIET_SECONDS:  # of many short passes, too: each alone would say nothing
                 of = f" of {total}" if total else ""
-                speed = f"  {done / (now - began):.0f} {unit}" if unit else ""
+                speed = f"  {done / max(now - began, 1e-9):.0f} {unit}" if unit else ""
                 self.say(f"{description} {done}{of}{speed}")
-                said = now
 
     def _bar(
         self, items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], unit: str
@@ -146,6 +146,8 @@ class Terminal:
             table.add_column(heading, justify="right")
         for name, value in (summary.test or {}).items():
             ends = summary.test_intervals.get(name)
+            if name == "false_positive_rate" and summary.test_threshold and summary.test_threshold.observed:
+                ends = (summary.test_threshold.observed.low, summary.test_threshold.observed.high)
             if value is not None and not on_test(name).detail:
                 between = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
                 table.add_row(on_test(name).label, _number(value), between)
@@ -169,15 +171,17 @@ class Terminal:
         self.console.print(table)
 
     def _compare(self, summary: RunSummary, frozen: Numbers, tuned: Numbers) -> None:
-        table = Table(title=f"{summary.name}: test split, {summary.score} score", title_justify="left")
-        table.add_column("")
+        title = f"{summary.name}: test split, {summary.score} score"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)  # 80 columns hold it
+        table.add_column("", no_wrap=True)
         for heading in ("frozen", "fine-tuned", "gain", "95 % interval"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
+        decides = f"{summary.score}_image_auroc"
         for name in ("image_ap", *(name for name in tuned if name.endswith("_image_auroc"))):
             before, after = frozen.get(name), tuned.get(name)
             gain = None if before is None or after is None else after - before
-            style = "bold" if name == f"{summary.score}_image_auroc" else ""
-            ends = summary.gain_intervals.get(name)
+            style = "bold" if name == decides else ""
+            ends = summary.gain_intervals.get("image_auroc" if name == decides else name)
             between = f"{ends[0]:+.4f} to {ends[1]:+.4f}" if ends else ""
             cells = (_number(before), _number(after), _number(gain, "+.4f"), between)
             table.add_row(on_test(name).label, *cells, style=style)

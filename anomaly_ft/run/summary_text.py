@@ -93,7 +93,7 @@ def _result_table(summary: RunSummary) -> str:
 
 def _threshold(summary: RunSummary) -> str:
     point, test = summary.thresholds, summary.test or {}
-    sure = f" with {point.confidence:.0%} confidence" if point.confidence else ""
+    sure = f" with {point.confidence:.0%} confidence" if point.confidence else " on average"
     text = (
         f"Threshold {point.threshold:.4g}: at most {point.guaranteed_fpr:.2%} of normal images are to be "
         f"rejected{sure}, from {point.images} held-out ones."
@@ -147,12 +147,13 @@ def update_sentences(summary: RunSummary) -> list[str]:
         return []
     point, added = summary.thresholds, update.added
     before, after = update.false_alarms_before, update.false_alarms
+    sure = f" with {point.confidence:.0%} confidence" if point.confidence else " on average"
     alone = f"; {point.decided_by} alone decides it, see that it is good" if point.decided_by else ""
     return [
         f"added to {update.of}: {added['train']} images to the statistics, {added['val']} to the scale of "
         f"scores, {added['calibration']} to the threshold",
         f"threshold {update.threshold_before:.4g} -> {point.threshold:.4g}, set on {point.images} images: at "
-        f"most {point.guaranteed_fpr:.2%} of good ones are rejected{alone}",
+        f"most {point.guaranteed_fpr:.2%} of good ones are rejected{sure}{alone}",
         f"false alarms among the {before.images} calibration images of training: {before.rejected} -> "
         f"{after.rejected}; their scores moved by {update.score_shift:+.2f} standard deviations",
     ]
@@ -182,8 +183,12 @@ def story(curve: Sequence[float], best: int, reason: StopReason) -> str:
         best: the epoch that was kept.
         reason: why training ended.
 
-    >>> print(story([0.8, 0.84, 0.82], 0, "no_progress"))
-    Nothing was gained after epoch 0: the pretrained encoder is kept, fine-tuning did not help.  ▁█▄
+    >>> print(story([0.8, 0.84, 0.82], 1, "forgetting"))
+    Forgetting set in after epoch 1: the encoder of epoch 1 is kept, its vicinal AUROC is 0.8400 (pretrained \
+0.8000).  ▁█▄
+    >>> print(story([0.8, 0.804, 0.802], 0, "no_progress"))
+    Nothing was gained after epoch 0: the pretrained encoder is kept, fine-tuning did not help (epoch 1 \
+reached 0.8040, no more above 0.8000 than noise explains).  ▁█▅
     >>> print(story([0.8], 0, "max_epochs"))
     No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC 0.8000.
     """
@@ -200,6 +205,11 @@ def story(curve: Sequence[float], best: int, reason: StopReason) -> str:
     if best:
         rise = f"{curve[best]:.4f} (pretrained {curve[0]:.4f})"
         kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {rise}"
+    later = max(range(best, len(curve)), key=curve.__getitem__, default=best)
+    if later != best:
+        kept += (
+            f" (epoch {later} reached {curve[later]:.4f}, no more above {curve[best]:.4f} than noise explains)"
+        )
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 

@@ -199,7 +199,7 @@ def epochs(
 
     def batches(epoch: int, done: int) -> Iterator[Tensor]:
         steps = range((epoch - 1) * an_epoch + done, epoch * an_epoch)
-        for step in setup.terminal.track(steps, f"epoch {epoch}", len(steps)):
+        for step in setup.terminal.track(steps, f"epoch {epoch}, step", len(steps), unit=""):
             yield make_batch(step)
 
     def validate() -> Validation:

@@ -12,12 +12,13 @@ from typing import Any
 
 from anomaly_ft.errors import OfflineError
 
-# libraries that look for news or report their use unless told not to
+# libraries that look for news, report their use, or chatter, unless told not to
 SILENCE = {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # of each process of torchrun: advice on a flag of DDP
 }
 HERE = frozenset({"", "localhost", "localhost.localdomain", "ip6-localhost"})
 LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})

@@ -44,6 +44,10 @@ def test_an_unknown_name_gets_those_that_there_are(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(shipped, "BESIDE", tmp_path / "no clone")
     monkeypatch.setattr(shipped, "INSTALLED", tmp_path / "share")
     assert "installed without them" in CliRunner().invoke(main, ["init", "--recipe", "frozen"]).stderr
+    monkeypatch.setattr(shipped, "FOR_USER", tmp_path / "home" / "share")
+    (tmp_path / "home" / "share").mkdir(parents=True)
+    (tmp_path / "home" / "share" / "mvtec.yaml").write_text("name: of one user")
+    assert list(shipped.shipped_recipes()) == ["mvtec"]
     (tmp_path / "share").mkdir()
     (tmp_path / "share" / "frozen.yaml").write_text("name: from a wheel")
     assert CliRunner().invoke(main, ["init", "--recipe", "frozen"]).exit_code == 0

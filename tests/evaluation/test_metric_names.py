@@ -16,7 +16,7 @@ def test_a_score_or_map_that_nobody_knew_has_its_label() -> None:
     assert on_test("error_pixel_aupro").label == "pixel AUPRO (FPR ≤ 0.3), error map"
     assert metric("gain/image_auroc").label == "gain in image AUROC"
     assert (metric("gain/image_ap").form, metric("test/image_ap").form) == ("+.4f", ".4f")
-    assert metric("test/false_positive_rate").label == "observed FPR"
+    assert metric("test/false_positive_rate").label == "good images rejected (FPR)"
 
 
 @pytest.mark.parametrize("name", ["", "image_nonsense", "test/nonsense", "other/image_auroc", "a_image_f1_max"])

@@ -197,6 +197,7 @@ def test_a_folder_of_good_images_alone_says_how_many_false_alarms_there_are(
     )
     assert found["notices"][0].startswith(line)
     assert line in result.stderr
+    assert f"{observed['low']:.4f} to {observed['high']:.4f}" in result.stderr
     page = (tmp_path / "out" / "small-001-evaluation-001" / "report.html").read_text()
     assert line in page
 

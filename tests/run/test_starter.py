@@ -69,7 +69,7 @@ def test_few_images_are_held_back_in_larger_shares_and_the_guarantee_is_named(tm
     recipe, text = init(folder)
     assert recipe.name == "Line-3-few"
     assert (recipe.data.val_share, recipe.data.calibration_share) == (0.25, 0.25)
-    assert "guarantee no fewer than 16.7% false alarms" in text
+    assert "lowest rate of false alarms they can guarantee is 16.7%" in text
     assert "no labelled test images" in text
     assert "split   10 train, 5 val, 5 calibration" in text
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import signal
 import time
 import warnings
@@ -227,7 +228,8 @@ def test_an_image_is_logged_under_its_key_and_step(tracker: MlflowTracker) -> No
         for step in range(2):
             tracker.image(np.full((8, 8, 3), 100 * step, np.uint8), "maps/a hole", step)
     paths = [artifact.path for artifact in MlflowClient(tracker.uri).list_artifacts(tracker.run_id, "images")]
-    assert {tuple(path.split("+")[:3]) for path in paths} == {
+    # MLflow 3.10 writes # and % where later ones write ~ and +
+    assert {tuple(re.split("[+%]", path.replace("#", "~"))[:3]) for path in paths} == {
         ("images/maps~a hole", "step", str(step)) for step in range(2)
     }
 

@@ -93,6 +93,10 @@ class ShortcutAudit:
         yield from (f"  {why}" for why in self.missing)
         yield from (f"  see {example.name}: {example.shows}" for example in self.examples)
 
+    def summary_lines(self) -> Iterator[str]:
+        """Print the verdict, and what it rests on where something is to be seen."""
+        yield from (f"worth     {self.sentence}",) if self.verdict == FINE else self.lines()
+
     def to_json(self) -> dict[str, Any]:
         """Give plain values, for programs and for `summary.json`."""
         return asdict(self)

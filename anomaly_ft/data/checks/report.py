@@ -64,7 +64,9 @@ class Report:
         """Say what a threshold set on the images of the split that are held back for it can guarantee."""
         images = self.split["calibration"]
         least = f"{1 / (images + 1):.1%}"
-        return f"{images} images set the threshold, which can guarantee no fewer than {least} false alarms"
+        return (
+            f"{images} images set the threshold; the lowest rate of false alarms they can guarantee is {least}"
+        )
 
     def divided(self, shares: Shares) -> "Report":
         """Divide the normal training images in other shares; everything else stays."""
@@ -96,7 +98,7 @@ class Report:
         if "test" not in self.counts:
             yield "          there are no test images, so a run can give no test number"
         elif self.audit:
-            yield from self.audit.lines()
+            yield from self.audit.summary_lines()
         if self.proposal:
             yield from self.proposal.lines()
         for trouble in self.troubles:
