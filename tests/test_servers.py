@@ -120,9 +120,9 @@ def test_a_run_on_a_server_holds_all_that_one_in_a_database_holds(
     assert run.inputs.dataset_inputs[0].dataset.digest
     folder = output / "served-001"
     (model,) = run.outputs.model_outputs
-    where = f"models:/{model.model_id}/artifacts/encoder/model.safetensors"
-    local = Path(mlflow.artifacts.download_artifacts(where, dst_path=str(tmp_path), tracking_uri=server))
-    assert local.read_bytes() == (folder / "encoder" / "model.safetensors").read_bytes()
+    local = Path(mlflow.artifacts.download_artifacts(f"models:/{model.model_id}", tracking_uri=server))
+    (weights,) = local.rglob("encoder/model.safetensors")
+    assert weights.read_bytes() == (folder / "encoder" / "model.safetensors").read_bytes()
     pictures = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
     assert {path.split("+")[2] for path in pictures} == {"0", "1", "2"}
     assert not (output / "mlartifacts").exists()
