@@ -14,23 +14,33 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from speed_parts.memory import peak_mib
 
 ABSENT = "left out: --anomalib names no python that has anomalib 2.7"
-LAYERS = {"padim": ["blocks.1", "blocks.2", "blocks.4"], "patchcore": ["blocks.2", "blocks.4"]}
+LAYERS = {
+    "padim": ["blocks.1", "blocks.2", "blocks.4"],
+    "patchcore": ["blocks.2", "blocks.4"],
+    "stfpm": ["blocks.1", "blocks.2", "blocks.4"],
+}
+EPOCHS = {"stfpm": 100}  # as in its paper; which one is best nobody asks of test images
 SIZE = 224
 
 
 class Found(NamedTuple):
     """Scores `(n,)` and maps `(n, size, size)` of the test images in the order of their paths; seconds of
-    processor time for fitting and testing, decoding included."""
+    processor time for fitting and testing, decoding included, milliseconds of it to test an image, and the MiB
+    that the process took at most."""
 
     scores: Any
     maps: Any
     seconds: float
+    ms_image: float = np.nan
+    peak_mib: float = np.nan
 
 
 def installed(python: str) -> bool:
@@ -41,13 +51,32 @@ def installed(python: str) -> bool:
 
 
 def run_model(
-    python: str, root: Path, encoder: Path, work: Path, model: str, *, coreset: float = 0.1, seed: int = 0
-) -> Found:
-    """Fit and test `padim` or `patchcore` on an encoder in timm's layout."""
-    job = {"task": "model", "root": str(root), "work": str(work), "encoder": str(encoder.resolve())}
-    call(python, {**job, "model": model, "coreset": coreset, "seed": seed})
-    with np.load(work / "found.npz") as found:
-        return Found(found["scores"], found["maps"], float(found["seconds"]))
+    python: str,
+    roots: Sequence[Path],
+    encoder: Path,
+    model: str,
+    *,
+    coreset: float = 0.1,
+    seed: int = 0,
+    limit: float | None = None,
+) -> list[Found]:
+    """Fit `padim`, `patchcore` or `stfpm` on an encoder in timm's layout to the first of the folders, and test
+    it on each of them. What comes between is left beside the encoder.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than `limit` seconds.
+        subprocess.CalledProcessError: it failed.
+    """
+    work = encoder.resolve().parent
+    job = {"task": "model", "roots": [str(root.absolute()) for root in roots], "work": str(work)}
+    job |= {"encoder": str(encoder.resolve()), "model": model, "coreset": coreset, "seed": seed}
+    call(python, job, limit)
+    found = []
+    for place in range(len(roots)):
+        with np.load(work / f"found-{place}.npz") as left:
+            numbers_left = [float(left[name]) for name in Found._fields[2:]]
+            found.append(Found(left["scores"], left["maps"], *numbers_left))
+    return found
 
 
 def export_padim(python: str, root: Path, encoder: Path, work: Path) -> Path:
@@ -56,10 +85,12 @@ def export_padim(python: str, root: Path, encoder: Path, work: Path) -> Path:
     return work / "weights" / "onnx" / "model.onnx"
 
 
-def call(python: str, job: dict[str, Any]) -> str:
+def call(python: str, job: dict[str, Any], limit: float | None = None) -> str:
     """What the last line says that this file prints as a program in anomalib's environment."""
     command = [python, __file__, json.dumps(job)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=job["work"])
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=job["work"], timeout=limit
+    )
     return done.stdout.strip().splitlines()[-1]
 
 
@@ -74,23 +105,30 @@ def numbers(records: Any, scores: Any, maps: Any) -> dict[str, float]:
     return {"image_auroc": image_auroc([record.anomalous for record in records], scores), **pixels}
 
 
-def _model(root: str, work: str, encoder: str, model: str, coreset: float, seed: int) -> None:
-    """In anomalib's environment: fit, test, and leave scores, maps and seconds in `work`."""
+def _model(roots: list[str], work: str, encoder: str, model: str, coreset: float, seed: int) -> None:
+    """In anomalib's environment: fit, test, and leave scores, maps and what they cost in `work`."""
     from anomalib.engine import Engine
 
-    folder = Path(root)
-    made, data = _made(folder, Path(encoder), model, coreset, seed)
-    engine = Engine(accelerator="cpu", devices=1, logger=False, limit_val_batches=0, default_root_dir=work)
+    made, data = _made(Path(roots[0]), Path(encoder), model, coreset, seed)
+    trains = {"max_epochs": EPOCHS[model]} if model in EPOCHS else {}
+    engine = Engine(
+        accelerator="cpu", devices=1, logger=False, limit_val_batches=0, default_root_dir=work, **trains
+    )
     started = time.process_time()
     engine.fit(made, datamodule=data)
-    data.setup("test")
-    batches = engine.predict(made, dataloaders=data.test_dataloader())
-    seconds = time.process_time() - started
-    paths = [path for batch in batches for path in batch.image_path]
-    order = np.argsort([str(Path(path).relative_to(folder)) for path in paths])
-    scores = np.concatenate([np.asarray(batch.pred_score.float()).ravel() for batch in batches])
-    maps = np.concatenate([np.asarray(b.anomaly_map.float()).reshape(-1, SIZE, SIZE) for b in batches])
-    np.savez(Path(work) / "found.npz", scores=scores[order], maps=maps[order], seconds=seconds)
+    fitted = time.process_time() - started
+    for place, root in enumerate(roots):
+        data = _images(Path(root))
+        started = time.process_time()
+        data.setup("test")
+        batches = engine.predict(made, dataloaders=data.test_dataloader())
+        seconds = time.process_time() - started
+        paths = [path for batch in batches for path in batch.image_path]
+        order = np.argsort([str(Path(path).relative_to(root)) for path in paths])
+        scores = np.concatenate([np.asarray(batch.pred_score.float()).ravel() for batch in batches])
+        maps = np.concatenate([np.asarray(b.anomaly_map.float()).reshape(-1, SIZE, SIZE) for b in batches])
+        about = {"seconds": fitted + seconds, "ms_image": 1000 * seconds / len(paths), "peak_mib": peak_mib()}
+        np.savez(Path(work) / f"found-{place}.npz", scores=scores[order], maps=maps[order], **about)
     print("done")
 
 
@@ -106,20 +144,13 @@ def _export(root: str, work: str, encoder: str) -> None:
 
 
 def _made(folder: Path, encoder: Path, model: str, coreset: float, seed: int) -> tuple[Any, Any]:
-    from anomalib.data import Folder
-    from anomalib.models import Padim, Patchcore
+    from anomalib.models import Padim, Patchcore, Stfpm
     from anomalib.pre_processing import PreProcessor
     from lightning import seed_everything
     from torchvision.transforms.v2 import Compose, Normalize, Resize
 
     seed_everything(seed)  # which channels PaDiM keeps, where PatchCore's coreset begins
-    kinds = sorted(p.name for p in (folder / "test").iterdir() if p.name != "good")
-    data = Folder(
-        name="peer", root=folder, normal_dir="train/good", normal_test_dir="test/good",
-        abnormal_dir=[f"test/{kind}" for kind in kinds], mask_dir=[f"ground_truth/{kind}" for kind in kinds],
-        val_split_mode="same_as_test",
-        num_workers=0,
-    )  # fmt: skip
+    data = _images(folder)
     about = json.loads((encoder / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
     steps = [Resize((SIZE, SIZE), antialias=True), Normalize(mean=about["mean"], std=about["std"])]
     plain: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
@@ -127,7 +158,22 @@ def _made(folder: Path, encoder: Path, model: str, coreset: float, seed: int) ->
     plain |= {"backbone": f"local-dir:{encoder}"}
     if model == "padim":
         return Padim(**plain, n_features=100), data
+    if model == "stfpm":
+        return Stfpm(**plain), data
     return Patchcore(**plain, coreset_sampling_ratio=coreset), data
+
+
+def _images(folder: Path) -> Any:
+    from anomalib.data import Folder
+
+    kinds = sorted(p.name for p in (folder / "test").iterdir() if p.name != "good")
+    masks = [f"ground_truth/{kind}" for kind in kinds] if (folder / "ground_truth").is_dir() else None
+    return Folder(
+        name="peer", root=folder, normal_dir="train/good", normal_test_dir="test/good",
+        abnormal_dir=[f"test/{kind}" for kind in kinds], mask_dir=masks,
+        val_split_mode="same_as_test",
+        num_workers=0,
+    )  # fmt: skip
 
 
 def _aupro(work: str) -> None:

@@ -71,7 +71,7 @@ def compare(root: str, run: Path, seeds: int, peer: dict[str, Any]) -> Iterator[
             return
         for seed, model, encoder in product(range(seeds), peer["models"].split(","), ("frozen", "fine-tuned")):
             python, coreset = peer["anomalib"], peer["coreset"]
-            found = run_model(python, Path(root), work / encoder, work, model, coreset=coreset, seed=seed)
+            (found,) = run_model(python, [Path(root)], work / encoder, model, coreset=coreset, seed=seed)
             about = {"model": model, "seed": seed, "encoder": encoder}
             yield about | numbers(records, found.scores, found.maps) | {"seconds": found.seconds}
 

@@ -33,6 +33,7 @@ import click
 import numpy as np
 import pandas as pd
 from beside_anomalib import ABSENT, LAYERS, SIZE, Found, call, installed, numbers, run_model
+from measuring import TEST
 from PIL import Image
 from sets import MISSING, grid, grid_options
 
@@ -40,6 +41,7 @@ from anomaly_ft.data.dataset import read_records
 from anomaly_ft.data.images import Decoder, resize_mask
 from anomaly_ft.data.loaded import load_images
 from anomaly_ft.data.masks import read_mask
+from anomaly_ft.data.records import Record
 from anomaly_ft.data.variation import Variation
 from anomaly_ft.evaluation.pixel_counts import PixelCounts
 from anomaly_ft.model.inference import predict
@@ -49,7 +51,6 @@ from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import prepare
 from anomaly_ft.run.train import METHODS
 
-TEST = 500  # number of the test images' varied copy, as in variation.py
 FEW = 200  # images up to which anomalib's AUPRO, which sorts all pixels at once, is asked
 
 
@@ -85,13 +86,18 @@ def variants(recipe: Recipe, folder: Path, *, varied: bool) -> Iterator[tuple[st
         yield "varied", recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(folder)})})
 
 
+def placed(record: Record) -> str:
+    """Where an image lies in a folder that is laid out as MVTec AD."""
+    return f"{record.split}/{record.kind}/{Path(record.name).name}"
+
+
 def write_varied(recipe: Recipe, root: Path, folder: Path) -> None:
-    """Copy a set whose test images are resized and varied; all else are links to the set's own folders."""
-    records = [record for record in read_records(str(root)).records if record.split == "test"]
+    """Copy a set whose test images are resized and varied; all else are links to the folders in `root`."""
+    records = [record for record in read_records(recipe.data.root).records if record.split == "test"]
     images = load_images(records, recipe.data.image_size)
     made = Variation(recipe.variation.strengths(), recipe.seed).copy(images, TEST)
     for record, pixels in zip(made.records, made.pixels, strict=True):
-        path = (folder / record.name).with_suffix(".png")
+        path = (folder / placed(record)).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     for name in ("train", "ground_truth"):
@@ -113,7 +119,7 @@ def compare(recipe: Recipe, theirs: bool, peer: dict[str, Any]) -> Iterator[dict
                 found = ours(ours_by_title[title], work)
             else:
                 encoder, seed = work / "encoder", recipe.seed
-                found = run_model(python, root, encoder, work, title, coreset=peer["coreset"], seed=seed)
+                (found,) = run_model(python, [root], encoder, title, coreset=peer["coreset"], seed=seed)
             row = {"model": title, **numbers(records, found.scores, found.maps)}
             if theirs and len(records) <= FEW:
                 row |= counted_by_both(records, found.maps, python, work)

@@ -29,6 +29,7 @@ import click
 import numpy as np
 import pandas as pd
 from choices import scores_name
+from measuring import add_rows, cost_of, read_table
 from numpy.typing import NDArray
 from sets import DEMOS, FOLDERS, grid, grid_options, label_of
 
@@ -52,7 +53,6 @@ from anomaly_ft.run.training import epochs, loop_state, make_monitor, position_o
 RUN = ["set", "seed", "settings", "encoder"]
 SCORES = ("pooled", "dense", "fused")
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 1e6)  # of the dense score, the pooled one counts 1
-TIMED = 64  # test images whose pass is timed
 Row = dict[str, Any]
 Raw = dict[str, NDArray[Any]]
 
@@ -69,18 +69,12 @@ def measure(
     scored = {name: score_images(detector, of.pixels, setup.compute) for name, of in sets.items()}
     for part, scores in ({"normal": normal, "test": tested.scores} | scored).items():
         raw |= {f"{head}, {part}, {name}": scores[name] for name in SCORES[:2]}
-    some = pixels[:TIMED]
-    started = time.perf_counter()
-    score_images(detector, some, setup.compute)
-    seconds = time.perf_counter() - started
     numbers = localise(records, {"dense": tested.maps["dense"]}, decoder_of(setup)).numbers
-    grids = [tensor for name, tensor in detector.state_dict().items() if name.startswith(("dense_", "map_"))]
     return {
         **{f"test.{name}": image_auroc(anomalous, tested.scores[name]) for name in SCORES},
         "vicinal": summed_up(normal["dense"], {name: of["dense"] for name, of in scored.items()}, sets).auroc,
         **{name: numbers[name] for name in ("pixel_auroc", "pixel_aupro")},
-        "ms_image": 1000 * seconds / len(some),
-        "mib": sum(tensor.nbytes for tensor in grids) / 2**20,
+        **cost_of(setup, detector),
     }
 
 
@@ -210,7 +204,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, path = Terminal(), output / "position.csv"
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=RUN)
+    table = read_table(path, RUN)
     done = set(table[RUN].itertuples(index=False, name=None))
     label = label_of(settings)
     label += " scattered" if asked["scattered"] else ""
@@ -223,9 +217,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         scores_to = output / scores_name(name, seed, label)
         new = pd.DataFrame(run(setup, scores_to, train=not asked["only"]))
         new = new.assign(set=name, seed=seed, settings=label)
-        again = (table[["set", "seed", "settings"]] == [name, seed, label]).all(axis=1)
-        table = pd.concat([table[~again], new]) if len(table) else new
-        table.to_csv(path, index=False)
+        table = add_rows(path, table, new, RUN[:3])
         terminal.say(new.drop(columns=["set", "settings"]).to_string(index=False, float_format="%.4f"))
     rows = table[table["settings"] == label]
     print(rows.drop(columns="settings").to_string(index=False, float_format="%.4f"))

@@ -17,8 +17,6 @@ to set the threshold.
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +24,27 @@ import click
 import numpy as np
 import pandas as pd
 from choices import scores_name
+from measuring import otherwise, varied_test
 from numpy.typing import NDArray
 from sets import DEMOS, FOLDERS, RECIPE, grid, grid_options, label_of
 from variation_tables import left_out, side_by_side, spearman, summarise, thresholds
 
-from anomaly_ft.data.variation import Variation
 from anomaly_ft.evaluation.working_points import conformal_varied
 from anomaly_ft.finetune.brakes.weight_average import trained_weights
 from anomaly_ft.metrics import image_auroc
-from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.recipe.variation import LIGHT, stronger
+from anomaly_ft.recipe.variation import LIGHT
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor
 
 STRENGTHS = (0.0, 1.0, 2.0)  # of the test images' variation: none, as the recipe says, twice that
-TEST = 500  # number of the test images' varied copy
 RUN = ["set", "seed", "settings"]
 Rows = list[dict[str, Any]]
-
-
-def otherwise(setup: Setup, strengths: Mapping[str, float], copies: int = 2) -> Setup:
-    """The same run with other benign variation; the encoder is shared."""
-    early = EarlyCache(setup.encoder, setup.compute, setup.detector_settings(), setup.early.room)
-    section = setup.recipe.variation.model_copy(update={"copies": copies})
-    recipe = setup.recipe.model_copy(update={"variation": section})
-    return replace(setup, recipe=recipe, variation=Variation(strengths, recipe.seed), early=early)
 
 
 def others(setup: Setup) -> dict[str, Setup]:
@@ -69,14 +57,6 @@ def others(setup: Setup) -> dict[str, Setup]:
         "half": otherwise(setup, half),
         "light": otherwise(setup, {name: value for name, value in strengths.items() if name in LIGHT}),
     }
-
-
-def varied_test(setup: Setup, strength: float) -> NDArray[np.uint8]:
-    """The test images, varied by a multiple of the recipe's strengths."""
-    if not strength:
-        return setup.data.test.pixels
-    strengths = stronger(setup.recipe.variation.strengths(), strength)
-    return Variation(strengths, setup.recipe.seed).copy(setup.data.test, TEST).pixels
 
 
 def measure(setup: Setup, encoder: str, statistics: str, raw: dict[str, NDArray[Any]]) -> Rows:

@@ -82,10 +82,12 @@ def anomalib(tmp_path: Path) -> Path:
             job = json.loads(sys.argv[2])
             if job["task"] == "model":
                 assert (pathlib.Path(job["encoder"]) / "model.safetensors").is_file()
-                count = len(list(pathlib.Path(job["root"]).glob("test/*/*")))
                 rng = np.random.default_rng(job["seed"])
-                made = {"scores": rng.random(count), "maps": rng.random((count, 224, 224)), "seconds": 1.0}
-                np.savez(pathlib.Path(job["work"]) / "found.npz", **made)
+                for place, root in enumerate(job["roots"]):
+                    count = len(list(pathlib.Path(root).glob("test/*/*")))
+                    made = {"scores": rng.random(count), "maps": rng.random((count, 224, 224))}
+                    made |= {"seconds": 1.0, "ms_image": 2.0, "peak_mib": 3.0}
+                    np.savez(pathlib.Path(job["work"]) / f"found-{place}.npz", **made)
             print(0.5)
             """
         )
@@ -254,6 +256,132 @@ def test_variation_measures_six_detectors_and_goes_on_where_it_was(
     before = (tmp_path / "variation.csv").read_text()
     assert run("variation", *options)[:2] == (0, printed)
     assert (tmp_path / "variation.csv").read_text() == before
+
+
+MARKED = "before\n<!-- evidence: begin -->\nformer tables\n<!-- evidence: end -->\nafter\n"
+
+
+def test_evidence_is_measured_once_and_told_between_the_markers(
+    run: Run, sets: Path, anomalib: Path, tmp_path: Path
+) -> None:
+    results, figures = tmp_path / "RESULTS.md", tmp_path / "figures"
+    results.write_text(MARKED)
+    place = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, *settings()]
+    asked = [*place, "--results", results, "--figures", figures, "--figure", "screw"]
+    code, said, errors = run("evidence", *asked)
+    assert code == 0, errors
+    assert "screw, seed 0: 1 of 1 sets and seeds are left" in errors
+    assert "left out: --peers names no python that has anomalib 2.7" in errors
+    rows = finite(
+        tmp_path / "evidence.csv", "auroc.pooled", "auroc.dense", "varied.auroc.fused", "pixel_auroc",
+        "pixel_aupro", "rejected", "varied.found", "promised", "cpu_seconds", "minutes", "ms_image", "mib",
+        "peak_mib"
+    )  # fmt: skip
+    detectors = ["frozen, clean statistics", "frozen", "fine-tuned"]
+    assert list(rows["detector"]) == [name for name in detectors for _ in range(2)]
+    assert list(rows["head"]) == ["fixed", "free"] * 3
+    assert (rows.groupby("detector")["auto"].sum() == 1).all()
+    assert list(rows["varied.promised"].isna()) == [True] * 2 + [False] * 4, "clean statistics promise nothing"
+    assert list(rows["kept_step"].isna()) == [True] * 4 + [False] * 2
+    assert rows["commit"].notna().all()
+    growing = finite(tmp_path / "growing.csv", "auroc.fused", "rejected", "found")
+    assert (growing.groupby(["detector", "auto"]).size().unstack() == [2, 5]).all(axis=None)
+
+    tables = results.read_text().removeprefix("before\n<!-- evidence: begin -->\n\n")
+    assert tables == f"{said}\n<!-- evidence: end -->\nafter\n"
+    assert "former tables" not in tables
+    assert numbers_in(said)
+    assert "anomalib's models were not measured" in said
+    assert (figures / "what-if.png").stat().st_size > 1000
+
+    before = (tmp_path / "evidence.csv").read_bytes()
+    code, again, errors = run("evidence", *asked, "--peers", anomalib)
+    assert code == 0, errors
+    assert (tmp_path / "evidence.csv").read_bytes() == before, "nothing is run again"
+    peers = finite(tmp_path / "peers.csv", "auroc.fused", "varied.auroc.fused", "pixel_aupro", "ms_image")
+    assert list(peers["model"]) == ["PaDiM", "PatchCore, 1 %", "STFPM, 100 epochs", "PatchCore, 10 %"]
+    assert again.count("| screw† (1) |") == 1 + 1 + 2 + 3 + 3 + 4
+    before = (tmp_path / "peers.csv").read_bytes()
+    assert run("evidence", *asked, "--peers", anomalib)[:2] == (0, again)
+    assert (tmp_path / "peers.csv").read_bytes() == before, "nothing is run again"
+
+    worse = rows["detector"] == "fine-tuned"
+    rows.loc[worse, "auroc.fused"] = rows.loc[worse, "auroc.fused"] - 0.1
+    rows.to_csv(tmp_path / "evidence.csv", index=False)
+    code, said, errors = run("evidence", *place, "--only-tables")
+    assert code == 0, errors
+    line = next(line for line in said.splitlines() if line.startswith("| screw†"))
+    assert re.search(r"\| \*\*0\.\d{3}\*\* / ", line), "a loss is bold"
+    assert re.search(r"\| \*\*-0\.\d{4}\*\* \(\*\*-0\.\d{4}\*\* to \*\*-0", line)
+    assert "There is no picture: kolektor was not measured with seed 0." in said
+
+
+def made_up_evidence() -> pd.DataFrame:
+    """Rows of two seeds of one set, as if they had been measured."""
+    label = " ".join(setting for setting in SMALL if "threads" not in setting)
+    known = {"set": "screw", "settings": label, "commit": "abc", "version": "1", "machine": "one", "threads": 1}
+    numbers = ["auroc.fused", "rejected", "found"]
+    known |= {f"{prefix}{name}": 0.5 for name in numbers for prefix in ("", "varied.")}
+    names = ("promised", "varied.promised", "pixel_auroc", "pixel_aupro", "cpu_seconds", "minutes", "peak_mib")
+    known |= dict.fromkeys([*names, "ms_image", "mib", "kept_step"], 0.5)
+    known |= {"date": "2020-02-02", "stop_reason": "forgetting"}
+    detectors = ("frozen, clean statistics", "frozen", "fine-tuned")
+    return pd.DataFrame(
+        {**known, "seed": seed, "detector": detector, "head": head, "auto": head == "fixed"}
+        for seed in (0, 1)
+        for detector in detectors
+        for head in ("fixed", "free")
+    )
+
+
+def test_evidence_says_which_model_of_anomalib_did_not_end(
+    run: Run, sets: Path, anomalib: Path, tmp_path: Path
+) -> None:
+    made_up_evidence().to_csv(tmp_path / "evidence.csv", index=False)
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 2, "--peers", anomalib]
+    code, said, errors = run("evidence", *asked, "--peer-minutes", 0.0001, *settings())
+    assert code == 0, errors
+    assert list(pd.read_csv(tmp_path / "peers.csv")["outcome"]) == ["did not end in 0 minutes", "not tried"] * 4
+    assert "| PaDiM (1 did not end in 0 minutes, 1 not tried) | - |" in said
+    (tmp_path / "peers.csv").unlink()
+    anomalib.write_text(anomalib.read_text().replace("import numpy as np", "sys.exit(7)"))
+    code, said, errors = run("evidence", *asked, *settings())
+    assert code == 0, errors
+    assert "| PaDiM (1 failed with exit code 7, 1 not tried) | - |" in said
+
+
+def test_images_of_a_package_become_a_folder_for_anomalib(run: Run, tmp_path: Path) -> None:
+    from evidence_peers import as_folder
+    from sets import recipe_for
+
+    from anomaly_ft.data.dataset import read_records
+
+    folder = as_folder(recipe_for("demo:elpv-mono", []), tmp_path)
+    counts = [
+        pd.Series([(record.split, record.kind) for record in read_records(root).records]).value_counts()
+        for root in ("demo:elpv-mono", str(folder))
+    ]
+    assert counts[0].to_dict() == counts[1].to_dict()
+
+
+@pytest.mark.parametrize(
+    "text", ["no marker\n", MARKED + MARKED, "<!-- evidence: end --><!-- evidence: begin -->"]
+)
+def test_evidence_wants_one_place_for_its_tables(text: str, run: Run, sets: Path, tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    results.write_text(text)
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--results", results]
+    code, _, errors = run("evidence", *asked, *settings())
+    assert code == 1
+    assert f"{results} has no place for the tables: it needs a line <!-- evidence: begin -->" in errors
+    assert not (tmp_path / "evidence.csv").exists(), "nothing was run before"
+    assert results.read_text() == text
+
+
+def test_evidence_without_rows_has_no_tables(run: Run, tmp_path: Path) -> None:
+    code, _, errors = run("evidence", "--output", tmp_path, "--sets", "screw", "--only-tables")
+    assert code == 1
+    assert "has no rows of screw with these settings" in errors
 
 
 def test_scores_chooses_on_the_other_set(run: Run, sets: Path, tmp_path: Path) -> None:
@@ -509,7 +637,8 @@ def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()
-    helpers = {"sets", "choices", "beside_anomalib", "variation_tables", "recording"}
+    helpers = {"sets", "choices", "beside_anomalib", "variation_tables", "recording", "measuring"}
+    helpers |= {"evidence_run", "evidence_tables", "evidence_figure", "evidence_peers"}
     for path in BENCHMARKS.glob("*.py"):
         assert path.stem in helpers or f'"{path.stem}"' in source, path.stem
 
