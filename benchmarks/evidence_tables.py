@@ -38,9 +38,9 @@ def evidence_tables(rows: pd.DataFrame, peers: pd.DataFrame) -> str:
         THRESHOLD,
         markdown(["set (seeds)", "promised", *DETECTORS], at_the_threshold(auto)),
         HEADS,
-        markdown(["set (seeds)", "encoder", "`auto` chose", *HEAD_NUMBERS.values()], heads(rows)),
+        markdown(["set (seeds)", "`auto` chose", *HEAD_NUMBERS.values()], heads(rows)),
         COST,
-        markdown(["set (seeds)", "detector", *COSTS.values(), "steps kept", "why it ended"], cost(auto)),
+        markdown(["set (seeds)", *COSTS.values(), "MiB", "steps kept", "why it ended"], cost(auto)),
     ]
     if len(peers):
         parts += [PEERS, markdown(["set (seeds)", "model", *PEER_NUMBERS.values()], beside_peers(auto, peers))]
@@ -57,13 +57,13 @@ THRESHOLD = """\
 **At the threshold.** Defects found, clean / varied; *promised*: the most good images that may be rejected on
 average, clean / varied (statistics of clean images promise nothing of varied ones). Bold as above."""
 HEADS = """\
-**What a position means.** A Gaussian at each position (`fixed`) / one of all (`free`) / the one that `auto`
-chose with each seed. The encoder was trained once, with the head that `auto` chose; the other one was fitted
-to the encoder that came of it. Pixel numbers are of the dense map. Bold: `auto` below the better head."""
+**What a position means.** Frozen; fine-tuned, each with a Gaussian at each position (`fixed`) / one of all
+(`free`). The encoder was trained once, with the head that `auto` chose; the other one was fitted to the encoder
+that came of it. Pixel numbers are of the dense map. Bold: `auto` did not take the better one."""
 COST = """\
-**Cost.** Fitting, choosing the head and, where it is fine-tuned, validation and training; test images and
-reading not counted. Milliseconds for all scores of an image; MiB of the Gaussians of dense score and map; *at
-most*: what the process held at its peak, all that is measured here included, with the seed that took least."""
+**Cost.** Frozen with clean statistics / frozen / fine-tuned: fitting, choosing the head, validation and
+training; test images and reading not counted. Milliseconds for all scores of an image; MiB of the Gaussians of
+dense score and map; *at most*: what the process held at its peak, all that is measured here included."""
 PEERS = """\
 **Beside anomalib 2.7.** Same backbone, images, size and machine, each model fitted as its own users do; its
 milliseconds include decoding. Bold: ours below the best of theirs."""
@@ -72,10 +72,8 @@ HEAD_NUMBERS = {
     "varied.auroc.fused": "varied",
     "pixel_auroc": "pixel AUROC",
     "pixel_aupro": "AUPRO",
-    "ms_image": "ms an image",
-    "mib": "MiB",
 }
-COSTS = {"minutes": "minutes", "cpu_seconds": "processor seconds", "ms_image": "ms an image", "mib": "MiB"}
+COSTS = {"minutes": "minutes", "cpu_seconds": "processor seconds", "ms_image": "ms an image"}
 PEER_NUMBERS = {
     "auroc.fused": "image AUROC",
     "varied.auroc.fused": "varied",
@@ -181,32 +179,33 @@ def at_the_threshold(auto: pd.DataFrame) -> list[Line]:
 
 
 def heads(rows: pd.DataFrame) -> list[Line]:
-    """Both heads and what `auto` makes of them beside each other; two lines for each set."""
+    """Both heads of either encoder beside each other; a line for each set."""
     lines = []
     for title, group in by_set(rows[rows["detector"] != CLEAN]):
-        for detector, some in group.groupby("detector", sort=False):
-            means = some.groupby("head")[[*HEAD_NUMBERS]].mean().loc[[*POSITIONS]]
-            auto = some[some["auto"]]
-            chose = ", ".join(f"{head} {count}" for head, count in auto["head"].value_counts().items())
-            told = []
-            for name in HEAD_NUMBERS:
-                value = auto[name].mean()
-                lost = name not in DIGITS and is_worse(name, value, [*means[name]])
-                both = [shown(name, each) for each in means[name]]
-                told.append(" / ".join([*both, marked(shown(name, value), lost=lost)]))
-            lines.append([title, str(detector), chose, *told])
+        counts = group[group["auto"] & (group["detector"] == TUNED)]["head"].value_counts()
+        chose = ", ".join(f"{head} {count}" for head, count in counts.items())
+        encoders = [some for _, some in group.groupby("detector", sort=False)]
+        told = ["; ".join(both_heads(some, name) for some in encoders) for name in HEAD_NUMBERS]
+        lines.append([title, chose, *told])
     return lines
 
 
+def both_heads(rows: pd.DataFrame, name: str) -> str:
+    """One number with each head, bold where `auto` did not take the better one."""
+    means, auto = rows.groupby("head")[name].mean().loc[[*POSITIONS]], rows[rows["auto"]][name].mean()
+    return marked(" / ".join(shown(name, each) for each in means), lost=is_worse(name, auto, [*means]))
+
+
 def cost(auto: pd.DataFrame) -> list[Line]:
-    """Time and memory; a line for each set and detector."""
+    """Time and memory of the three detectors; a line for each set."""
     lines = []
     for title, group in by_set(auto):
-        for detector, some in group.groupby("detector", sort=False):
-            told = [shown(name, some[name].mean()) for name in COSTS]
-            told[-1] += f"; at most {some['peak_mib'].min():.0f}"
-            steps = ", ".join(f"{step:.0f}" for step in some["kept_step"].dropna())
-            lines.append([title, str(detector), *told, steps, ", ".join(some["stop_reason"].dropna())])
+        means = group.groupby("detector")[[*COSTS]].mean().loc[[*DETECTORS]]
+        told = [" / ".join(shown(name, value) for value in means[name]) for name in COSTS]
+        tuned = group[group["detector"] == TUNED]
+        steps = ", ".join(f"{step:.0f}" for step in tuned["kept_step"])
+        memory = f"{shown('mib', tuned['mib'].mean())}; at most {group['peak_mib'].min():.0f}"
+        lines.append([title, *told, memory, steps, ", ".join(tuned["stop_reason"])])
     return lines
 
 

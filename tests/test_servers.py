@@ -120,7 +120,8 @@ def test_a_run_on_a_server_holds_all_that_one_in_a_database_holds(
     assert run.inputs.dataset_inputs[0].dataset.digest
     folder = output / "served-001"
     (model,) = run.outputs.model_outputs
-    local = Path(mlflow.artifacts.download_artifacts(f"models:/{model.model_id}", tracking_uri=server))
+    location = client.get_logged_model(model.model_id).artifact_location
+    local = Path(mlflow.artifacts.download_artifacts(location, tracking_uri=server))
     (weights,) = local.rglob("encoder/model.safetensors")
     assert weights.read_bytes() == (folder / "encoder" / "model.safetensors").read_bytes()
     pictures = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]

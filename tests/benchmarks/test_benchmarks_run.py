@@ -300,7 +300,7 @@ def test_evidence_is_measured_once_and_told_between_the_markers(
     assert (tmp_path / "evidence.csv").read_bytes() == before, "nothing is run again"
     peers = finite(tmp_path / "peers.csv", "auroc.fused", "varied.auroc.fused", "pixel_aupro", "ms_image")
     assert list(peers["model"]) == ["PaDiM", "PatchCore, 1 %", "STFPM, 100 epochs", "PatchCore, 10 %"]
-    assert again.count("| screw† (1) |") == 1 + 1 + 2 + 3 + 3 + 4
+    assert again.count("| screw† (1) |") == 4 + 3 + 4, "four tables, and beside anomalib"
     before = (tmp_path / "peers.csv").read_bytes()
     assert run("evidence", *asked, "--peers", anomalib)[:2] == (0, again)
     assert (tmp_path / "peers.csv").read_bytes() == before, "nothing is run again"
