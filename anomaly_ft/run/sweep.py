@@ -3,19 +3,21 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
 import pandas as pd
 
-from anomaly_ft.errors import RecipeError, RunError
+from anomaly_ft.errors import DataError, RecipeError, RunError
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.sweep import Job, Sweep
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.executors import Outcome, in_process, on_ray
 from anomaly_ft.run.open import finished_runs, open_recipe, open_summary
 from anomaly_ft.run.run_summary import FinishedRun
+from anomaly_ft.run.setup import with_native_size
 from anomaly_ft.run.summary import DIGITS, difference
 from anomaly_ft.run.sweep_choice import chosen, comparable
 from anomaly_ft.system.addresses import without_password
@@ -95,11 +97,10 @@ def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
 
     Where and how it was computed and tracked is no difference, nor what `auto` stood for.
     """
-    settings = {k: v for k, v in recipe.flat().items() if k == SAY or not k.startswith(NO_SAY)}
-    wanted = {key: value for key, value in settings.items() if value != "auto"}
-    for candidate in reversed(finished_runs(folder)):
-        if not re.fullmatch(re.escape(recipe.name) + r"-\d{3,}", candidate.name):
-            continue
+    name = re.escape(recipe.name) + r"-\d{3,}"
+    candidates = [run for run in reversed(finished_runs(folder)) if re.fullmatch(name, run.name)]
+    wanted = _wanted(recipe) if candidates else {}
+    for candidate in candidates:
         try:
             settings_of_run, summary = open_recipe(candidate).flat(), open_summary(candidate)
         except (RecipeError, RunError):
@@ -107,6 +108,14 @@ def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
         if wanted.items() <= {key: settings_of_run.get(key) for key in wanted}.items():
             return FinishedRun(candidate, summary)
     return None
+
+
+def _wanted(recipe: Recipe) -> dict[str, Any]:
+    """Give the settings that decide what a run finds, as a run that was trained with them has them."""
+    with suppress(DataError):  # images that cannot be used have no size; training says why
+        recipe = with_native_size(recipe)
+    settings = {k: v for k, v in recipe.flat().items() if k == SAY or not k.startswith(NO_SAY)}
+    return {key: value for key, value in settings.items() if value != "auto"}
 
 
 def row_of(outcome: Outcome) -> dict[str, Any]:
