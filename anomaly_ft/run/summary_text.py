@@ -1,6 +1,6 @@
 """Put a summary into words: the sentence, the sparkline, the note of a run in MLflow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
@@ -174,13 +174,17 @@ def varied_sentence(summary: RunSummary) -> str:
     )
 
 
-def story(curve: Sequence[float], best: int, reason: StopReason) -> str:
+def story(
+    curve: Sequence[float], best: int, reason: StopReason, mixed: Mapping[float, float] | None = None
+) -> str:
     """Say what happened to the encoder, in one sentence and one sparkline of the vicinal AUROC.
 
     Args:
         curve: vicinal AUROC of the epochs that have one, 0 first.
         best: the epoch that was kept.
         reason: why training ended.
+        mixed: vicinal AUROC by the share of that epoch's weights that was mixed with pretrained ones, the one
+            kept last; nothing where none was.
 
     >>> print(story([0.8, 0.84, 0.82], 0, "no_progress"))
     Nothing was gained after epoch 0: the pretrained encoder is kept, fine-tuning did not help.  ▁█▄
@@ -198,14 +202,17 @@ def story(curve: Sequence[float], best: int, reason: StopReason) -> str:
     }[reason]
     kept = "the pretrained encoder is kept, fine-tuning did not help"
     if best:
-        rise = f"{curve[best]:.4f} (pretrained {curve[0]:.4f})"
-        kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {rise}"
+        share, auroc = list(mixed.items())[-1] if mixed else (1.0, curve[best])
+        of = "the encoder" if share == 1 else f"a mixture of {share:.0%} of the weights"
+        rest = "" if share == 1 else f" and {1 - share:.0%} of the pretrained ones"
+        rise = f"{auroc:.4f} (pretrained {curve[0]:.4f})"
+        kept = f"{of} of epoch {best}{rest} is kept, its vicinal AUROC is {rise}"
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 
 def story_of(summary: RunSummary) -> str:
     """Say what happened to the encoder of a run, see `story`, and what was seen where it forgot."""
-    told = story(summary.curve, summary.best_epoch, summary.stop_reason)
+    told = story(summary.curve, summary.best_epoch, summary.stop_reason, summary.mixed)
     forgot = summary.stop_reason == "forgetting" and summary.stop_why
     return f"{told}\nSeen: {summary.stop_why}." if forgot else told
 

@@ -134,12 +134,11 @@ def _results(run: FinishedRun) -> dict[str, Any]:
     """Read the results of a finished run, under the keys `RESULTS`."""
     summary = run.summary
     before, after = ((numbers or {}).get("image_auroc") for numbers in (summary.frozen_test, summary.test))
-    start, kept = summary.vicinal_auroc[0], summary.vicinal_auroc[summary.best_epoch]
     return {
         "frozen": before,
         "fine_tuned": after,
         "gain": difference(after, before),
-        "vicinal_gain": difference(kept, start),
+        "vicinal_gain": difference(summary.kept_vicinal_auroc, summary.vicinal_auroc[0]),
         "kept_epoch": summary.best_epoch,
         "stop_reason": summary.stop_reason,
         "seconds": sum(summary.seconds.values()),

@@ -185,6 +185,26 @@ def test_the_image_whose_score_alone_is_the_threshold_is_named_with_its_picture(
     assert pictures[first.name] == pictures[""] + 1
 
 
+@pytest.mark.parametrize(
+    ("mixed", "said"),
+    [
+        ({}, "the encoder of epoch 1 is kept"),
+        ({"0.5": 0.8, "1.0": 0.9}, "the encoder of epoch 1 is kept"),
+        (
+            {"1.0": 0.9, "0.5": 0.8},
+            "a mixture of 50.0 % of the weights of epoch 1 and the pretrained ones is kept",
+        ),
+    ],
+)
+def test_the_report_says_how_much_of_the_kept_epoch_is_in_the_encoder(
+    mixed: dict[str, float], said: str, tmp_path: Path
+) -> None:
+    trained = {"best_epoch": 1, "epochs": 2, "stop_reason": "forgetting", "mixed": mixed}
+    data = ReportData("", None, 1.5, np.empty(0), LABELS)
+    write_report(tmp_path / "r.html", summary_of(trained, (0, 0)), data)
+    assert said in " ".join(read(tmp_path / "r.html").text.split())
+
+
 def test_scores_and_maps_are_explained_in_the_detectors_own_words(
     labelled: tuple[list[Record], Predictions], tmp_path: Path
 ) -> None:

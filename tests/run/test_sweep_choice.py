@@ -5,13 +5,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import summaries
 from click.testing import CliRunner
 from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.recipe.schema import Data, Recipe
 from anomaly_ft.recipe.sweep import Job
-from anomaly_ft.run.sweep import side_by_side
+from anomaly_ft.run.executors import Outcome
+from anomaly_ft.run.run_summary import FinishedRun, RunSummary
+from anomaly_ft.run.sweep import row_of, side_by_side
 from anomaly_ft.run.sweep_choice import chosen, comparable
 
 
@@ -29,6 +33,13 @@ def test_the_highest_vicinal_gain_is_taken_whatever_the_test_images_say() -> Non
         [row("early", 0.01, tuned=0.9), row("late", 0.03, tuned=0.4), row("all", 0.02, tuned=0.8)]
     )
     assert (taken["setting"], taken["fine_tuned"]) == ("chosen by validation: late", 0.4)
+
+
+def test_the_gain_that_chooses_is_of_the_mixture_that_was_kept() -> None:
+    plain = summaries.PLAIN | {"mixed": {0.0: 0.8, 1.0: 0.85, 0.5: 0.82}}
+    recipe = Recipe.model_construct(data=Data.model_construct(root="bolts"), seed=0)
+    run = FinishedRun(Path("bolts-001"), RunSummary.model_validate(plain))
+    assert row_of(Outcome(Job("bolts", "late", recipe), run))["vicinal_gain"] == pytest.approx(0.02)
 
 
 def test_each_seed_chooses_for_itself_and_the_table_has_their_mean() -> None:

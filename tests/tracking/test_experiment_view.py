@@ -8,7 +8,7 @@ from anomaly_ft.evaluation.metric_names import METRICS
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.summary import final_metrics
 from anomaly_ft.run.summary_parts import StopReason
-from anomaly_ft.run.summary_text import run_note, story, verdict
+from anomaly_ft.run.summary_text import run_note, story, story_of, verdict
 from anomaly_ft.tracking.experiment_view import experiment_tags
 
 SUMMARY = RunSummary.model_validate(
@@ -86,6 +86,22 @@ def test_the_last_word_on_every_metric_is_of_the_encoder_that_was_kept() -> None
     assert metrics["gain/image_auroc"] == pytest.approx(0.03)
     assert metrics["gain/image_ap"] is None
     assert "gain/false_positive_rate" not in metrics, "the frozen encoder has no threshold"
+
+
+def test_the_last_word_on_mixed_weights_is_of_the_mixture_that_was_kept() -> None:
+    mixed = SUMMARY.model_copy(update={"mixed": {0.0: 0.8, 1.0: 0.85, 0.25: 0.83}})
+    metrics = final_metrics(mixed)
+    assert metrics["best/vicinal_auroc"] == 0.83
+    assert metrics["gain/vicinal_auroc"] == pytest.approx(0.03)
+    note = run_note(mixed, Path("/runs/bottle-001"))
+    assert "a mixture of 25% of the weights of epoch 1 and 75% of the pretrained ones is kept" in note
+    assert "its vicinal AUROC is 0.8300 (pretrained 0.8000)" in note
+
+
+def test_weights_of_which_all_are_kept_are_no_mixture() -> None:
+    whole = SUMMARY.model_copy(update={"mixed": {0.0: 0.8, 0.25: 0.83, 1.0: 0.85}})
+    assert whole.kept_vicinal_auroc == SUMMARY.kept_vicinal_auroc == 0.85
+    assert story_of(whole) == story_of(SUMMARY)
 
 
 def test_the_view_shows_columns_and_charts_that_a_run_has() -> None:
