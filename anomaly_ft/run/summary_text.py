@@ -11,18 +11,22 @@ from anomaly_ft.run.summary_parts import ConditionRow, Rejected, StopReason, Und
 SHOWN = ("image_auroc", "image_ap", "image_tpr_at_1pct_fpr", "pixel_auroc")  # metrics in a note
 
 
-def verdict(best: int, epochs: int, reason: StopReason) -> str:
-    """Say what became of the encoder in a few words, for a column of a table.
+def verdict(curve: Sequence[float], best: int, reason: StopReason) -> str:
+    """Say what became of the encoder in a few words, for a column of a table; the arguments are those of
+    `story`.
 
-    >>> verdict(2, 5, "forgetting")
+    >>> verdict([0.8, 0.82, 0.85, 0.8, 0.78, 0.77], 2, "forgetting")
     'forgot after epoch 2 of 5, kept 2'
+    >>> verdict([0.8, 0.82, 0.835, 0.77, 0.76], 0, "forgetting")
+    'forgot after epoch 2 of 4, kept pretrained'
     """
+    epochs = _last(curve, reason)
     if epochs == 0:
         return "pretrained, not trained"
     if reason == "diverged":
         return f"diverged in epoch {epochs}, kept {best or 'pretrained'}"
     if reason == "forgetting":
-        return f"forgot after epoch {best} of {epochs}, kept {best or 'pretrained'}"
+        return f"forgot after epoch {peak(curve, best)} of {epochs}, kept {best or 'pretrained'}"
     return f"kept epoch {best} of {epochs}" if best else "no gain, kept pretrained"
 
 
@@ -38,7 +42,22 @@ def doubtful(summary: RunSummary) -> str:
 
 def verdict_of(summary: RunSummary) -> str:
     """Say what became of the encoder of a run, see `verdict`."""
-    return verdict(summary.best_epoch, summary.epochs, summary.stop_reason)
+    return verdict(summary.curve, summary.best_epoch, summary.stop_reason)
+
+
+def peak(curve: Sequence[float], best: int) -> int:
+    """Find the epoch after which vicinal AUROC fell: the highest from the kept one on. It is a later one where
+    its lead over the kept one may be noise.
+
+    >>> peak([0.8, 0.82, 0.835, 0.77, 0.76], 0)
+    2
+    """
+    return max(range(best, len(curve)), key=lambda epoch: curve[epoch])
+
+
+def _last(curve: Sequence[float], reason: StopReason) -> int:
+    """Count the epochs that were trained."""
+    return len(curve) - 1 + (reason == "diverged")  # the epoch that diverged has no AUROC
 
 
 def run_note(summary: RunSummary, folder: Path) -> str:
@@ -191,22 +210,24 @@ def story(
     >>> print(story([0.8], 0, "max_epochs"))
     No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC 0.8000.
     """
-    last = len(curve) - 1 + (reason == "diverged")  # the epoch that diverged has no AUROC
+    last, highest = _last(curve, reason), peak(curve, best)
     if last == 0 and reason == "max_epochs":
         return f"No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC {curve[0]:.4f}."
     why = {
-        "forgetting": f"Forgetting set in after epoch {best}",
+        "forgetting": f"Forgetting set in after epoch {highest}",
         "no_progress": f"Nothing was gained after epoch {best}",
         "max_epochs": f"All {last} epochs were trained" if last > 1 else "The one epoch was trained",
         "diverged": f"Training diverged in epoch {last}",
     }[reason]
-    kept = "the pretrained encoder is kept, fine-tuning did not help"
+    doubted = reason == "forgetting" and highest > best
+    kept = "the pretrained encoder is kept" + (", fine-tuning did not help" if not doubted else "")
     if best:
         share, auroc = list(mixed.items())[-1] if mixed else (1.0, curve[best])
         of = "the encoder" if share == 1 else f"a mixture of {share:.0%} of the weights"
         rest = "" if share == 1 else f" and {1 - share:.0%} of the pretrained ones"
         rise = f"{auroc:.4f} (pretrained {curve[0]:.4f})"
         kept = f"{of} of epoch {best}{rest} is kept, its vicinal AUROC is {rise}"
+    kept += ", for no later epoch was better by more than noise" if doubted else ""
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 

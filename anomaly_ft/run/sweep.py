@@ -19,6 +19,7 @@ from anomaly_ft.run.open import finished_runs, open_recipe, open_summary
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import with_native_size
 from anomaly_ft.run.summary import DIGITS, difference
+from anomaly_ft.run.summary_text import peak
 from anomaly_ft.run.sweep_choice import chosen, comparable
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json, write_text
@@ -77,7 +78,7 @@ def run_sweep(
         _write_results(folder / "results", rows, table, outcomes)
         failed = sum(bool(row["error"]) for row in rows)
         tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)}, len(rows) - failed)
-        tracker.tags({"mlflow.note.content": markdown(table), "verdict": _verdict(rows)})
+        tracker.tags({"mlflow.note.content": markdown(table), "verdict": forgot_when(outcomes)})
         _log_curve(tracker, outcomes)
         tracker.artifacts(folder / "results")
     return {
@@ -251,11 +252,13 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: round(mean(values), DIGITS) for name, values in there.items() if values}
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+def forgot_when(outcomes: Sequence[Outcome]) -> str:
     """Say how many of the runs forgot, and when, for a column of a table."""
-    kept = [row["kept_epoch"] for row in rows if row["stop_reason"] == "forgetting"]
-    when = f" after epoch {' or '.join(map(str, sorted(set(kept))))}" if kept else ""
-    return f"{len(kept) or 'none'} of {len(rows)} forgot{when}"
+    summaries = [outcome.run.summary for outcome in outcomes if outcome.run]
+    forgot = [each for each in summaries if each.stop_reason == "forgetting"]
+    epochs = sorted({peak(each.curve, each.best_epoch) for each in forgot})
+    when = f" after epoch {' or '.join(map(str, epochs))}" if forgot else ""
+    return f"{len(forgot) or 'none'} of {len(outcomes)} forgot{when}"
 
 
 def _log_curve(tracker: Tracker, outcomes: Sequence[Outcome]) -> None:

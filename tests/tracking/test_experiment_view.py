@@ -31,22 +31,41 @@ SUMMARY = RunSummary.model_validate(
 
 
 @pytest.mark.parametrize(
-    ("best", "reason", "said"),
+    ("curve", "best", "reason", "said"),
     [
-        (1, "forgetting", "forgot after epoch 1 of 3, kept 1"),
-        (0, "forgetting", "forgot after epoch 0 of 3, kept pretrained"),
-        (2, "diverged", "diverged in epoch 3, kept 2"),
-        (0, "diverged", "diverged in epoch 3, kept pretrained"),
-        (3, "max_epochs", "kept epoch 3 of 3"),
-        (0, "no_progress", "no gain, kept pretrained"),
+        ([0.8, 0.85, 0.82, 0.7], 1, "forgetting", "forgot after epoch 1 of 3, kept 1"),
+        ([0.8, 0.79, 0.78, 0.7], 0, "forgetting", "forgot after epoch 0 of 3, kept pretrained"),
+        ([0.8, 0.82, 0.835, 0.77, 0.76], 0, "forgetting", "forgot after epoch 2 of 4, kept pretrained"),
+        ([0.8, 0.85, 0.855, 0.77, 0.76], 1, "forgetting", "forgot after epoch 2 of 4, kept 1"),
+        ([0.8, 0.81, 0.82], 2, "diverged", "diverged in epoch 3, kept 2"),
+        ([0.8, 0.79, 0.78], 0, "diverged", "diverged in epoch 3, kept pretrained"),
+        ([0.8, 0.81, 0.82, 0.83], 3, "max_epochs", "kept epoch 3 of 3"),
+        ([0.8, 0.81, 0.8, 0.8], 0, "no_progress", "no gain, kept pretrained"),
     ],
 )
-def test_the_verdict_says_whether_and_when_it_forgot(best: int, reason: StopReason, said: str) -> None:
-    assert verdict(best, 3, reason) == said
+def test_the_verdict_says_whether_and_when_it_forgot(
+    curve: list[float], best: int, reason: StopReason, said: str
+) -> None:
+    assert verdict(curve, best, reason) == said
+
+
+def test_a_run_that_rose_within_noise_before_it_fell_is_not_said_to_have_forgotten_at_once() -> None:
+    told = story([0.80, 0.82, 0.835, 0.77, 0.76], 0, "forgetting")
+    assert told.startswith(
+        "Forgetting set in after epoch 2: the pretrained encoder is kept, for no later epoch"
+    )
+    later = story([0.80, 0.85, 0.855, 0.77, 0.76], 1, "forgetting")
+    assert later.startswith("Forgetting set in after epoch 2: the encoder of epoch 1 is kept, ")
+    assert "no later epoch was better by more than noise" in later
+    at_once = story([0.80, 0.77, 0.76], 0, "forgetting")
+    assert at_once.startswith(
+        "Forgetting set in after epoch 0: the pretrained encoder is kept, fine-tuning did"
+    )
+    assert "noise" not in at_once
 
 
 def test_a_run_without_epochs_is_not_said_to_have_failed() -> None:
-    assert verdict(0, 0, "max_epochs") == "pretrained, not trained"
+    assert verdict([0.8], 0, "max_epochs") == "pretrained, not trained"
     assert "did not help" not in story([0.8], 0, "max_epochs")
 
 
