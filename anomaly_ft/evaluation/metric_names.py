@@ -82,7 +82,7 @@ METRICS: dict[str, Metric] = {
     "varied/image_auroc": Metric(
         "image AUROC, varied",
         "of the fine-tuned encoder's detector on a few test images, or held-out ones where there are none, "
-        "with all benign changes together",
+        "with one to three changes at once, drawn for each image as in training",
     ),
     "varied/false_positive_rate": Metric(
         "good rejected, varied", "share of the good ones among them that it rejects", PERCENT

@@ -58,8 +58,8 @@ def final_metrics(summary: RunSummary) -> dict[str, float | None]:
 
 
 def _varied_metrics(summary: RunSummary) -> dict[str, float | None]:
-    """Measure both detectors when all benign changes come together, at the strength of the recipe."""
-    row = summary.variation.together() if summary.variation else None
+    """Measure both detectors on images that vary as in training, at the strength of the recipe."""
+    row = summary.variation.several() if summary.variation else None
     if row is None:
         return {}
     return {

@@ -178,17 +178,19 @@ def update_sentences(summary: RunSummary) -> list[str]:
 
 
 def varied_sentence(summary: RunSummary) -> str:
-    """Say what all changes together do to both detectors; nothing where it was not measured."""
-    row = summary.variation.together() if summary.variation else None
+    """Say what one to three changes at once do to both detectors; nothing where it was not measured."""
+    row = summary.variation.several() if summary.variation else None
     if row is None or row.rejected is None or row.frozen_rejected is None:
         return ""
     auroc = ""
     if row.auroc is not None and row.frozen_auroc is not None:
         auroc = f"image AUROC {row.auroc:.3f} (frozen {row.frozen_auroc:.3f}), "
     benign = summary.variation and summary.variation.strengths
-    which = "all changes that the recipe calls benign" if benign else "light, focus, noise and compression"
+    which = "images vary as the recipe calls benign, one to three changes at once as in training"
+    if not benign:
+        which = "light, focus, noise, compression and shift vary, one to three changes at once"
     return (
-        f"If {which} come together (a few images): {auroc}"
+        f"If {which} (a few images): {auroc}"
         f"{row.rejected:.0%} of the good ones rejected (frozen {row.frozen_rejected:.0%})."
     )
 

@@ -5,10 +5,11 @@ import pytest
 import summaries
 
 from anomaly_ft.evaluation.metric_names import METRICS
+from anomaly_ft.evaluation.what_if import SEVERAL
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.summary import final_metrics
 from anomaly_ft.run.summary_parts import StopReason
-from anomaly_ft.run.summary_text import run_note, story, story_of, verdict
+from anomaly_ft.run.summary_text import run_note, story, story_of, varied_sentence, verdict
 from anomaly_ft.tracking.experiment_view import experiment_tags
 
 SUMMARY = RunSummary.model_validate(
@@ -88,6 +89,30 @@ def test_the_note_of_a_run_that_forgot_says_what_was_seen_and_that_of_an_older_r
     assert "Seen:" not in run_note(SUMMARY, Path("/runs/bottle-001"))
     ended = told.model_copy(update={"stop_reason": "max_epochs"})
     assert "Seen:" not in run_note(ended, Path("/runs/bottle-001"))
+
+
+@pytest.mark.parametrize(
+    ("strengths", "said"),
+    [
+        (
+            {"shift": 4.0, "focus": 1.0},
+            "If images vary as the recipe calls benign, one to three changes at once as in training",
+        ),
+        ({}, "If light, focus, noise, compression and shift vary, one to three changes at once"),
+    ],
+)
+def test_a_few_varied_images_are_said_to_vary_as_they_did(strengths: dict[str, float], said: str) -> None:
+    numbers = {"auroc": 0.9, "rejected": 0.25, "frozen_auroc": 0.8, "frozen_rejected": 0.5}
+    row = {"change": SEVERAL, "factor": 1, "strength": None, **numbers}
+    alone = row | {"change": "focus", "rejected": 0.75}
+    variation = {"preset": "camera", "strengths": strengths, "on": "test", "rows": [alone, row]}
+    summary = RunSummary.model_validate(SUMMARY.plain() | {"variation": variation})
+    assert varied_sentence(summary) == (
+        f"{said} (a few images): image AUROC 0.900 (frozen 0.800), 25% of the good ones rejected (frozen 50%)."
+    )
+    assert final_metrics(summary)["varied/image_auroc"] == 0.9
+    without = RunSummary.model_validate(SUMMARY.plain() | {"variation": variation | {"rows": [alone]}})
+    assert varied_sentence(without) == "", "other rows say nothing of it"
 
 
 def test_a_note_without_a_test_split_invents_no_number() -> None:
