@@ -138,7 +138,10 @@ TEST_METRICS: dict[str, Metric] = {
         PERCENT,
         at_threshold=True,
     ),
-    "pixel_auroc": Metric("pixel AUROC", "area under the ROC curve over pixels, of the map that is shown"),
+    "pixel_auroc": Metric(
+        "pixel AUROC",
+        "area under the ROC curve over pixels, of the map that localises, shown or not",
+    ),
     "pixel_ap": Metric("pixel average precision", "average precision over pixels"),
     "pixel_aupro": Metric(
         "pixel AUPRO (FPR ≤ 0.3)", "area under the per-region overlap curve up to 30 % false positives"
