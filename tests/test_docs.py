@@ -236,6 +236,14 @@ def test_every_environment_variable_named_is_read_somewhere() -> None:
     assert {name for name in named if name not in code and name not in os.environ} == set()
 
 
+@every_page
+def test_a_name_that_is_said_to_be_in_a_file_is_defined_there(page: str) -> None:
+    for name, path in re.findall(r"`(\w+)` in\s+\[`[^`]+`\]\(([^)]+\.py)\)", TEXTS[page]):
+        source = (ROOT / page).parent / path
+        defined = rf"^(?:def |class )?{name}\s*[:=(]"
+        assert re.search(defined, source.read_text(encoding="utf-8"), re.M), (page, name, path)
+
+
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     entries = [each for entry in settings["nav"] for each in entry.values()]

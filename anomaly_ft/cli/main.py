@@ -1,4 +1,4 @@
-"""The `anomaly-ft` command; its parts are in `commands`, named here in the order of the help.
+"""The `anomaly-ft` command; its parts are in `cli/`, a file each, named here in the order of the help.
 
 Exit codes: 0 done, 1 a bug, 2 something the user can mend, 3 an anomaly was found and that is to count
 as failure, 4 training diverged, 5 runs of a sweep failed, 6 an export does not agree with its detector,

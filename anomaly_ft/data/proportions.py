@@ -1,12 +1,13 @@
 """Choose height and width for images that keep their own proportions; only headers are read."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
 from PIL import Image
 
-from anomaly_ft.data.images import refuse_empty, same_aspect, upright_size
+from anomaly_ft.data.images import SAME_ASPECT, refuse_empty, same_aspect, upright_size
 from anomaly_ft.data.loaded import UNREADABLE
 from anomaly_ft.data.records import Record
 from anomaly_ft.errors import DataError
@@ -18,29 +19,34 @@ SQUASHED = 0.04  # share by which proportions may be off; beyond, more or fewer 
 
 
 def native_size(records: Sequence[Record], side: int) -> tuple[int, int]:
-    """Choose height and width in the images' own proportions, with about `side`^2 pixels.
+    """Choose height and width in the proportions of most images, with about `side`^2 pixels.
 
     Raises:
         DataError: images of different proportions, which no batch can hold without squashing or cutting them.
     """
-    sizes: dict[tuple[int, int], str] = {}  # with the name of the first such image
+    names: dict[tuple[int, int], str] = {}  # of the first image that has such a width and height
+    counts: Counter[tuple[int, int]] = Counter()
     for record in records:
         with suppress(UNREADABLE):  # an unreadable file is named when it is decoded
             refuse_empty(record.path)
             with Image.open(record.path) as image:
-                sizes.setdefault(upright_size(image), record.name)
-    if not sizes:
+                size = upright_size(image)
+            names.setdefault(size, record.name)
+            counts[size] += 1
+    if not names:
         return side, side
-    ordered = sorted(sizes, key=lambda size: size[0] / size[1])
+    ordered = sorted(counts.elements(), key=lambda size: size[0] / size[1])
     usual = ordered[len(ordered) // 2]
+    height, width = _near(usual[1] / usual[0], side)
     for other in (ordered[0], ordered[-1]):
-        if not same_aspect(usual, other):
+        if not same_aspect(other, (width, height)):
             raise DataError(
-                f"data.resize: native needs images of the same proportions, but {sizes[usual]} has {usual[0]} "
-                f"x {usual[1]} pixels and {sizes[other]} has {other[0]} x {other[1]}; set it to letterbox, "
-                "center-crop or stretch"
+                f"data.resize: native needs images of the same proportions, but {names[usual]} has {usual[0]} "
+                f"x {usual[1]} pixels and {names[other]} has {other[0]} x {other[1]}; set it to letterbox, "
+                f"center-crop or stretch ({width} x {height} pixels, which fit most images, would squash it by "
+                f"more than {SAME_ASPECT - 1:.0%})"
             )
-    return _near(usual[1] / usual[0], side)
+    return height, width
 
 
 def _near(ratio: float, side: int) -> tuple[int, int]:

@@ -168,9 +168,10 @@ def pseudo_anomalies(
 ) -> Pixels:
     """Make one pseudo-anomaly of each normal image, `(n, h, w, 3)`.
 
-    An image's own name and the seed decide what happens to it, so that it is the same in every
-    epoch, in every run and in whatever order the images come. `keep`: they are made now and held in
-    memory; else each is made again whenever it is asked for.
+    An image's own name and the seed decide what happens to it and how many places further on its partner is, so
+    that the same images in the same order give the same in every epoch and in every run. In another order
+    partners are others. `keep`: they are made now and held in memory; else each is made again whenever it is
+    asked for.
     """
     apply, count = AUGMENTATIONS[augmentation], len(pixels)
     if count != len(names):

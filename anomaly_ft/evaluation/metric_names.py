@@ -82,7 +82,7 @@ METRICS: dict[str, Metric] = {
     "varied/image_auroc": Metric(
         "image AUROC, varied",
         "of the fine-tuned encoder's detector on a few test images, or held-out ones where there are none, "
-        "with all benign changes together",
+        "with one to three changes at once, drawn for each image as in training",
     ),
     "varied/false_positive_rate": Metric(
         "good rejected, varied", "share of the good ones among them that it rejects", PERCENT
@@ -141,7 +141,10 @@ TEST_METRICS: dict[str, Metric] = {
         PERCENT,
         at_threshold=True,
     ),
-    "pixel_auroc": Metric("pixel AUROC", "area under the ROC curve over pixels, of the map that is shown"),
+    "pixel_auroc": Metric(
+        "pixel AUROC",
+        "area under the ROC curve over pixels, of the map that localises, shown or not",
+    ),
     "pixel_ap": Metric("pixel average precision", "average precision over pixels"),
     "pixel_aupro": Metric(
         "pixel AUPRO (FPR ≤ 0.3)", "area under the per-region overlap curve up to 30 % false positives"

@@ -1,4 +1,5 @@
-"""What if the light changes? Scores of the same images, varied more and more, one change at a time and all.
+"""What if the light changes? Scores of the same images, varied more and more, one change at a time, and
+several at once as in training.
 
 Looks at a few images of each kind alone: the question is which changes hurt, not a third digit.
 """
@@ -20,7 +21,7 @@ from anomaly_ft.metrics import Floats, image_auroc
 MOST = 16  # images of each kind that are looked at
 FACTORS = (1, 2)  # of the strengths
 NUMBER = 500  # of the varied copy, which no image of the statistics is
-ALL, UNCHANGED = "all together", "unchanged"
+SEVERAL, UNCHANGED = "one to three at once", "unchanged"  # changes of an image, drawn as in training
 Row = Mapping[str, Any]
 
 
@@ -52,7 +53,7 @@ def what_if(
         seed: of the variation.
 
     Returns:
-        Rows with `change`, `factor`, `strength` (None for all together), `auroc` (None without anomalous
+        Rows with `change`, `factor`, `strength` (None for several at once), `auroc` (None without anomalous
         images) and `rejected`, the share of good images above the threshold.
     """
     anomalous = np.array([record.anomalous for record in images.records], bool)
@@ -71,7 +72,7 @@ def what_if(
     for factor in FACTORS:
         strengths = stronger(factor)
         rows += [row(change, factor, {change: strengths[change]}) for change in strengths]
-        rows.append(row(ALL, factor, strengths))
+        rows.append(row(SEVERAL, factor, strengths))
     return rows
 
 
@@ -86,7 +87,7 @@ def beside(frozen: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
 
 
 def what_if_figure(rows: Sequence[Row]) -> Figure:
-    """Plot AUROC and share of good images rejected over growing strength: all changes together thick, each
+    """Plot AUROC and share of good images rejected over growing strength: several changes at once thick, each
     alone thin; grey: frozen, in colour: fine-tuned."""
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 2)
@@ -99,14 +100,14 @@ def what_if_figure(rows: Sequence[Row]) -> Figure:
                 line = [start, *(row for row in rows if row["change"] == change)]
                 if line[0][prefix + name] is None:
                     continue
-                thick = change == ALL
+                thick = change == SEVERAL
                 axes.plot(
                     [row["factor"] for row in line],
                     [row[prefix + name] for row in line],
                     color=colour,
                     linewidth=2.4 if thick else 0.7,
                     alpha=1 if thick else 0.5,
-                    label=f"{detector}, {ALL}" if thick else None,
+                    label=f"{detector}, {SEVERAL}" if thick else None,
                 )
         axes.set(xlabel="times the strength of the recipe", title=title, xticks=[0, *FACTORS])
         axes.spines[["top", "right"]].set_visible(False)

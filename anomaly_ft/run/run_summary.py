@@ -194,6 +194,16 @@ class RunSummary(Tested):
         """Vicinal AUROC of the epochs that have one, 0 first."""
         return [value for value in self.vicinal_auroc if value is not None]
 
+    @property
+    def kept_share(self) -> float:
+        """Share of the best epoch's weights in the encoder that was kept; the others are pretrained ones."""
+        return next(reversed(self.mixed), 1.0)
+
+    @property
+    def kept_vicinal_auroc(self) -> float | None:
+        """Vicinal AUROC of the encoder that was kept, mixed or the best epoch's."""
+        return self.mixed[self.kept_share] if self.mixed else self.vicinal_auroc[self.best_epoch]
+
 
 @dataclass(frozen=True)
 class FinishedRun:

@@ -151,7 +151,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         AnomalyFtError: whatever the recipe asks for that is not there.
     """
     started = time.perf_counter()
-    recipe = _with_native_size(_resolve(recipe))
+    recipe = with_native_size(_resolve(recipe))
     seed_everything(recipe.seed, verbose=False)
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
@@ -257,8 +257,12 @@ def records_of(recipe: Recipe) -> Reading:
     )
 
 
-def _with_native_size(recipe: Recipe) -> Recipe:
-    """Replace the side of a square by height and width, where images keep their own proportions."""
+def with_native_size(recipe: Recipe) -> Recipe:
+    """Replace the side of a square by height and width, where images keep their own proportions.
+
+    Raises:
+        DataError: images that are not there, or that differ in their proportions.
+    """
     data = recipe.data
     if data.resize != "native" or not isinstance(data.image_size, int):
         return recipe

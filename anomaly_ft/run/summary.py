@@ -39,12 +39,12 @@ DIGITS = 6  # after the point: a column of MLflow's table has room for no more
 
 def final_metrics(summary: RunSummary) -> dict[str, float | None]:
     """Name what the restored encoder is worth as MLflow does; None where it was not measured."""
-    curve, best = summary.vicinal_auroc, summary.best_epoch
+    kept = summary.kept_vicinal_auroc
     frozen, tuned = summary.frozen_test or {}, summary.test or {}
     metrics: dict[str, float | None] = {
-        "best/epoch": best,
-        "best/vicinal_auroc": curve[best],
-        "gain/vicinal_auroc": difference(curve[best], curve[0]),
+        "best/epoch": summary.best_epoch,
+        "best/vicinal_auroc": kept,
+        "gain/vicinal_auroc": difference(kept, summary.vicinal_auroc[0]),
         **{f"frozen/{name}": value for name, value in frozen.items()},
         **{f"test/{name}": value for name, value in tuned.items()},
         **{f"gain/{name}": difference(tuned.get(name), value) for name, value in frozen.items()},
@@ -58,8 +58,8 @@ def final_metrics(summary: RunSummary) -> dict[str, float | None]:
 
 
 def _varied_metrics(summary: RunSummary) -> dict[str, float | None]:
-    """Measure both detectors when all benign changes come together, at the strength of the recipe."""
-    row = summary.variation.together() if summary.variation else None
+    """Measure both detectors on images that vary as in training, at the strength of the recipe."""
+    row = summary.variation.several() if summary.variation else None
     if row is None:
         return {}
     return {

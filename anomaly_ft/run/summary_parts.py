@@ -203,14 +203,15 @@ class Speed(Part):
 
 
 class VariationRow(Part):
-    """Images that vary by one change, or by all together, up to a strength."""
+    """Images that vary by one change, or by several drawn for each image as in training, up to a strength."""
 
     change: str
-    """The change; `unchanged`, or `all together`."""
+    """The change; `unchanged`, or `one to three at once`: so many of them, drawn for each image, beside how the
+    part lies."""
     factor: Number
     """Times the strength of the recipe."""
     strength: Number | None
-    """That strength, in the unit of the recipe's setting; `null` for none and for all together."""
+    """That strength, in the unit of the recipe's setting; `null` for none and for several at once."""
     auroc: Number | None
     """Image AUROC of the fine-tuned encoder's detector; `null` without anomalous images."""
     rejected: Number | None
@@ -233,9 +234,11 @@ class UnderVariation(Part):
     rows: tuple[VariationRow, ...]
     """A row for each change and strength."""
 
-    def together(self) -> VariationRow | None:
-        """Give all changes at the strength of the recipe."""
-        return next((row for row in self.rows if row.change == "all together" and row.factor == 1), None)
+    def several(self) -> VariationRow | None:
+        """Give the row of one to three changes at once, at the strength of the recipe."""
+        return next(
+            (row for row in self.rows if row.change == "one to three at once" and row.factor == 1), None
+        )
 
 
 class Rejected(Part):

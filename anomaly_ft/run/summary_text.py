@@ -1,6 +1,6 @@
 """Put a summary into words: the sentence, the sparkline, the note of a run in MLflow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
@@ -11,18 +11,22 @@ from anomaly_ft.run.summary_parts import ConditionRow, Rejected, StopReason, Und
 SHOWN = ("image_auroc", "image_ap", "image_tpr_at_1pct_fpr", "pixel_auroc")  # metrics in a note
 
 
-def verdict(best: int, epochs: int, reason: StopReason) -> str:
-    """Say what became of the encoder in a few words, for a column of a table.
+def verdict(curve: Sequence[float], best: int, reason: StopReason) -> str:
+    """Say what became of the encoder in a few words, for a column of a table; the arguments are those of
+    `story`.
 
-    >>> verdict(2, 5, "forgetting")
+    >>> verdict([0.8, 0.82, 0.85, 0.8, 0.78, 0.77], 2, "forgetting")
     'forgot after epoch 2 of 5, kept 2'
+    >>> verdict([0.8, 0.82, 0.835, 0.77, 0.76], 0, "forgetting")
+    'forgot after epoch 2 of 4, kept pretrained'
     """
+    epochs = _last(curve, reason)
     if epochs == 0:
         return "pretrained, not trained"
     if reason == "diverged":
         return f"diverged in epoch {epochs}, kept {best or 'pretrained'}"
     if reason == "forgetting":
-        return f"forgot after epoch {best} of {epochs}, kept {best or 'pretrained'}"
+        return f"forgot after epoch {peak(curve, best)} of {epochs}, kept {best or 'pretrained'}"
     return f"kept epoch {best} of {epochs}" if best else "no gain, kept pretrained"
 
 
@@ -38,7 +42,22 @@ def doubtful(summary: RunSummary) -> str:
 
 def verdict_of(summary: RunSummary) -> str:
     """Say what became of the encoder of a run, see `verdict`."""
-    return verdict(summary.best_epoch, summary.epochs, summary.stop_reason)
+    return verdict(summary.curve, summary.best_epoch, summary.stop_reason)
+
+
+def peak(curve: Sequence[float], best: int) -> int:
+    """Find the epoch after which vicinal AUROC fell: the highest from the kept one on. It is a later one where
+    its lead over the kept one may be noise.
+
+    >>> peak([0.8, 0.82, 0.835, 0.77, 0.76], 0)
+    2
+    """
+    return max(range(best, len(curve)), key=lambda epoch: curve[epoch])
+
+
+def _last(curve: Sequence[float], reason: StopReason) -> int:
+    """Count the epochs that were trained."""
+    return len(curve) - 1 + (reason == "diverged")  # the epoch that diverged has no AUROC
 
 
 def run_note(summary: RunSummary, folder: Path) -> str:
@@ -160,28 +179,34 @@ def update_sentences(summary: RunSummary) -> list[str]:
 
 
 def varied_sentence(summary: RunSummary) -> str:
-    """Say what all changes together do to both detectors; nothing where it was not measured."""
-    row = summary.variation.together() if summary.variation else None
+    """Say what one to three changes at once do to both detectors; nothing where it was not measured."""
+    row = summary.variation.several() if summary.variation else None
     if row is None or row.rejected is None or row.frozen_rejected is None:
         return ""
     auroc = ""
     if row.auroc is not None and row.frozen_auroc is not None:
         auroc = f"image AUROC {row.auroc:.3f} (frozen {row.frozen_auroc:.3f}), "
     benign = summary.variation and summary.variation.strengths
-    which = "all changes that the recipe calls benign" if benign else "light, focus, noise and compression"
+    which = "images vary as the recipe calls benign, one to three changes at once as in training"
+    if not benign:
+        which = "light, focus, noise, compression and shift vary, one to three changes at once"
     return (
-        f"If {which} come together (a few images): {auroc}"
+        f"If {which} (a few images): {auroc}"
         f"{row.rejected:.0%} of the good ones rejected (frozen {row.frozen_rejected:.0%})."
     )
 
 
-def story(curve: Sequence[float], best: int, reason: StopReason) -> str:
+def story(
+    curve: Sequence[float], best: int, reason: StopReason, mixed: Mapping[float, float] | None = None
+) -> str:
     """Say what happened to the encoder, in one sentence and one sparkline of the vicinal AUROC.
 
     Args:
         curve: vicinal AUROC of the epochs that have one, 0 first.
         best: the epoch that was kept.
         reason: why training ended.
+        mixed: vicinal AUROC by the share of that epoch's weights that was mixed with pretrained ones, the one
+            kept last; nothing where none was.
 
     >>> print(story([0.8, 0.84, 0.82], 1, "forgetting"))
     Forgetting set in after epoch 1: the encoder of epoch 1 is kept, its vicinal AUROC is 0.8400 (pretrained \
@@ -192,17 +217,19 @@ reached 0.8040, no more above 0.8000 than noise explains).  ▁█▅
     >>> print(story([0.8], 0, "max_epochs"))
     No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC 0.8000.
     """
-    last = len(curve) - 1 + (reason == "diverged")  # the epoch that diverged has no AUROC
+    last, highest = _last(curve, reason), peak(curve, best)
     if last == 0 and reason == "max_epochs":
         return f"No epoch was asked for: the encoder is the pretrained one, its vicinal AUROC {curve[0]:.4f}."
     why = {
-        "forgetting": f"Forgetting set in after epoch {best}",
+        "forgetting": f"Forgetting set in after epoch {highest}",
         "no_progress": f"Nothing was gained after epoch {best}",
         "max_epochs": f"All {last} epochs were trained" if last > 1 else "The one epoch was trained",
         "diverged": f"Training diverged in epoch {last}",
     }[reason]
-    kept = "the pretrained encoder is kept, fine-tuning did not help"
+    doubted = reason == "forgetting" and highest > best
+    kept = "the pretrained encoder is kept" + (", fine-tuning did not help" if not doubted else "")
     if best:
+<<<<<<< HEAD
         rise = f"{curve[best]:.4f} (pretrained {curve[0]:.4f})"
         kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {rise}"
     later = max(range(best, len(curve)), key=curve.__getitem__, default=best)
@@ -210,12 +237,20 @@ reached 0.8040, no more above 0.8000 than noise explains).  ▁█▅
         kept += (
             f" (epoch {later} reached {curve[later]:.4f}, no more above {curve[best]:.4f} than noise explains)"
         )
+=======
+        share, auroc = list(mixed.items())[-1] if mixed else (1.0, curve[best])
+        of = "the encoder" if share == 1 else f"a mixture of {share:.0%} of the weights"
+        rest = "" if share == 1 else f" and {1 - share:.0%} of the pretrained ones"
+        rise = f"{auroc:.4f} (pretrained {curve[0]:.4f})"
+        kept = f"{of} of epoch {best}{rest} is kept, its vicinal AUROC is {rise}"
+    kept += ", for no later epoch was better by more than noise" if doubted else ""
+>>>>>>> mend-a
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 
 def story_of(summary: RunSummary) -> str:
     """Say what happened to the encoder of a run, see `story`, and what was seen where it forgot."""
-    told = story(summary.curve, summary.best_epoch, summary.stop_reason)
+    told = story(summary.curve, summary.best_epoch, summary.stop_reason, summary.mixed)
     forgot = summary.stop_reason == "forgetting" and summary.stop_why
     return f"{told}\nSeen: {summary.stop_why}." if forgot else told
 

@@ -3,20 +3,23 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
 import pandas as pd
 
-from anomaly_ft.errors import RecipeError, RunError
+from anomaly_ft.errors import DataError, RecipeError, RunError
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.sweep import Job, Sweep
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.executors import Outcome, in_process, on_ray
 from anomaly_ft.run.open import finished_runs, open_recipe, open_summary
 from anomaly_ft.run.run_summary import FinishedRun
+from anomaly_ft.run.setup import with_native_size
 from anomaly_ft.run.summary import DIGITS, difference
+from anomaly_ft.run.summary_text import peak
 from anomaly_ft.run.sweep_choice import chosen, comparable
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json, write_text
@@ -75,7 +78,7 @@ def run_sweep(
         _write_results(folder / "results", rows, table, outcomes)
         failed = sum(bool(row["error"]) for row in rows)
         tracker.metrics({"sweep/runs": len(rows), "sweep/failed": failed, **_means(rows)}, len(rows) - failed)
-        tracker.tags({"mlflow.note.content": markdown(table), "verdict": _verdict(rows)})
+        tracker.tags({"mlflow.note.content": markdown(table), "verdict": forgot_when(outcomes)})
         _log_curve(tracker, outcomes)
         tracker.artifacts(folder / "results")
     return {
@@ -95,11 +98,10 @@ def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
 
     Where and how it was computed and tracked is no difference, nor what `auto` stood for.
     """
-    settings = {k: v for k, v in recipe.flat().items() if k == SAY or not k.startswith(NO_SAY)}
-    wanted = {key: value for key, value in settings.items() if value != "auto"}
-    for candidate in reversed(finished_runs(folder)):
-        if not re.fullmatch(re.escape(recipe.name) + r"-\d{3,}", candidate.name):
-            continue
+    name = re.escape(recipe.name) + r"-\d{3,}"
+    candidates = [run for run in reversed(finished_runs(folder)) if re.fullmatch(name, run.name)]
+    wanted = _wanted(recipe) if candidates else {}
+    for candidate in candidates:
         try:
             settings_of_run, summary = open_recipe(candidate).flat(), open_summary(candidate)
         except (RecipeError, RunError):
@@ -107,6 +109,14 @@ def finished(recipe: Recipe, folder: Path) -> FinishedRun | None:
         if wanted.items() <= {key: settings_of_run.get(key) for key in wanted}.items():
             return FinishedRun(candidate, summary)
     return None
+
+
+def _wanted(recipe: Recipe) -> dict[str, Any]:
+    """Give the settings that decide what a run finds, as a run that was trained with them has them."""
+    with suppress(DataError):  # images that cannot be used have no size; training says why
+        recipe = with_native_size(recipe)
+    settings = {k: v for k, v in recipe.flat().items() if k == SAY or not k.startswith(NO_SAY)}
+    return {key: value for key, value in settings.items() if value != "auto"}
 
 
 def row_of(outcome: Outcome) -> dict[str, Any]:
@@ -125,12 +135,11 @@ def _results(run: FinishedRun) -> dict[str, Any]:
     """Read the results of a finished run, under the keys `RESULTS`."""
     summary = run.summary
     before, after = ((numbers or {}).get("image_auroc") for numbers in (summary.frozen_test, summary.test))
-    start, kept = summary.vicinal_auroc[0], summary.vicinal_auroc[summary.best_epoch]
     return {
         "frozen": before,
         "fine_tuned": after,
         "gain": difference(after, before),
-        "vicinal_gain": difference(kept, start),
+        "vicinal_gain": difference(summary.kept_vicinal_auroc, summary.vicinal_auroc[0]),
         "kept_epoch": summary.best_epoch,
         "stop_reason": summary.stop_reason,
         "seconds": sum(summary.seconds.values()),
@@ -243,11 +252,13 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: round(mean(values), DIGITS) for name, values in there.items() if values}
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+def forgot_when(outcomes: Sequence[Outcome]) -> str:
     """Say how many of the runs forgot, and when, for a column of a table."""
-    kept = [row["kept_epoch"] for row in rows if row["stop_reason"] == "forgetting"]
-    when = f" after epoch {' or '.join(map(str, sorted(set(kept))))}" if kept else ""
-    return f"{len(kept) or 'none'} of {len(rows)} forgot{when}"
+    summaries = [outcome.run.summary for outcome in outcomes if outcome.run]
+    forgot = [each for each in summaries if each.stop_reason == "forgetting"]
+    epochs = sorted({peak(each.curve, each.best_epoch) for each in forgot})
+    when = f" after epoch {' or '.join(map(str, epochs))}" if forgot else ""
+    return f"{len(forgot) or 'none'} of {len(outcomes)} forgot{when}"
 
 
 def _log_curve(tracker: Tracker, outcomes: Sequence[Outcome]) -> None:

@@ -107,6 +107,14 @@ def test_partners_are_other_images(augmentation: str) -> None:
     assert all(not np.array_equal(a, b) for a, b in zip(grey, out, strict=True))
 
 
+def test_a_partner_is_found_by_its_place_among_the_images() -> None:
+    grey = np.arange(10, 130, 10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), np.uint8)
+    first = pseudo_anomalies(grey, NAMES, "mixup", 1.0, seed=0)
+    assert np.array_equal(pseudo_anomalies(grey, NAMES, "mixup", 1.0, seed=0), first)
+    turned = pseudo_anomalies(grey[::-1], NAMES[::-1], "mixup", 1.0, seed=0)[::-1]
+    assert not np.array_equal(turned, first), "another order gives other partners"
+
+
 def test_mixup_is_a_blend_of_the_two(pixels: np.ndarray) -> None:
     image, partner = pixels[0].astype(float), pixels[1].astype(float)
     out = AUGMENTATIONS["mixup"](pixels[0], pixels[1], 1.0, np.random.default_rng(0)).astype(float)

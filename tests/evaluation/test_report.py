@@ -28,6 +28,7 @@ from anomaly_ft.evaluation.report import (
     score_kinds,
     write_report,
 )
+from anomaly_ft.evaluation.what_if import SEVERAL, UNCHANGED
 from anomaly_ft.evaluation.working_points import conformal
 from anomaly_ft.model.outputs import Labels, Outputs, Predictions
 
@@ -183,6 +184,40 @@ def test_the_image_whose_score_alone_is_the_threshold_is_named_with_its_picture(
         said = f"One image alone decides where the threshold lies: {first.name}" in page.text
         assert said == bool(decided_by)
     assert pictures[first.name] == pictures[""] + 1
+
+
+@pytest.mark.parametrize(
+    ("mixed", "said"),
+    [
+        ({}, "the encoder of epoch 1 is kept"),
+        ({"0.5": 0.8, "1.0": 0.9}, "the encoder of epoch 1 is kept"),
+        (
+            {"1.0": 0.9, "0.5": 0.8},
+            "a mixture of 50.0 % of the weights of epoch 1 and the pretrained ones is kept",
+        ),
+    ],
+)
+def test_the_report_says_how_much_of_the_kept_epoch_is_in_the_encoder(
+    mixed: dict[str, float], said: str, tmp_path: Path
+) -> None:
+    trained = {"best_epoch": 1, "epochs": 2, "stop_reason": "forgetting", "mixed": mixed}
+    data = ReportData("", None, 1.5, np.empty(0), LABELS)
+    write_report(tmp_path / "r.html", summary_of(trained, (0, 0)), data)
+    assert said in " ".join(read(tmp_path / "r.html").text.split())
+
+
+@pytest.mark.parametrize("strengths", [{"focus": 1.0}, {}])
+def test_the_report_says_that_changes_come_one_to_three_at_once(
+    strengths: dict[str, float], tmp_path: Path
+) -> None:
+    numbers = {"auroc": None, "rejected": 0.1, "frozen_auroc": None, "frozen_rejected": 0.2, "strength": None}
+    rows = [{"change": UNCHANGED, "factor": 0, **numbers}, {"change": SEVERAL, "factor": 1, **numbers}]
+    varied = {"variation": {"on": "val", "strengths": strengths, "rows": rows}}
+    data = ReportData("", None, 1.5, np.empty(0), LABELS, what_if=rows)
+    write_report(tmp_path / "r.html", summary_of(varied, (0, 0)), data)
+    text = " ".join(read(tmp_path / "r.html").text.split())
+    assert "one change at a time, then one to three at once" in text
+    assert ("drawn for each image as in training" in text) == bool(strengths)
 
 
 def test_scores_and_maps_are_explained_in_the_detectors_own_words(

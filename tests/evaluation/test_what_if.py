@@ -7,10 +7,11 @@ import pytest
 
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
+from anomaly_ft.data.variation import AT_ONCE
 from anomaly_ft.evaluation.what_if import (
-    ALL,
     FACTORS,
     MOST,
+    SEVERAL,
     UNCHANGED,
     beside,
     few_of_each,
@@ -44,12 +45,17 @@ def by_change(rows):
     return {(row["change"], row["factor"]): row for row in rows}
 
 
-def test_a_row_for_each_change_and_strength_and_for_all_together():
+def test_a_row_for_each_change_and_strength_and_for_several_at_once():
     rows = rows_of(flat_images(10, 10))
-    expected = [(UNCHANGED, 0)] + [(change, f) for f in FACTORS for change in (*STRENGTHS, ALL)]
+    expected = [(UNCHANGED, 0)] + [(change, f) for f in FACTORS for change in (*STRENGTHS, SEVERAL)]
     assert [(row["change"], row["factor"]) for row in rows] == expected
     assert by_change(rows)["brightness", 2]["strength"] == 0.4
-    assert by_change(rows)[ALL, 1]["strength"] is None
+    assert by_change(rows)[SEVERAL, 1]["strength"] is None
+
+
+def test_the_row_of_several_changes_says_how_many_meet_in_an_image():
+    assert AT_ONCE == 3
+    assert SEVERAL == "one to three at once"
 
 
 def test_a_score_that_takes_light_for_an_anomaly_rejects_more_good_images_the_more_light_changes():
@@ -87,7 +93,7 @@ def test_a_detector_that_has_nothing_beside_it_stands_alone():
     rows = beside([], rows_of(flat_images(6, 6)))
     assert {row["frozen_auroc"] for row in rows} == {row["frozen_rejected"] for row in rows} == {None}
     rejected = what_if_figure(rows).axes[1]
-    assert [text.get_text() for text in rejected.get_legend().get_texts()] == [f"fine-tuned, {ALL}"]
+    assert [text.get_text() for text in rejected.get_legend().get_texts()] == [f"fine-tuned, {SEVERAL}"]
 
 
 def test_a_few_of_each_kind_are_looked_at_evenly_chosen():
@@ -105,6 +111,6 @@ def test_the_figure_draws_both_detectors_and_both_questions():
     auroc, rejected = figure.axes
     assert len(auroc.lines) == len(rejected.lines) == 2 * (len(STRENGTHS) + 1)
     assert [text.get_text() for text in rejected.get_legend().get_texts()] == [
-        f"frozen, {ALL}",
-        f"fine-tuned, {ALL}",
+        f"frozen, {SEVERAL}",
+        f"fine-tuned, {SEVERAL}",
     ]

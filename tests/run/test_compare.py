@@ -27,7 +27,7 @@ def row(name: str, **settings: str) -> Row:
 
 @pytest.fixture(scope="module")
 def runs(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small run, and a copy of it with another learning rate that gained nothing."""
+    """The small run, and a copy of it with another learning rate that lost at once."""
     folder = tmp_path_factory.mktemp("several runs")
     shutil.copytree(small_run, folder / "small-001")
     other = shutil.copytree(small_run, folder / "small-002")
@@ -35,7 +35,8 @@ def runs(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe["optimizer"]["lr"] = 0.5
     (other / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     summary = json.loads((other / "summary.json").read_text())
-    summary |= {"best_epoch": 0, "stop_reason": "forgetting"}
+    falling = sorted(summary["vicinal_auroc"], reverse=True)
+    summary |= {"best_epoch": 0, "stop_reason": "forgetting", "vicinal_auroc": falling}
     (other / "summary.json").write_text(json.dumps(summary))
     shutil.copytree(small_run, folder / ".small-003.partial")
     return folder

@@ -23,6 +23,7 @@ from anomaly_ft.run.begin import write_start
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.resume import refuse_changes
 from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.sweep import finished
 from anomaly_ft.run.train import METHODS
 
 NATIVE = (
@@ -137,6 +138,26 @@ def test_a_run_that_goes_on_has_the_same_size(strips: Path, tmp_path: Path) -> N
     assert setup.data.test.pixels.shape[1:] == (48, 96, 3)
     assert setup.varied("train").pixels[-1].shape == (48, 96, 3)
     assert any(line.startswith("images   48 x 96 pixels") for line in setup.describe())
+
+
+def test_a_sweep_takes_a_finished_run_for_finished_and_trains_another_size(
+    run_of_strips: Path, strips: Path, tmp_path: Path
+) -> None:
+    recipe = read_recipe(write_recipe(tmp_path / "strip.yaml", strips, *NATIVE))
+    found = finished(recipe, run_of_strips.parent)
+    assert found is not None
+    assert found.folder == run_of_strips
+    other = write_recipe(tmp_path / "other.yaml", strips, *NATIVE, "data.image_size=96")
+    assert finished(read_recipe(other), run_of_strips.parent) is None
+
+
+def test_a_run_whose_images_are_gone_is_not_taken_for_finished(
+    run_of_strips: Path, strips: Path, tmp_path: Path
+) -> None:
+    recipe = read_recipe(write_recipe(tmp_path / "strip.yaml", strips, *NATIVE))
+    (tmp_path / "empty").mkdir()
+    gone = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(tmp_path / "empty")})})
+    assert finished(gone, run_of_strips.parent) is None
 
 
 def test_images_of_mixed_proportions_are_refused_in_one_line(strips: Path, tmp_path: Path) -> None:

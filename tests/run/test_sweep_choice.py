@@ -5,13 +5,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import summaries
 from click.testing import CliRunner
 from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.recipe.schema import Data, Recipe
 from anomaly_ft.recipe.sweep import Job
-from anomaly_ft.run.sweep import side_by_side
+from anomaly_ft.run.executors import Outcome
+from anomaly_ft.run.run_summary import FinishedRun, RunSummary
+from anomaly_ft.run.sweep import forgot_when, row_of, side_by_side
 from anomaly_ft.run.sweep_choice import chosen, comparable
 
 
@@ -29,6 +33,25 @@ def test_the_highest_vicinal_gain_is_taken_whatever_the_test_images_say() -> Non
         [row("early", 0.01, tuned=0.9), row("late", 0.03, tuned=0.4), row("all", 0.02, tuned=0.8)]
     )
     assert (taken["setting"], taken["fine_tuned"]) == ("chosen by validation: late", 0.4)
+
+
+def outcome(**changes: Any) -> Outcome:
+    """A finished run whose summary differs from the plain one in this."""
+    recipe = Recipe.model_construct(data=Data.model_construct(root="bolts"), seed=0)
+    summary = RunSummary.model_validate(summaries.PLAIN | changes)
+    return Outcome(Job("bolts", "late", recipe), FinishedRun(Path("bolts-001"), summary))
+
+
+def test_the_gain_that_chooses_is_of_the_mixture_that_was_kept() -> None:
+    mixed = outcome(mixed={0.0: 0.8, 1.0: 0.85, 0.5: 0.82})
+    assert row_of(mixed)["vicinal_gain"] == pytest.approx(0.02)
+
+
+def test_a_sweep_says_after_which_epochs_its_runs_forgot() -> None:
+    fell = {"epochs": 4, "vicinal_auroc": [0.80, 0.82, 0.835, 0.77, 0.76], "stop_reason": "forgetting"}
+    runs = [outcome(**fell, best_epoch=0), outcome(**fell, best_epoch=2), outcome()]
+    assert forgot_when(runs) == "2 of 3 forgot after epoch 2"
+    assert forgot_when([outcome(), Outcome(runs[0].job, None, "disk full")]) == "none of 2 forgot"
 
 
 def test_each_seed_chooses_for_itself_and_the_table_has_their_mean() -> None:
