@@ -28,7 +28,14 @@ from anomaly_ft.evaluation.map_files import MapFolder, colour_scale
 from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.maps import Map
-from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, render
+from anomaly_ft.run.prediction_rows import (
+    Format,
+    Prediction,
+    cut_to_rows,
+    header,
+    readable,
+    render,
+)
 from anomaly_ft.run.region_rows import Allowed, allow, open_regions, say_extrapolated
 from anomaly_ft.run.tiles import NOTICE, predict_files
 from anomaly_ft.run.today import ImageWatch
@@ -246,11 +253,11 @@ def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: b
     for path, pixels in decoded:
         outcome = pixels if isinstance(pixels, str) else next(scored)
         if isinstance(outcome, str):
-            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=outcome)
+            yield Prediction(readable(path), dict.fromkeys(run.detector.score_names), error=outcome)
             continue
         scores, own_map = outcome
         score = scores[run.detector.decides]
-        yield Prediction(str(path), dict(scores), score, score > run.point.threshold, own_map)
+        yield Prediction(readable(path), dict(scores), score, score > run.point.threshold, own_map)
 
 
 def _scored(

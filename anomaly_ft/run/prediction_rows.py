@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ class Prediction:
             "map": map_name or None,
             "error": self.error or None,
         }
+
+
+def readable(path: Path) -> str:
+    """Spell a path so that any file can hold it: bytes that are not UTF-8 as `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def columns(scores: Iterable[str]) -> tuple[str, ...]:

@@ -226,25 +226,16 @@ reached 0.8040, no more above 0.8000 than noise explains).  ▁█▅
         "max_epochs": f"All {last} epochs were trained" if last > 1 else "The one epoch was trained",
         "diverged": f"Training diverged in epoch {last}",
     }[reason]
-    doubted = reason == "forgetting" and highest > best
-    kept = "the pretrained encoder is kept" + (", fine-tuning did not help" if not doubted else "")
+    kept = "the pretrained encoder is kept, fine-tuning did not help"
     if best:
-<<<<<<< HEAD
-        rise = f"{curve[best]:.4f} (pretrained {curve[0]:.4f})"
-        kept = f"the encoder of epoch {best} is kept, its vicinal AUROC is {rise}"
-    later = max(range(best, len(curve)), key=curve.__getitem__, default=best)
-    if later != best:
-        kept += (
-            f" (epoch {later} reached {curve[later]:.4f}, no more above {curve[best]:.4f} than noise explains)"
-        )
-=======
         share, auroc = list(mixed.items())[-1] if mixed else (1.0, curve[best])
         of = "the encoder" if share == 1 else f"a mixture of {share:.0%} of the weights"
         rest = "" if share == 1 else f" and {1 - share:.0%} of the pretrained ones"
-        rise = f"{auroc:.4f} (pretrained {curve[0]:.4f})"
-        kept = f"{of} of epoch {best}{rest} is kept, its vicinal AUROC is {rise}"
-    kept += ", for no later epoch was better by more than noise" if doubted else ""
->>>>>>> mend-a
+        kept = (
+            f"{of} of epoch {best}{rest} is kept, its vicinal AUROC is {auroc:.4f} (pretrained {curve[0]:.4f})"
+        )
+    if highest > best:
+        kept += f" (epoch {highest} reached {curve[highest]:.4f}, no more above {curve[best]:.4f} than noise explains)"
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 

@@ -158,6 +158,29 @@ def test_paths_with_commas_and_quotes_survive_in_both_formats() -> None:
     assert tuple(row) == columns(SCORES)
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_name_that_is_not_utf_8_is_scored_and_spelled_so_that_the_rows_after_it_follow(
+    form: str, small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.png"))
+    try:
+        shutil.copyfile(mvtec_folder / "test" / "hole" / "000.png", odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for name in ("a", "c"):
+        shutil.copyfile(mvtec_folder / "test" / "hole" / "001.png", tmp_path / f"{name}.png")
+    result = call(small_run, tmp_path / "*.png", "--output", tmp_path / "out", "--maps", "--format", form)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "out" / f"predictions.{form}").read_text()
+    found = rows(text) if form == "csv" else [json.loads(line) for line in text.splitlines()]
+    assert [Path(row["path"]).name for row in found] == ["a.png", r"b\xff.png", "c.png"]
+    assert all(row["decision"] in ("normal", "anomalous") for row in found)
+    assert (tmp_path / "out" / "maps" / r"000001-b\xff.npy").exists()
+    said = call(small_run, tmp_path / "*.png", "--format", form)
+    assert said.exit_code == 0, said.output
+    assert said.stdout.count("\n") == 3 + (form == "csv")
+
+
 def test_an_anomaly_fails_the_command_only_when_asked_to(small_run: Path, mvtec_folder: Path) -> None:
     wrong, fine = mvtec_folder / "test" / "hole", mvtec_folder / "train" / "good"
     assert call(small_run, wrong).exit_code == 0
