@@ -33,7 +33,6 @@ from anomaly_ft.run.prediction_rows import (
     Prediction,
     cut_to_rows,
     header,
-    readable,
     render,
 )
 from anomaly_ft.run.region_rows import Allowed, allow, open_regions, say_extrapolated
@@ -253,11 +252,11 @@ def _score(run: LoadedRun, decoded: Sequence[tuple[Path, Pixels | str]], maps: b
     for path, pixels in decoded:
         outcome = pixels if isinstance(pixels, str) else next(scored)
         if isinstance(outcome, str):
-            yield Prediction(readable(path), dict.fromkeys(run.detector.score_names), error=outcome)
+            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=outcome)
             continue
         scores, own_map = outcome
         score = scores[run.detector.decides]
-        yield Prediction(readable(path), dict(scores), score, score > run.point.threshold, own_map)
+        yield Prediction(str(path), dict(scores), score, score > run.point.threshold, own_map)
 
 
 def _scored(

@@ -33,16 +33,16 @@ class Prediction:
         decision = None if self.anomalous is None else "anomalous" if self.anomalous else "normal"
         by_name = {f"{name}_score": score for name, score in self.scores.items()}
         return {
-            "path": self.path,
+            "path": readable(self.path),
             "score": self.score,
             "decision": decision,
             **by_name,
-            "map": map_name or None,
+            "map": readable(map_name) or None,
             "error": self.error or None,
         }
 
 
-def readable(path: Path) -> str:
+def readable(path: str) -> str:
     """Spell a path so that any file can hold it: bytes that are not UTF-8 as `\\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

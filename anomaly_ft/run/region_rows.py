@@ -15,7 +15,7 @@ from anomaly_ft.evaluation.localisation import image_size
 from anomaly_ft.evaluation.regions import find_regions, place
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.storage import read_description
-from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, render
+from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, readable, render
 
 COLUMNS = ("path", "nfa", "left", "top", "right", "bottom", "area", "distance")
 Masks = list[NDArray[np.bool_]]
@@ -111,7 +111,7 @@ def _regions(
         if placed is None:
             continue
         box = (placed.left, placed.top, placed.right, placed.bottom)
-        values = (prediction.path, region.nfa, *box, placed.area, region.highest)
+        values = (readable(prediction.path), region.nfa, *box, placed.area, region.highest)
         rows.append(dict(zip(COLUMNS, values, strict=True)))
         masks.append(placed.inside)
     return rows, masks

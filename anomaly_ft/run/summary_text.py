@@ -235,7 +235,8 @@ reached 0.8040, no more above 0.8000 than noise explains).  ▁█▅
             f"{of} of epoch {best}{rest} is kept, its vicinal AUROC is {auroc:.4f} (pretrained {curve[0]:.4f})"
         )
     if highest > best:
-        kept += f" (epoch {highest} reached {curve[highest]:.4f}, no more above {curve[best]:.4f} than noise explains)"
+        reached = f"epoch {highest} reached {curve[highest]:.4f}"
+        kept += f" ({reached}, no more above {curve[best]:.4f} than noise explains)"
     return f"{why}: {kept}.  {sparkline(curve)}"
 
 

@@ -15,7 +15,7 @@ from anomaly_ft.model.inference import predict_batch
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.model.tiles import predict_tiles, stack
-from anomaly_ft.run.prediction_rows import Prediction, readable
+from anomaly_ft.run.prediction_rows import Prediction
 
 Look = Callable[[Pixels], None]
 NOTICE = (
@@ -79,19 +79,15 @@ def predict_files(run: LoadedRun, paths: Iterable[Path], *, maps: bool, look: Lo
         try:
             outputs = predict_file(run, path, explain=False, look=look)
         except FileNotFoundError:
-            yield Prediction(
-                readable(path), dict.fromkeys(run.detector.score_names), error="file does not exist"
-            )
+            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error="file does not exist")
             continue
         except Exception as cause:  # decoders raise nearly anything
-            yield Prediction(
-                readable(path), dict.fromkeys(run.detector.score_names), error=why_unreadable(cause)
-            )
+            yield Prediction(str(path), dict.fromkeys(run.detector.score_names), error=why_unreadable(cause))
             continue
         scores: dict[str, float | None] = {name: float(values[0]) for name, values in outputs.scores.items()}
         score = float(outputs.score[0])
         own_map = outputs.map[0] if maps else None
-        yield Prediction(readable(path), scores, score, score > run.point.threshold, own_map)
+        yield Prediction(str(path), scores, score, score > run.point.threshold, own_map)
 
 
 def predict_records(run: LoadedRun, records: Sequence[Record]) -> Predictions:
