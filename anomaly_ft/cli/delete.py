@@ -11,10 +11,10 @@ from anomaly_ft.errors import RunError
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
-    "--uri",
+    "--store",
     help="MLflow store of the run; unset: that of its recipe, MLFLOW_TRACKING_URI, else mlflow.db beside it.",
 )
-def delete(run: Path, yes: bool, uri: str | None) -> None:
+def delete(run: Path, yes: bool, store: str | None) -> None:
     """Delete a finished RUN: its folder, its run in MLflow and the detector logged there.
 
     Refused as long as a version in the model registry is its detector. MLflow keeps the files of what was
@@ -28,7 +28,7 @@ def delete(run: Path, yes: bool, uri: str | None) -> None:
     from anomaly_ft.run.delete import delete as remove
     from anomaly_ft.run.delete import find_doomed
 
-    doomed = find_doomed(run, uri)
+    doomed = find_doomed(run, store)
     try:
         sure = yes or click.confirm(f"delete {doomed}?", err=True)
     except click.Abort as cause:

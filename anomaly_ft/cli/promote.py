@@ -18,10 +18,10 @@ from anomaly_ft.cli.options import quieten_libraries
     help="File, folder or pattern to compare a graph on; may be repeated. Unset: test images of the run.",
 )
 @click.option(
-    "--uri",
-    help="MLflow store of the run; unset: MLFLOW_TRACKING_URI, else mlflow.db beside the run.",
+    "--store",
+    help="MLflow store of the run; unset: that of its recipe, MLFLOW_TRACKING_URI, else mlflow.db beside it.",
 )
-def promote(run: Path, name: str, alias: str, graph: bool, images: tuple[str, ...], uri: str | None) -> None:
+def promote(run: Path, name: str, alias: str, graph: bool, images: tuple[str, ...], store: str | None) -> None:
     """Give the detector of a finished RUN an alias in MLflow's model registry.
 
     The detector, with the threshold that is in force, becomes a version of the registered model NAME if it is
@@ -45,6 +45,6 @@ def promote(run: Path, name: str, alias: str, graph: bool, images: tuple[str, ..
     from anomaly_ft.system.addresses import without_password
 
     quieten_libraries()
-    version, store = give_alias(run, Wanted(name, alias, graph, images), uri, Terminal())
+    version, where = give_alias(run, Wanted(name, alias, graph, images), store, Terminal())
     what = f"the {'ONNX graph' if graph else 'detector'} of {run.resolve().name}"
-    click.echo(f"models:/{name}@{alias} is version {version}, {what}, in {without_password(store)}")
+    click.echo(f"models:/{name}@{alias} is version {version}, {what}, in {without_password(where)}")

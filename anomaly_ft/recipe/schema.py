@@ -94,7 +94,8 @@ class Encoder(Section):
     levels: Literal["all"] | tuple[str | int, ...] = "all"
     """Levels to measure at: module names or indices."""
     train_blocks: Literal["all"] | tuple[str, ...] = "all"
-    """Modules whose parameters are fine-tuned. What comes before them is computed once for each image."""
+    """Modules whose parameters are fine-tuned. What comes before them is computed once for each
+    image in validation, and in training too where images are not varied."""
     adapt: Literal["full", "lora"] = "full"
     """`full`: these parameters themselves; `lora`: a product of low rank beside each of their linear layers and
     1 x 1 convolutions, which is kept instead of an encoder that can be had again (`pip install peft`)."""

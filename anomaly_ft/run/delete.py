@@ -6,10 +6,9 @@ from pathlib import Path
 
 from anomaly_ft.errors import RunError
 from anomaly_ft.run.folder import locked_run
-from anomaly_ft.run.open import open_recipe, open_summary
+from anomaly_ft.run.open import open_summary, store_of_run
 from anomaly_ft.system.addresses import without_password
 from anomaly_ft.tracking.model_registry import delete_run, registered_versions
-from anomaly_ft.tracking.store import choose_store, existing
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,7 @@ def find_doomed(folder: Path, uri: str | None) -> Doomed:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if run_id is None:
         return Doomed(folder, size)
-    try:
-        store = existing(choose_store(uri or open_recipe(folder).tracking.uri, folder.resolve().parent))
-    except FileNotFoundError as cause:
-        raise RunError(f"{cause}; name the MLflow store of the run with --uri") from cause
+    store = store_of_run(folder, uri)
     if versions := registered_versions(store, run_id):
         raise RunError(
             f"{folder}: {', '.join(versions)} in MLflow's registry is its detector; give the alias to another "

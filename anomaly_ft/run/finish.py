@@ -87,7 +87,7 @@ def finish(
     numbers = {**others, kind: assessment.numbers() if assessment else None}
     sealed = {
         "folder_name": finished_name(partial),
-        **_compare(setup.data.test.records, frozen, assessment),
+        **_compare(setup.data.test.records, baseline, assessment),
         "test_by_statistics": {name: numbers[name] for name in method.kinds},
         "thresholds": {**threshold_numbers(kept.point), "decided_by": kept.decided_by},
         "chi_square": [asdict(level) for level in kept.parametric],
@@ -219,15 +219,15 @@ def save(setup: Setup, partial: Path, kept: Calibrated, kind: str, *, refitted: 
         save_sums(partial, sums_of_all(setup.encoder, train, setup.compute, settings, exact=True))
 
 
-def _compare(
-    records: Sequence[Record], frozen: Predictions | None, assessment: Assessment | None
-) -> dict[str, Any]:
-    """Test numbers of the final and of the pretrained encoder's detector, and of the change between them."""
+def _compare(records: Sequence[Record], baseline: Baseline, assessment: Assessment | None) -> dict[str, Any]:
+    """Test numbers of the final and of the pretrained encoder's detector, each at its own threshold, and of the
+    change between them."""
+    frozen = baseline.tested
     if assessment is None:
         return {"frozen_test": None, "test": None}
     if frozen is None:
         return {"frozen_test": None, **assessment.summary()}
-    before = measure(records, frozen.scores, frozen.decides)
+    before = measure(records, frozen.scores, frozen.decides, baseline.point)
     return {
         "frozen_test": before | localise(records, frozen.maps, assessment.decoder).numbers,
         "frozen_test_intervals": intervals(records, frozen.score),

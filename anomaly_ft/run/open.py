@@ -16,6 +16,7 @@ from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.run_summary import RunSummary
+from anomaly_ft.tracking.store import choose_store, existing
 
 FILES = ("recipe.yaml", "summary.json", "history.jsonl", "detector.json", "detector.safetensors")
 ENCODERS = ("encoder", "adapter")  # one of them
@@ -136,3 +137,16 @@ def _mistake(error: Any) -> str:
 
 def _points(line: dict[str, Any]) -> dict[str, float | None]:
     return {key: None if value is None else float(value) for key, value in line.items() if "/" in key}
+
+
+def store_of_run(folder: Path, named: str | None) -> str:
+    """Find the MLflow store of a finished run: the one named, that of its recipe, MLFLOW_TRACKING_URI, or the
+    database beside it.
+
+    Raises:
+        RunError: no finished run, or a database that is not there, which MLflow would make.
+    """
+    try:
+        return existing(choose_store(named or open_recipe(folder).tracking.uri, folder.resolve().parent))
+    except FileNotFoundError as cause:
+        raise RunError(f"{cause}; name the MLflow store of the run with --store") from cause

@@ -10,10 +10,10 @@ from anomaly_ft.deploy.logged_graph import log_graph
 from anomaly_ft.errors import RunError
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.export import Comparison, export
-from anomaly_ft.run.open import open_recipe, open_summary
+from anomaly_ft.run.open import open_recipe, open_summary, store_of_run
 from anomaly_ft.tracking.logged_models import GRAPH, Place, find_model, log_detector
 from anomaly_ft.tracking.model_registry import promote_model
-from anomaly_ft.tracking.store import choose_store, existing, quieten_mlflow
+from anomaly_ft.tracking.store import quieten_mlflow
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def promote(folder: Path, wanted: Wanted, uri: str | None, terminal: Terminal) -
     Args:
         folder: of the run.
         wanted: the alias.
-        uri: MLflow store; unset: MLFLOW_TRACKING_URI, else the database beside the run.
+        uri: MLflow store; unset: see `store_of_run`.
         terminal: for progress.
 
     Raises:
@@ -54,10 +54,7 @@ def promote(folder: Path, wanted: Wanted, uri: str | None, terminal: Terminal) -
         raise RunError(
             f"{folder} was not logged to MLflow, so there is no model to promote; anomaly-ft sync uploads it"
         )
-    try:
-        store = existing(choose_store(uri, folder.resolve().parent))
-    except FileNotFoundError as cause:
-        raise RunError(f"{cause}; name the MLflow store of the run with --uri") from cause
+    store = store_of_run(folder, uri)
     quieten_mlflow()
     place = Place(folder, store, run_id)
     if wanted.graph:

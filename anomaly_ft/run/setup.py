@@ -138,7 +138,7 @@ class Setup:
             + (f"{trainable / 1e6:.2f} million trainable parameters" if trainable else "stays as it is")
             + (" in adapters" if encoder.adapter else ""),
             f"levels   {levels}",
-            *([f"frozen   all before {encoder.tail[0]}: computed once for each image"] if encoder.tail else []),
+            *([f"frozen   all before {encoder.tail[0]}: computed once in validation"] if encoder.tail else []),
             f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "
             f"{torch.get_num_threads()} threads",
         ]

@@ -20,6 +20,7 @@ from anomaly_ft.run.folder import locked, writing_to
 from anomaly_ft.run.open import open_summary
 from anomaly_ft.system.files import append_json_line, json_line, write_json, write_text
 from anomaly_ft.tracking.experiment_view import experiment_tags
+from anomaly_ft.tracking.store import refuse_new_database
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 Row = dict[str, Any]
@@ -78,10 +79,15 @@ def open_study(folder: Path, settings: Mapping[str, Any], terminal: Terminal) ->
 
 def log_with_run(study: Study, run: Path, recipe: Recipe) -> None:
     """Log a study of a finished run to its MLflow run, as files below the study's name; nothing where the run
-    is not in MLflow."""
+    is not in MLflow.
+
+    Raises:
+        RunError: the recipe of the run names a database that is not there.
+    """
     known = open_summary(run).mlflow_run_id
     if known is None:
         return
+    refuse_new_database(recipe.tracking.uri)
     tracked = TrackedRun(recipe.tracking.experiment, run.resolve().name, run_id=known)
     output = run.resolve().parent
     with make_tracker(tracked, enabled=True, uri=recipe.tracking.uri, output=output) as tracker:

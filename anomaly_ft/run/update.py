@@ -51,8 +51,10 @@ from anomaly_ft.run.own_images import (
 )
 from anomaly_ft.run.run_summary import FinishedRun, RunSummary
 from anomaly_ft.run.updated_images import named_by_content, part_of, read_updates, write_updates
+from anomaly_ft.system.addresses import without_password
 from anomaly_ft.system.files import write_json
 from anomaly_ft.tracking.experiment_view import experiment_tags
+from anomaly_ft.tracking.store import refuse_new_database
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
 
 FARTHEST = 10.0  # spreads above a run's good images from which new ones are taken for another part
@@ -269,6 +271,11 @@ def _log(finished: Path, summary: RunSummary, work: _Work) -> FinishedRun:
     tracked = TrackedRun(tracking.experiment, finished.name, experiment_tags=experiment_tags())
     if not (tracking.mlflow and parent):
         return FinishedRun(finished, summary)
+    try:
+        refuse_new_database(tracking.uri)
+    except RunError as cause:
+        work.terminal.say(f"not in MLflow: {cause}")
+        return FinishedRun(finished, summary)
     with make_tracker(tracked, enabled=True, uri=tracking.uri, output=work.folder.resolve().parent) as tracker:
         split = pd.read_csv(finished / "split.csv", keep_default_na=False)
         log_start(work.recipe, split, tracker, summary.git_commit)
@@ -277,4 +284,4 @@ def _log(finished: Path, summary: RunSummary, work: _Work) -> FinishedRun:
         tracker.model(finished, work.recipe.runtime.computing(), "")
     summary = summary.model_copy(update={"mlflow_run_id": tracker.run_id})
     write_json(finished / "summary.json", summary.plain())
-    return FinishedRun(finished, summary, tracker.uri)
+    return FinishedRun(finished, summary, tracker.uri and without_password(tracker.uri))

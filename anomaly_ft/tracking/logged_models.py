@@ -131,7 +131,7 @@ def find_model(place: Place, name: str) -> LoggedModel | None:
             raise
         raise RunError(
             f"the MLflow store {without_password(place.uri)} has no run {place.run_id}; name the right one "
-            "with --uri"
+            "with --store"
         ) from cause
     point = working_point(place.folder)
     found = (model for model in models if (model.name, model.tags.get(WORKING_POINT)) == (name, point))

@@ -50,14 +50,14 @@ def test_what_the_registry_needs_stays_and_the_rest_goes_from_mlflow_too(
     run = tmp_path / "runs" / "gone-001"
     run_id = open_summary(run).mlflow_run_id
     assert run_id is not None
-    assert CliRunner().invoke(main, ["promote", str(run), "--name", "going", "--uri", store]).exit_code == 0
+    assert CliRunner().invoke(main, ["promote", str(run), "--name", "going", "--store", store]).exit_code == 0
     result = delete(run, "--yes")
     assert result.exit_code == 2
     assert "version 1 of going in MLflow's registry is its detector" in result.output
     client = MlflowClient(store)
     assert client.get_run(run_id).info.lifecycle_stage == "active"
     client.delete_model_version("going", "1")
-    assert "name the MLflow store" in delete(run, "--yes", "--uri", "sqlite:///nowhere.db").output
+    assert "name the MLflow store" in delete(run, "--yes", "--store", "sqlite:///nowhere.db").output
     result = delete(run, "--yes")
     assert result.exit_code == 0, result.output
     assert client.get_run(run_id).info.lifecycle_stage == "deleted"

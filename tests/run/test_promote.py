@@ -43,7 +43,7 @@ def run(mvtec_folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def promoted(run: Path, store: str, name: str, *options: str) -> str:
-    result = call("promote", run, "--name", name, "--uri", store, *options)
+    result = call("promote", run, "--name", name, "--store", store, *options)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -132,12 +132,12 @@ def test_what_a_graph_lacks_is_said_and_nothing_is_logged(
     )  # another working point, so a graph is not there yet
     before = models(run, store)
     monkeypatch.setitem(formats.NEEDED, "onnx", ("onnx", "nowhere_to_be_found"))
-    result = call("promote", run, "--name", "lacking", "--graph", "--uri", store)
+    result = call("promote", run, "--name", "lacking", "--graph", "--store", store)
     assert result.exit_code == 2
     assert "nowhere_to_be_found not installed; pip install nowhere_to_be_found" in result.stderr
     monkeypatch.undo()
     monkeypatch.setattr(promoting, "export", _no_space)
-    result = call("promote", run, "--name", "lacking", "--graph", "--uri", store)
+    result = call("promote", run, "--name", "lacking", "--graph", "--store", store)
     assert result.exit_code == 2
     assert models(run, store) == before
     assert not MlflowClient(store).search_registered_models("name = 'lacking'")

@@ -537,3 +537,5 @@ def test_predictions_have_the_frozen_detectors_decision_at_its_own_threshold(sma
     assert roc_auc_score(table["label"], table["frozen_score"]) == pytest.approx(frozen["image_auroc"])
     rejected = table["frozen_decision"] == "anomalous"
     assert table["frozen_score"][rejected].min() > table["frozen_score"][~rejected].max()
+    assert frozen["false_positive_rate"] == pytest.approx(rejected[table["label"] == 0].mean())
+    assert frozen["true_positive_rate"] == pytest.approx(rejected[table["label"] == 1].mean())

@@ -1,6 +1,8 @@
 """New good images enter a finished run without training."""
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -269,7 +271,7 @@ def test_an_update_of_a_run_with_free_positions_is_its_child_in_mlflow_and_can_b
     assert logged.data.tags["mlflow.parentRunId"] == open_summary(run).mlflow_run_id
     assert logged.data.tags["update_of"] == "kept-001"
     assert logged.data.metrics["threshold/score"] == pytest.approx(summary.thresholds.threshold, abs=1e-5)
-    result = CliRunner().invoke(main, ["promote", str(made), "--name", "updated", "--uri", store])
+    result = CliRunner().invoke(main, ["promote", str(made), "--name", "updated", "--store", store])
     assert result.exit_code == 0, result.output
     assert "models:/updated@champion is version 1" in result.output
 
@@ -292,3 +294,16 @@ def test_a_run_that_goes_by_a_column_of_a_manifest_takes_a_manifest_with_that_co
     assert len(added) == 8
     assert (added.groupby("group")["split"].nunique() == 1).all(), "parts stay together"
     assert added["group"].nunique() == 4
+
+
+def test_an_update_makes_no_database_that_a_run_folder_names(run: Path, new: Path, tmp_path: Path) -> None:
+    database = tmp_path / "elsewhere.db"
+    text = re.sub("mlflow: false", "mlflow: true", (run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(re.sub("uri: .*", f"uri: sqlite:///{database}", text))
+    summary = json.loads((run / "summary.json").read_text()) | {"mlflow_run_id": "0" * 32}
+    (run / "summary.json").write_text(json.dumps(summary))
+    result = update(run, new)
+    assert result.exit_code == 0, result.output
+    assert "not in MLflow: tracking.uri of the run: there is no" in result.output
+    assert not database.exists()
+    assert open_summary(max(run.parent.glob("*-update-*"))).mlflow_run_id is None

@@ -58,7 +58,7 @@ def run_id(run: Path) -> str:
 @pytest.fixture(scope="session")
 def promoted(run: Path, store: str) -> str:
     """The address of the model after `anomaly-ft promote`: once, or there would be a second version."""
-    result = call("promote", run, "--name", "parts", "--uri", store)
+    result = call("promote", run, "--name", "parts", "--store", store)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(
         "models:/parts@champion is version 1, the detector of parts-001, in sqlite:"
@@ -146,6 +146,12 @@ def test_logging_and_promoting_twice_makes_one_model_and_one_version(
     assert len(client.search_model_versions("name = 'parts'")) == 1
 
 
+def test_the_store_that_the_recipe_of_a_run_names_needs_no_naming(champion: Any, run: Path) -> None:
+    result = call("promote", run, "--name", "parts")
+    assert result.exit_code == 0, result.output
+    assert "is version 1, the detector of parts-001" in result.output
+
+
 def test_what_cannot_be_promoted_is_an_error_that_says_why(
     run: Path, run_id: str, store: str, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,13 +159,13 @@ def test_what_cannot_be_promoted_is_an_error_that_says_why(
     for arguments, said in [
         ([small_run], "was not logged to MLflow, so there is no model to promote"),
         ([tmp_path], "is not a finished run: recipe.yaml, summary.json, history.jsonl"),
-        ([run], "name the MLflow store of the run with --uri"),
+        ([run, "--store", "sqlite:///nowhere.db"], "name the MLflow store of the run with --store"),
         ([run, "--images", "x.png"], "--images are what a graph is compared on; give --graph with them"),
     ]:
         result = call("promote", *arguments, "--name", "parts")
         assert result.exit_code == 2
         assert said in result.stderr
-    with pytest.raises(RunError, match=f"has no run {'0' * 32}; name the right one with --uri"):
+    with pytest.raises(RunError, match=f"has no run {'0' * 32}; name the right one with --store"):
         log_detector(Place(run, store, "0" * 32), {})
     with pytest.raises(RunError, match="cannot register 'parts'"):
         promote_model(store, "m-" + "0" * 32, name="parts", alias="champion")
@@ -215,7 +221,7 @@ def test_a_served_model_answers_with_the_scores_of_the_run_folder(
 def test_a_served_graph_answers_with_the_scores_of_the_run_folder(
     run: Path, store: str, images: list[Path], tmp_path: Path
 ) -> None:
-    result = call("promote", run, "--name", "parts-graph", "--graph", "--uri", store)
+    result = call("promote", run, "--name", "parts-graph", "--graph", "--store", store)
     assert result.exit_code == 0, result.output
     pixels = np.stack([Decoder(64)(path) for path in images[:3]])
     with serving("models:/parts-graph@champion", store, tmp_path) as ask:
