@@ -68,7 +68,9 @@ METRICS: dict[str, Metric] = {
     "frozen/<metric>": Metric("frozen <metric>", "of the pretrained encoder's detector on the test images"),
     "test/<metric>": Metric("fine-tuned <metric>", "of the fine-tuned encoder's detector on the test images"),
     "gain/<metric>": Metric(
-        "gain in <metric>", "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped", "+.4f"
+        "gain in <metric>",
+        "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped (of rejected good images: below 0)",
+        "+.4f",
     ),
     "threshold/score": Metric("threshold", "the score above which an image is called anomalous"),
     "threshold/guaranteed_fpr": Metric(
@@ -161,7 +163,7 @@ TEST_METRICS: dict[str, Metric] = {
     ),
     "pixel_f1": Metric(
         "pixel F1, own limit",
-        "F1 over pixels at the run's own limit of the map",
+        "F1 over pixels at the run's own limit of the map; of the kept detector alone",
         at_threshold=True,
         detail=True,
     ),
