@@ -69,7 +69,7 @@ METRICS: dict[str, Metric] = {
     "test/<metric>": Metric("fine-tuned <metric>", "of the fine-tuned encoder's detector on the test images"),
     "gain/<metric>": Metric(
         "gain in <metric>",
-        "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped (of rejected good images: below 0)",
+        "`test/<metric>` less `frozen/<metric>`; above 0: fine-tuning helped (of good images rejected: below)",
         "+.4f",
     ),
     "threshold/score": Metric("threshold", "the score above which an image is called anomalous"),
