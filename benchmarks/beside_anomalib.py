@@ -167,10 +167,9 @@ def _images(folder: Path) -> Any:
     from anomalib.data import Folder
 
     kinds = sorted(p.name for p in (folder / "test").iterdir() if p.name != "good")
-    masks = [f"ground_truth/{kind}" for kind in kinds] if (folder / "ground_truth").is_dir() else None
-    return Folder(
+    return Folder(  # without masks, which it stacks as they are and fails where they differ in size
         name="peer", root=folder, normal_dir="train/good", normal_test_dir="test/good",
-        abnormal_dir=[f"test/{kind}" for kind in kinds], mask_dir=masks,
+        abnormal_dir=[f"test/{kind}" for kind in kinds],
         val_split_mode="same_as_test",
         num_workers=0,
     )  # fmt: skip
