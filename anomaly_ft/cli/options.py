@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 ANOMALY, DIVERGED, FAILED_RUNS, DISAGREES, UNDECIDED, INTERRUPTED = 3, 4, 5, 6, 7, 130
 TILE = (
-    "Look at images in overlapping tiles whose longer side has so many pixels; give the side of the training "
-    "images. For runs with free positions."
+    "Look at images in overlapping tiles whose longer side has so many pixels; give that of the training "
+    "images' files, before they were resized. For runs with free positions."
 )
 EXIT_CODES = {  # documentation is made from this
     0: "done",

@@ -16,7 +16,8 @@ import click
 def sync(runs: tuple[Path, ...], store: str | None) -> None:
     """Send to MLflow what it lacks of finished RUNS, because it was down while they trained.
 
-    Nothing is sent twice. A run that MLflow does not know is made.
+    Nothing is sent twice. A run that MLflow does not know is made. Pictures of single epochs and of suspicious
+    images are sent by train alone; report.html shows maps of the encoder that was kept.
 
     \b
     Examples:

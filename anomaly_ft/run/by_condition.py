@@ -36,7 +36,7 @@ def frozen_predictions(folder: Path, records: Sequence[Record], own: bool) -> Ju
         return Judged(scores.to_numpy(np.float64), rejected.to_numpy(bool))
     except (OSError, ValueError, KeyError):  # there is none, or it has not these columns or images
         return NOT_AT_HAND.format(
-            why="in this run's predictions.csv (an older version made it, or images are new)"
+            why="in this run's predictions.csv (an update or an older version made it, or images are new)"
         )
 
 

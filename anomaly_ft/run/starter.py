@@ -20,7 +20,7 @@ BITS = (10, 12, 14, 16)  # of cameras
 LARGE = 2.0  # times the image size from which on detail is lost that may matter
 MORE = (
     "gaussian.position", "encoder.name", "encoder.weights", "optimizer.lr", "optimizer.batch_size",
-    "schedule.max_epochs", "evaluation.false_positive_rate", "tracking.uri", "runtime.device",
+    "schedule.max_steps", "evaluation.false_positive_rate", "tracking.uri", "runtime.device",
 )  # fmt: skip
 
 
