@@ -63,7 +63,7 @@ that came of it. Pixel numbers are of the dense map. Bold: `auto` did not take t
 COST = """\
 **Cost.** Frozen with clean statistics / frozen / fine-tuned: fitting, choosing the head, validation and
 training; test images and reading not counted. Milliseconds for all scores of an image; MiB of the Gaussians of
-dense score and map; *at most*: what the process held at its peak, all that is measured here included."""
+dense score and map."""
 PEERS = """\
 **Beside anomalib 2.7.** Same backbone, images, size and machine, each model fitted as its own users do; its
 milliseconds include decoding. Bold: ours below the best of theirs."""
@@ -204,7 +204,7 @@ def cost(auto: pd.DataFrame) -> list[Line]:
         told = [" / ".join(shown(name, value) for value in means[name]) for name in COSTS]
         tuned = group[group["detector"] == TUNED]
         steps = ", ".join(f"{step:.0f}" for step in tuned["kept_step"])
-        memory = f"{shown('mib', tuned['mib'].mean())}; at most {group['peak_mib'].min():.0f}"
+        memory = shown("mib", tuned["mib"].mean())
         lines.append([title, *told, memory, steps, ", ".join(tuned["stop_reason"])])
     return lines
 
