@@ -38,6 +38,7 @@ from anomaly_ft.run.setup import records_of
 from anomaly_ft.run.summary import LIBRARIES
 from anomaly_ft.run.tiles import NOTICE, in_tiles, predict_records
 from anomaly_ft.run.today import ImageWatch
+from anomaly_ft.run.updated_images import say_if_known
 from anomaly_ft.system.files import write_json, write_text
 from anomaly_ft.tracking.store import EVALUATION_TAG, refuse_new_database
 from anomaly_ft.tracking.tracker import TrackedRun, make_tracker
@@ -95,7 +96,8 @@ def evaluate(
     outputs = _predict(run, images)
     assessment = assess(images.records, outputs, run.point, run.decoder, run.detector.map_threshold())
     found: dict[str, Any] = {"data": _describe(source, reading.layout, images), "tile": asked.tile}
-    found |= _whole(run, images, assessment)
+    known = [] if root is None else say_if_known(folder, recipe, images.records)
+    found |= _whole(run, images, assessment, known)
     if by:
         rows, notices = _by_condition(run, assessment, conditions, own=root is None)
         found |= {"by": by, "conditions": rows, "notices": [*found["notices"], *notices]}
@@ -188,8 +190,8 @@ def _manifest(recipe: Recipe, root: str | None) -> str:
     return named if Path(named).expanduser().is_file() else ""
 
 
-def _whole(run: LoadedRun, images: Images, assessment: Assessment) -> dict[str, Any]:
-    """Whether the images as a whole are as they were, and what is to be said of that."""
+def _whole(run: LoadedRun, images: Images, assessment: Assessment, known: list[str]) -> dict[str, Any]:
+    """Whether the images as a whole are as they were, and what is to be said of that; `known` comes last."""
     good = [i for i, record in enumerate(images.records) if not record.anomalous]
     watch = ImageWatch(run.folder)
     if run.tile is None:  # else the encoder sees another scale than these show
@@ -200,7 +202,7 @@ def _whole(run: LoadedRun, images: Images, assessment: Assessment) -> dict[str, 
     if rates and (many := say_far_too_many(rates.rejected, rates.images, run.point, known_good=True)):
         notices.append(many)
     notices += [NOTICE] if run.tile else []
-    notices += watch.says("good images" if good else "images")
+    notices += [*watch.says("good images" if good else "images"), *known]
     if difference is None:
         return {"appearance": None, "notices": notices}
     plain = {"images": difference.images, "limit": difference.limit, "spreads": dict(difference.spreads)}

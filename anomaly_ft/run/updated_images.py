@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly_ft.data.duplicates import digest
+from anomaly_ft.data.duplicates import digest, identical
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Part, Record
 from anomaly_ft.errors import RunError
-from anomaly_ft.recipe.schema import Data
-from anomaly_ft.run.own_images import some
+from anomaly_ft.recipe.schema import Data, Recipe
+from anomaly_ft.run.own_images import own_records, some
 
 UPDATES = "updates.csv"
 COLUMNS = ["root", "image_path", "split", "group", "digest"]
@@ -62,6 +62,24 @@ def read_updates(folder: Path) -> list[Record]:
             f"{folder}: images of earlier updates are gone or changed: {some(changed)}; bring them back"
         )
     return records
+
+
+def say_if_known(folder: Path, recipe: Recipe, records: Sequence[Record]) -> list[str]:
+    """Say which images a run was fitted to or set with already, by content; nothing where its own are not at
+    hand."""
+    try:
+        own, added = own_records(folder, recipe), read_updates(folder)
+    except RunError:
+        return []
+    asked = set(map(id, records))
+    groups = identical([*records, *own["train"], *own["val"], *own["calibration"], *added])
+    known = [r.name for same in groups if not asked.issuperset(map(id, same)) for r in same if id(r) in asked]
+    if not known:
+        return []
+    return [
+        f"{len(known)} of {len(records)} images are images that the run was fitted to or its threshold was set "
+        f"with, such as {known[0]}: of these numbers say too much, and rates are too low"
+    ]
 
 
 def write_updates(folder: Path, records: Sequence[Record]) -> None:

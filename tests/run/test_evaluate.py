@@ -13,6 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 from mlflow.tracking import MlflowClient
 from PIL import Image
+from settings import textures, write_images
 from sklearn.metrics import roc_auc_score
 
 from anomaly_ft.cli.main import main
@@ -200,6 +201,22 @@ def test_a_folder_of_good_images_alone_says_how_many_false_alarms_there_are(
     assert f"{observed['low']:.4f} to {observed['high']:.4f}" in result.stderr
     page = (tmp_path / "out" / "small-001-evaluation-001" / "report.html").read_text()
     assert line in page
+
+
+def test_images_that_the_run_was_made_from_are_said(
+    small_run: Path, mvtec_folder: Path, tmp_path: Path
+) -> None:
+    month = tmp_path / "month"
+    write_images(month, textures(3, 64, 9))
+    said = call(small_run, "--data", month, "--output", tmp_path / "out")
+    assert said.exit_code == 0, said.output
+    assert "was fitted to" not in said.stderr
+    for name in ("000", "001"):
+        shutil.copyfile(mvtec_folder / "train" / "good" / f"{name}.png", month / f"again {name}.png")
+    said = call(small_run, "--data", month, "--output", tmp_path / "out")
+    assert said.exit_code == 0, said.output
+    assert "2 of 5 images are images that the run was fitted to or its threshold was set with" in said.stderr
+    assert "such as again 000.png" in said.stderr
 
 
 def test_far_more_rejected_good_images_than_promised_are_said(
