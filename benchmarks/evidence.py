@@ -3,7 +3,7 @@
     python benchmarks/evidence.py --output results -s expert.runtime.threads=1
     python benchmarks/evidence.py --output results -s expert.runtime.threads=1 --peers venv-anomalib/bin/python
     python benchmarks/evidence.py --output results -s expert.runtime.threads=1 --only-tables \\
-        --results RESULTS.md --figures docs/images
+        --results docs/evidence.md --figures docs/images
 
 For each set and seed, with the recipe of all benchmarks and nothing chosen for one set: the frozen encoder
 with statistics of images as they are, the frozen encoder with those of varied copies too, and the fine-tuned
