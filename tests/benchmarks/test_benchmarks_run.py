@@ -595,6 +595,24 @@ def test_position_compares_both_heads_and_what_was_chosen(
     assert (tmp_path / "position.csv").read_bytes() == before, "nothing is run again"
 
 
+def test_two_studies_are_averaged_over_seeds_and_go_on_where_they_were(
+    run: Run, sets: Path, tmp_path: Path
+) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "kolektor", "--images", 2, "--steps", 2]
+    few = settings("schedule.max_epochs=0", "data.image_size=32")
+    code, _, errors = run("studies", *asked, "--seeds", 1, *few)
+    assert code == 0, errors
+    runs = list(tmp_path.glob("kolektor-0/*/summary.json"))
+    code, said, errors = run("studies", *asked, "--seeds", 2, *few)
+    assert code == 0, errors
+    assert list(tmp_path.glob("kolektor-0/*/summary.json")) == runs
+    row = next(line for line in said.splitlines() if line.startswith("| kolektor | frozen | all | 2 |"))
+    told = [float(number) for number in row.split(" | ")[-1].rstrip(" |").split(" ± ")]
+    table = pd.read_csv(tmp_path / "subspaces.csv").query("subspace == 'all'")["auroc"]
+    assert told == [round(table.mean(), 3), round(table.std(), 3)]
+    assert len(pd.read_csv(tmp_path / "relevance.csv")) == 4  # two baselines, two seeds
+
+
 def test_other_heads_are_measured_once_and_with_their_memory(run: Run, sets: Path, tmp_path: Path) -> None:
     asked = ["--output", tmp_path, "--data", sets, "--sets", "screw,kolektor", "--seeds", 1]
     code, said, errors = run("position_candidates", *asked, *settings())
