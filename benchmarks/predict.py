@@ -19,7 +19,7 @@ import torch
 
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.run.open import open_run
-from anomaly_ft.run.predict import Destination, predict_to
+from anomaly_ft.run.prediction_files import Destination, predict_to
 
 
 def predicted(run: LoadedRun, names: list[str]) -> float:

@@ -1,4 +1,4 @@
-"""Two studies of runs, set by set and seed by seed: which directions tell defects, and where the detector looks.
+"""Two studies of runs, set by set and seed by seed: which directions tell defects, where the detector looks.
 
     python benchmarks/studies.py --output results/studies --sets mtd,bottle,kolektor --seeds 3 \\
         -s data.image_size=128 -s schedule.max_steps=45 -s runtime.precision=fp32
@@ -54,7 +54,7 @@ def study_rows(cell: Cell, output: Path, effort: Effort) -> Iterator[tuple[str, 
 
 
 def over_seeds(rows: Sequence[Row], names: Sequence[str], values: Sequence[str]) -> str:
-    """Average rows that are alike in `names` over their seeds; the table as Markdown, deviation after a mean."""
+    """Average rows that are alike in `names` over seeds; a Markdown table, the deviation after the mean."""
     table = pd.DataFrame(rows)
     header = [*names, "seeds", *values]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]

@@ -36,7 +36,7 @@ from anomaly_ft.model.gaussian.settings import SCORES
 from anomaly_ft.recipe.read import LARGEST, read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.recipe.section import EXPERT, places
-from anomaly_ft.run.prediction_rows import header
+from anomaly_ft.run.prediction_rows import columns, header
 from anomaly_ft.tracking.interface import NullTracker
 
 LONGEST = 20_000  # characters of a message
@@ -590,7 +590,7 @@ def try_runs(run: Path, folder: Path, count: int) -> Counter[str]:
             assert np.isfinite(float(line.split(",")[1]))
             outcomes["harmless"] += 1
         else:
-            assert_refused(result, begun=header("csv", SCORES))
+            assert_refused(result, begun=header("csv", columns(SCORES)))
             outcomes["refused"] += 1
         assert {path.name for path in folder.iterdir()} == {"run", "image.png"}
     return outcomes

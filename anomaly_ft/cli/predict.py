@@ -1,6 +1,7 @@
 """`anomaly-ft predict`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,19 @@ EPSILON = 0.1
 @click.option("--tile", type=click.IntRange(min=1), metavar="PIXELS", help=TILE)
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the rows of --output: images that have one are not scored again.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["in-process", "ray"]),
+    default="in-process",
+    show_default=True,
+    help="Here, or by as many workers as a Ray cluster has processors for.",
+)
+@click.option("--address", help="Of an existing Ray cluster that sees the files; unset: a local one.")
+@click.option(
     "--fail-on-anomaly",
     is_flag=True,
     help="Exit with 7 when an image got no decision, else with 3 when one is anomalous.",
@@ -52,6 +66,9 @@ def predict(
     tile: int | None,
     form: Literal["csv", "jsonl"],
     fail_on_anomaly: bool,
+    resume: bool,
+    engine: str,
+    address: str | None,
 ) -> None:
     """Score IMAGES with the detector of a finished RUN.
 
@@ -65,25 +82,30 @@ def predict(
       anomaly-ft predict runs/bottle-001 new/
       anomaly-ft predict runs/bottle-001 "new/**/*.png" --output predictions --maps
       anomaly-ft predict runs/bottle-001 new/ --output predictions --maps --regions --epsilon 0.1
+      anomaly-ft predict runs/bottle-001 archive/ --output predictions --engine ray --resume
       anomaly-ft predict runs/fabric-001 wide/ --tile 512 --output predictions --maps
       find new -name "*.png" | anomaly-ft predict runs/bottle-001 - --format jsonl
     """
-    if maps and output is None:
-        raise click.UsageError("--maps needs a folder to write to: --output DIR")
-    if regions and output is None:
-        raise click.UsageError("--regions needs a folder to write to: --output DIR")
+    needs_folder = {"maps": maps, "regions": regions, "resume": resume}
+    for name in (name for name, given in needs_folder.items() if given and output is None):
+        raise click.UsageError(f"--{name} needs a folder to write to: --output DIR")
+    if address and engine != "ray":
+        raise click.UsageError("--address is of a Ray cluster: add --engine ray")
     if epsilon is not None and not regions:
         raise click.UsageError("--epsilon is of --regions; add it")
     from anomaly_ft.run.console import Terminal
     from anomaly_ft.run.open import open_run
-    from anomaly_ft.run.predict import Destination, predict_to
+    from anomaly_ft.run.predict_on_ray import score_on_ray
+    from anomaly_ft.run.prediction_files import Destination, predict_to, score_here
     from anomaly_ft.run.tiles import in_tiles
 
     quieten_libraries()
     terminal = Terminal()
     allowed = (EPSILON if epsilon is None else epsilon) if regions else None
-    rows = Destination(output, form, maps, allowed)
-    tally = predict_to(rows, in_tiles(open_run(run)[1], tile), images, stdin=sys.stdin, progress=terminal.track)
+    rows = Destination(output, form, maps, allowed, resume)
+    score = partial(score_on_ray, address=address) if engine == "ray" else score_here
+    opened = in_tiles(open_run(run)[1], tile)
+    tally = predict_to(rows, opened, images, stdin=sys.stdin, progress=terminal.track, score=score)
     terminal.say(str(tally))
     for notice in tally.notices:
         terminal.say(f"note: {notice}")

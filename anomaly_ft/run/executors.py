@@ -3,7 +3,6 @@
 Whatever happens to one run, the others go on; what happened is its outcome.
 """
 
-import importlib.util
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from anomaly_ft.errors import AnomalyFtError, RunError
 from anomaly_ft.recipe.sweep import Job, Resources
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.ray_cluster import ray_cluster
 from anomaly_ft.run.resume import refuse_changes, unfinished
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup, prepare
@@ -85,31 +85,28 @@ def on_ray(
     Raises:
         RunError: Ray is not installed, not reached, or one run needs more than the local machine has.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise RunError("--engine ray: Ray is not installed; pip install ray")
-    import ray
-
-    try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
-    except (ConnectionError, RuntimeError, ValueError) as cause:
-        raise RunError(f"--address {address}: no Ray cluster can be reached: {cause}") from cause
     waiting: list[Any] = []
-    try:
-        _refuse_too_much(resources, ray.cluster_resources(), local=address is None)
-        remote = ray.remote(run_job).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
-        of = {remote.remote(job, output, tags): job for job in jobs}
-        waiting = list(of)
-        while waiting:
-            (ready,), waiting = ray.wait(waiting, num_returns=1)
-            try:
-                outcome: Outcome = ray.get(ready)
-            except ray.exceptions.RayError as cause:  # the worker process is gone
-                outcome = Outcome(of[ready], None, f"the worker died: {str(cause).splitlines()[0]}", str(cause))
-            yield outcome
-    finally:
-        for ref in waiting:
-            ray.cancel(ref, force=True)
-        ray.shutdown()
+    with ray_cluster(address) as present:
+        import ray
+
+        try:
+            _refuse_too_much(resources, present, local=address is None)
+            remote = ray.remote(run_job).options(
+                num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0
+            )
+            of = {remote.remote(job, output, tags): job for job in jobs}
+            waiting = list(of)
+            while waiting:
+                (ready,), waiting = ray.wait(waiting, num_returns=1)
+                try:
+                    outcome: Outcome = ray.get(ready)
+                except ray.exceptions.RayError as cause:  # the worker process is gone
+                    error = f"the worker died: {str(cause).splitlines()[0]}"
+                    outcome = Outcome(of[ready], None, error, str(cause))
+                yield outcome
+        finally:
+            for ref in waiting:
+                ray.cancel(ref, force=True)
 
 
 def _refuse_too_much(resources: Resources, present: Mapping[str, float], *, local: bool) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from anomaly_ft.errors import DataError
 from anomaly_ft.model.maps import Map
 
 Format = Literal["csv", "jsonl"]
@@ -62,11 +63,9 @@ def render(row: dict[str, str | float | None], form: Format) -> str:
     return buffer.getvalue()
 
 
-def header(form: Format, scores: Iterable[str]) -> str:
-    """Format what stands before the first row."""
-    if form != "csv":
-        return ""
-    return ",".join(columns(scores)) + "\n"
+def header(form: Format, names: Iterable[str]) -> str:
+    """Format what stands before the first row, given the names of the columns."""
+    return ",".join(names) + "\n" if form == "csv" else ""
 
 
 def cut_to_rows(path: Path) -> None:
@@ -75,3 +74,28 @@ def cut_to_rows(path: Path) -> None:
         start = max(0, path.stat().st_size - LONGEST_ROW)
         file.seek(start)
         file.truncate(start + file.read().rfind(b"\n") + 1)
+
+
+@dataclass
+class Tally:
+    """How many images were seen, called anomalous, and could not be read or scored."""
+
+    images: int = 0
+    anomalous: int = 0
+    errors: int = 0
+    notices: tuple[str, ...] = ()  # on the images as a whole
+
+    def __str__(self) -> str:
+        text = f"{self.images} images, {self.anomalous} anomalous"
+        return text + (f", {self.errors} could not be read or scored" if self.errors else "")
+
+    def count(self, *, anomalous: bool, error: bool) -> None:
+        """Count an image."""
+        self.images += 1
+        self.anomalous += anomalous
+        self.errors += error
+
+    def refuse_if_nothing_was_scored(self) -> None:
+        """Raise a DataError when not a single image got a decision."""
+        if self.errors == self.images:
+            raise DataError(f"none of {self.images} images could be read and scored")

@@ -15,7 +15,7 @@ from anomaly_ft.evaluation.localisation import image_size
 from anomaly_ft.evaluation.regions import find_regions, place
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.storage import read_description
-from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, readable, render
+from anomaly_ft.run.prediction_rows import Format, Prediction, cut_to_rows, header, readable, render
 
 COLUMNS = ("path", "nfa", "left", "top", "right", "bottom", "area", "distance")
 Masks = list[NDArray[np.bool_]]
@@ -68,11 +68,11 @@ def say_extrapolated(allowed: Allowed) -> list[str]:
 
 @contextmanager
 def open_regions(
-    run: LoadedRun, folder: Path, form: Format, allowed: Allowed | None
+    run: LoadedRun, folder: Path, form: Format, allowed: Allowed | None, *, more: bool = False
 ) -> Iterator[Callable[[Prediction], Masks]]:
     """Open `folder/regions.<form>` for what finds the regions of a prediction that has a map, writes a row for
     each, the most significant one first, and returns them in the image's own pixels; with nothing allowed there
-    are none. Whenever writing ends, rows are complete.
+    are none. Whenever writing ends, rows are complete. With `more` they follow those that are there.
 
     Raises:
         RunError: the file cannot be written.
@@ -82,8 +82,8 @@ def open_regions(
         return
     path = folder / f"regions.{form}"
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            file.write(",".join(COLUMNS) + "\n" if form == "csv" else "")
+        with path.open("a" if more else "w", encoding="utf-8", newline="") as file:
+            file.write("" if more else header(form, COLUMNS))
 
             def write(prediction: Prediction) -> Masks:
                 rows, masks = _regions(run, prediction, allowed)

@@ -38,7 +38,7 @@ class ImageWatch:
 
     def __init__(self, folder: Path) -> None:
         self._known = read_appearance(folder)
-        self._seen, self._lock = Seen(), Lock()
+        self.seen, self._lock = Seen(), Lock()
 
     def look(self, image: Pixels) -> None:
         """Measure an image `(h, w, 3)` that was decoded as the run decodes."""
@@ -46,17 +46,22 @@ class ImageWatch:
             return
         measured = look_at(image)
         with self._lock:
-            self._seen.add(measured)
+            self.seen.add(measured)
+
+    def add(self, seen: Seen) -> None:
+        """Count images that were measured elsewhere."""
+        self.seen.count += seen.count
+        self.seen.total = self.seen.total + seen.total
 
     def look_at_all(self, pixels: Pixels) -> None:
         """Measure images `(n, h, w, 3)`, a few fetched at a time."""
         if self._known is not None:
-            self._seen.add(look_at_all(pixels))
+            self.seen.add(look_at_all(pixels))
 
     @property
     def difference(self) -> Difference | None:
         """How far the images lie beside what is known; None where nothing is known or nothing was seen."""
-        return compare(self._known, self._seen) if self._known and self._seen.count else None
+        return compare(self._known, self.seen) if self._known and self.seen.count else None
 
     def says(self, what: str = "images") -> list[str]:
         """What a person must know: a difference, or that none could be seen."""

@@ -26,8 +26,9 @@ from anomaly_ft.model.loading import LoadedRun, load_run
 from anomaly_ft.model.maps import upsample
 from anomaly_ft.model.outputs import Predictions
 from anomaly_ft.run.open import open_run
-from anomaly_ft.run.predict import Tally, expand, predict, stream
-from anomaly_ft.run.prediction_rows import Prediction, columns, render
+from anomaly_ft.run.predict import expand, predict
+from anomaly_ft.run.prediction_files import stream
+from anomaly_ft.run.prediction_rows import Prediction, Tally, columns, render
 
 
 @pytest.fixture(scope="module")

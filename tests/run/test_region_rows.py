@@ -67,7 +67,11 @@ def test_regions_leave_predictions_as_they_are_and_need_no_maps(
         assert call(small_run, mvtec_folder / "test", "--output", tmp_path / name, *more).exit_code == 0
     same = [(tmp_path / name / "predictions.csv").read_text() for name in ("plain", "with")]
     assert same[0] == same[1]
-    assert {path.name for path in (tmp_path / "with").iterdir()} == {"predictions.csv", "regions.csv"}
+    assert {path.name for path in (tmp_path / "with").iterdir()} == {
+        "predict.json",
+        "predictions.csv",
+        "regions.csv",
+    }
     assert (pd.read_csv(tmp_path / "with" / "regions.csv")["nfa"] <= 0.1).all(), "by default"
 
 
