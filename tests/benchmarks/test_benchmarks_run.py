@@ -613,6 +613,20 @@ def test_two_studies_are_averaged_over_seeds_and_go_on_where_they_were(
     assert len(pd.read_csv(tmp_path / "relevance.csv")) == 4  # two baselines, two seeds
 
 
+def test_scale_kills_goes_on_and_counts_every_image_once(run: Run, small_run: Path, tmp_path: Path) -> None:
+    code, said, errors = run("scale", small_run, "--output", tmp_path, "--counts", "70,90")
+    assert code == 0, errors
+    lines = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| in")]
+    assert [line[1] for line in lines] == ["70", "90", "90"]
+    assert "gone on" in lines[2][0]
+    assert all(float(line[4]) > 100 for line in lines)
+    (tmp_path / "images-70" / "0000000.png").unlink()
+    (tmp_path / "images-70" / "odd.png").mkdir()
+    code, _, errors = run("scale", small_run, "--output", tmp_path, "--counts", "70")
+    assert code == 1
+    assert "not a row for each image" in errors
+
+
 def test_other_heads_are_measured_once_and_with_their_memory(run: Run, sets: Path, tmp_path: Path) -> None:
     asked = ["--output", tmp_path, "--data", sets, "--sets", "screw,kolektor", "--seeds", 1]
     code, said, errors = run("position_candidates", *asked, *settings())
