@@ -8,7 +8,8 @@ How anomalib's environment is made stands in `beside_anomalib.py`; without it on
 exit code is 3. Each model is fitted and run as its own users do: ours like `anomaly-ft train` before its first
 epoch (70 % of the normal images fitted, the others held back for scale and threshold), anomalib's by its Engine
 on a Folder (all normal images fitted). Images are stretched to 224 pixels and normalised as the encoder wants.
-Ours is measured with the default recipe and with the levels that PaDiM is used with (strides 4, 8 and 16).
+Ours is measured with the default recipe, which fits varied copies too, and with statistics of images as they
+are; its dense score has the levels that PaDiM is used with (strides 4, 8 and 16).
 
 Maps are counted at the masks' own size, by the same counter for all. To check that counter, anomalib's
 AUPRO measures the same maps once more at 224 pixels: `aupro 224` is ours, `anomalib aupro 224` theirs.
@@ -32,7 +33,7 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
-from beside_anomalib import ABSENT, LAYERS, SIZE, Found, call, installed, numbers, run_model
+from beside_anomalib import ABSENT, SIZE, Found, call, installed, numbers, run_model
 from measuring import TEST
 from PIL import Image
 from sets import MISSING, grid, grid_options
@@ -109,9 +110,8 @@ def compare(recipe: Recipe, theirs: bool, peer: dict[str, Any]) -> Iterator[dict
     """A row for each of our detectors and, where anomalib is, of its models."""
     root, python = Path(recipe.data.root), peer["anomalib"]
     records = [record for record in read_records(str(root)).records if record.split == "test"]
-    levels = {f"{part}_levels": tuple(LAYERS["padim"]) for part in ("dense", "map")}
-    alike = recipe.model_copy(update={"gaussian": recipe.gaussian.model_copy(update=levels)})
-    ours_by_title = {"ours": recipe, "ours, levels of PaDiM": alike}
+    clean = recipe.model_copy(update={"variation": recipe.variation.model_copy(update={"preset": "none"})})
+    ours_by_title = {"ours": recipe, "ours, clean statistics": clean}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for title in [*ours_by_title, *(peer["models"].split(",") if theirs else ())]:

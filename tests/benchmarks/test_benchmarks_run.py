@@ -400,7 +400,7 @@ def test_peers_without_anomalib_measures_ours_and_says_so(run: Run, sets: Path, 
     code, said, errors = run("peers", "--output", tmp_path, "--data", sets, "--sets", "screw", *settings())
     assert code == MISSING
     assert "left out: --anomalib names no python that has anomalib 2.7\n" in errors
-    assert finite(tmp_path / "peers.csv")["model"].tolist() == ["ours", "ours, levels of PaDiM"]
+    assert finite(tmp_path / "peers.csv")["model"].tolist() == ["ours", "ours, clean statistics"]
     assert numbers_in(said)
 
 
@@ -408,7 +408,7 @@ def test_peers_measures_what_anomalib_leaves(run: Run, sets: Path, anomalib: Pat
     code, _, errors = run("peers", *beside_anomalib(sets, anomalib, tmp_path))
     assert code == 0, errors
     rows = finite(tmp_path / "peers.csv")
-    assert rows["model"].tolist() == ["ours", "ours, levels of PaDiM", "padim"]
+    assert rows["model"].tolist() == ["ours", "ours, clean statistics", "padim"]
     assert rows["anomalib aupro 224"].tolist() == [0.5] * 3
 
 
