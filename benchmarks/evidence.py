@@ -3,7 +3,7 @@
     python benchmarks/evidence.py --output results -s expert.runtime.threads=1
     python benchmarks/evidence.py --output results -s expert.runtime.threads=1 --peers venv-anomalib/bin/python
     python benchmarks/evidence.py --output results -s expert.runtime.threads=1 --only-tables \\
-        --results docs/evidence.md --figures docs/images
+        --results docs/evidence.md --readme README.md --figures docs/images
 
 For each set and seed, with the recipe of all benchmarks and nothing chosen for one set: the frozen encoder
 with statistics of images as they are, the frozen encoder with those of varied copies too, and the fine-tuned
@@ -21,11 +21,12 @@ and machine. One that does not end within `--peer-minutes` for a set's first see
 Writes into the folder `evidence.csv`, a row for each detector and head, `growing.csv`, a row for each
 strength, and `peers.csv`; what they have is not run again, also with another version or on another machine,
 and the tables name all of them. Seed by seed, small sets first. Prints the tables as Markdown and draws
-`what-if.png`, the picture of `--figure`; `--results` puts the tables between two comments of a file. Sets and
-where they lie: see `sets.py`.
+`what-if.png`, the picture of `--figure`; `--results` puts the tables between two comments of a file, `--readme`
+a short one. Sets and where they lie: see `sets.py`.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from beside_anomalib import ABSENT, installed
 from evidence_figure import draw
 from evidence_peers import MODELS, run_peer
 from evidence_run import commit, run
-from evidence_tables import evidence_tables, put_between_markers, refuse_without_markers
+from evidence_tables import evidence_tables, put_between_markers, refuse_without_markers, short_table
 from measuring import add_rows, read_table
 from sets import Cell, grid, grid_options, label_of
 
@@ -77,7 +78,9 @@ def run_peers(output: Path, cells: list[Cell], label: str, python: str, limit: f
             table = add_rows(path, table, pd.DataFrame([row]).assign(**known, commit=made_by), PEER)
 
 
-def tell(output: Path, names: list[str], label: str, *, results: Path | None, figure: tuple[str, Path]) -> None:
+def tell(
+    output: Path, names: list[str], label: str, *, places: Mapping[str, Path | None], figure: tuple[str, Path]
+) -> None:
     """Print the tables, put them where they go, and draw the picture, from what the folder has."""
     known = {}
     for kind in ("evidence", "growing", "peers"):
@@ -87,8 +90,10 @@ def tell(output: Path, names: list[str], label: str, *, results: Path | None, fi
         raise click.ClickException(f"{output} has no rows of {', '.join(names)} with these settings")
     text = evidence_tables(known["evidence"], known["peers"])
     print(text)
-    if results:
-        put_between_markers(results, text)
+    told = {"results": text, "readme": short_table(known["evidence"])}
+    for name, path in places.items():
+        if path:
+            put_between_markers(path, told[name])
     name, folder = figure
     if ((known["growing"]["set"] == name) & (known["growing"]["seed"] == 0)).any():
         draw(known["growing"], name, folder / FIGURE)
@@ -103,14 +108,18 @@ def tell(output: Path, names: list[str], label: str, *, results: Path | None, fi
 @click.option(
     "--results", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Gets the tables."
 )
+@click.option(
+    "--readme", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Gets the short table."
+)
 @click.option("--figures", type=click.Path(path_type=Path), help="Folder of the picture; default: --output.")
 @click.option("--figure", default="kolektor", show_default=True, help="The set that is drawn.")
 @click.option("--only-tables", is_flag=True, help="Run nothing; tell of what is there.")
 def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **asked: Any) -> None:
     """Run what is missing, and tell of all."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    if asked["results"]:
-        refuse_without_markers(asked["results"])  # before hours of work
+    places = {"results": asked["results"], "readme": asked["readme"]}
+    for path in filter(None, places.values()):
+        refuse_without_markers(path)  # before hours of work
     output.mkdir(parents=True, exist_ok=True)
     terminal, label = Terminal(), label_of(settings)
     if not asked["only_tables"]:
@@ -121,7 +130,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         else:
             terminal.say(ABSENT.replace("--anomalib", "--peers"))
     drawn = asked["figure"], asked["figures"] or output
-    tell(output, sets.split(","), label, results=asked["results"], figure=drawn)
+    tell(output, sets.split(","), label, places=places, figure=drawn)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,22 @@ def accuracy(auto: pd.DataFrame) -> list[Line]:
     return lines
 
 
+def short_table(rows: pd.DataFrame) -> str:
+    """The table of the README: AUROC of all detectors, good images rejected by the first and the last."""
+    lines = []
+    for title, group in by_set(rows[rows["auto"]]):
+        means = group.groupby("detector")[[*AUROC, *REJECTED]].mean()
+        clean, frozen, tuned = cells(means, AUROC).values()
+        rejected = [f"{100 * means.loc[name, REJECTED[1]]:.0f} %" for name in (CLEAN, TUNED)]
+        lines.append([title, clean, frozen, tuned, *rejected])
+    headings = [
+        "set (seeds)",
+        f"{FROZEN}, fitted to images as they are",
+        f"{FROZEN}, fitted to varied copies too",
+    ]
+    return markdown([*headings, f"{TUNED} (default)", "good rejected, varied: first column", "default"], lines)
+
+
 def gain(group: pd.DataFrame, name: str) -> str:
     """Mean, least and greatest gain of fine-tuning over the seeds of a set."""
     seeds = group.pivot(index="seed", columns="detector", values=name)

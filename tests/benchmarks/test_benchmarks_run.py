@@ -308,8 +308,13 @@ def test_evidence_is_measured_once_and_told_between_the_markers(
     worse = rows["detector"] == "fine-tuned"
     rows.loc[worse, "auroc.fused"] = rows.loc[worse, "auroc.fused"] - 0.1
     rows.to_csv(tmp_path / "evidence.csv", index=False)
-    code, said, errors = run("evidence", *place, "--only-tables")
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKED)
+    code, said, errors = run("evidence", *place, "--only-tables", "--readme", readme)
     assert code == 0, errors
+    (short,) = [line for line in readme.read_text().splitlines() if line.startswith("| screw†")]
+    assert re.fullmatch(r"\| screw† \(1\) \|( [\d.* /]+ \|){3} \d+ % \| \d+ % \|", short)
+    assert "**0." in short.split("|")[4], "a loss is bold"
     line = next(line for line in said.splitlines() if line.startswith("| screw†"))
     assert re.search(r"\| \*\*0\.\d{3}\*\* / ", line), "a loss is bold"
     assert re.search(r"\| \*\*-0\.\d{4}\*\* \(\*\*-0\.\d{4}\*\* to \*\*-0", line)
