@@ -124,6 +124,7 @@ class Card:
     images: int
     licence: str  # of the weights it started from; empty: not known
     origin: str
+    teacher: str  # with the SHA-256 of its weights; empty: none taught what was kept
     rows: Sequence[tuple[str, float, float]] = ()
 
 

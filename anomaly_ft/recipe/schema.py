@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from anomaly_ft.recipe.augmentations import USUAL, Augmentation
-from anomaly_ft.recipe.filter import SAME_AS_CORRUPTION, FilterSection, Model, what_does_not_fit
+from anomaly_ft.recipe.filter import PIXELS, SAME_AS_CORRUPTION, FilterSection, Model, what_does_not_fit
 from anomaly_ft.recipe.machine import Runtime, Tracking
 from anomaly_ft.recipe.section import EXPERT, Section, is_there, places
-from anomaly_ft.recipe.training import Optimizer, Schedule, Share
+from anomaly_ft.recipe.training import Optimizer, Schedule, Share, Validation
 from anomaly_ft.recipe.variation import SAME_AS, VariationSection
 
 Side = Annotated[int, Field(ge=32, le=2048)]  # in pixels
@@ -158,26 +158,30 @@ class Objective(Section):
     """Strength with which weights are held at their pretrained values."""
     distillation: float = Field(default=0.0, ge=0)
     """Strength with which features are held at those of the pretrained encoder."""
+    teacher: str = ""
+    """A timm model name: a larger encoder whose features, on your good images, the trained one learns to tell.
+    It is used in training alone: run and exports hold its name and nothing else of it."""
+    teacher_weights: str = Field(default="auto", min_length=1)
+    """Where its weights come from, as `encoder.weights` has it."""
+    teacher_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
+    """Its levels that teach; `auto`: those that its own dense score would take."""
+    teacher_strength: float = Field(default=100.0, gt=0)
+    """What the share of its features that the trained encoder does not tell counts in the loss."""
 
+    @field_validator("teacher")
+    @classmethod
+    def _knows_more(cls, teacher: str) -> str:
+        if teacher == PIXELS:
+            raise ValueError("pixels is no encoder and teaches nothing; name a timm model")
+        return teacher
 
-class Validation(Section):
-    """Pseudo-anomalies by which validation sees forgetting."""
-
-    augmentations: Literal["auto"] | Annotated[tuple[Augmentation, ...], Field(min_length=1)] = "auto"
-    """How pseudo-anomalies are made from held-out normal images; `auto`: line, stain, blend and warp; for a
-    filter those of them that its training does not use."""
-    severity: Literal["calibrated"] | Annotated[float, Field(ge=0, le=1)] = "calibrated"
-    """How strong they are: found for each augmentation at epoch 0, or one number for all."""
-    target_auroc: float = Field(default=0.8, gt=0.5, lt=1)
-    """AUROC of the pretrained encoder to which each severity is calibrated."""
-    tolerance: float = Field(default=0.12, gt=0, lt=0.5)
-    """An augmentation further than this from the target does not count for the stop decision."""
-    max_share: Share = 0.4
-    """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
-
-    def named(self) -> tuple[Augmentation, ...]:
-        """List the augmentations that may be used."""
-        return USUAL if isinstance(self.augmentations, str) else self.augmentations
+    @model_validator(mode="after")
+    def _set_up_a_teacher_that_is_there(self) -> "Objective":
+        names = ("teacher_weights", "teacher_levels", "teacher_strength")
+        idle = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if idle and not self.teacher:
+            raise ValueError(f"expert.objective.{idle[0]} is of objective.teacher; name one, or leave it out")
+        return self
 
 
 class Evaluation(Section):

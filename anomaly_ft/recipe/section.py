@@ -6,10 +6,10 @@ line only what a beginner is asked for stands there; all else stands in sections
 
 * what only the user can know: which images, how they are laid out, grouped and split; what may differ between
   good parts; where runs are tracked; the device, and where decoded images may be kept;
-* fifteen settings that are worth a try, each with a plain effect: image size and how images are made square;
-  which encoder, from where, and how much of it trains; whether parts lie in their places; learning rate,
-  batch size, steps and epochs; pseudo-anomalies that look like one's own defects; the false positive rate
-  and what its guarantee means; precision.
+* sixteen settings that are worth a try, each with a plain effect: image size and how images are made square;
+  which encoder, from where, how much of it trains, and who teaches it; whether parts lie in their places;
+  learning rate, batch size, steps and epochs; pseudo-anomalies that look like one's own defects; the false
+  positive rate and what its guarantee means; precision.
 
 The score that decides (`expert.gaussian.score`) is not among them: by default it is a sum that stays near the
 better of its parts and all of them are reported, so another choice should rest on measured defects.
@@ -28,6 +28,7 @@ BEGINNER: dict[str, tuple[str, ...]] = {
         *("compression", "shift", "rotation", "scale", "flips"),
     ),
     "encoder": ("name", "weights", "train_blocks", "adapt"),
+    "objective": ("teacher",),
     "model": ("kind",),
     "filter": ("textures",),
     "gaussian": ("position",),

@@ -1,9 +1,10 @@
-"""The sections of a recipe that say how, and how long, is trained."""
+"""The sections of a recipe that say how, and how long, is trained, and how it is watched."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from anomaly_ft.recipe.augmentations import USUAL, Augmentation
 from anomaly_ft.recipe.section import Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -45,3 +46,23 @@ class Schedule(Section):
     """An epoch is kept if it is better by so many standard errors than the one kept so far; 0: the highest."""
     margin: float = Field(default=2.0, ge=0)
     """Standard errors below the highest from which a fall counts as forgetting."""
+
+
+class Validation(Section):
+    """Pseudo-anomalies by which validation sees forgetting."""
+
+    augmentations: Literal["auto"] | Annotated[tuple[Augmentation, ...], Field(min_length=1)] = "auto"
+    """How pseudo-anomalies are made from held-out normal images; `auto`: line, stain, blend and warp; for a
+    filter those of them that its training does not use."""
+    severity: Literal["calibrated"] | Annotated[float, Field(ge=0, le=1)] = "calibrated"
+    """How strong they are: found for each augmentation at epoch 0, or one number for all."""
+    target_auroc: float = Field(default=0.8, gt=0.5, lt=1)
+    """AUROC of the pretrained encoder to which each severity is calibrated."""
+    tolerance: float = Field(default=0.12, gt=0, lt=0.5)
+    """An augmentation further than this from the target does not count for the stop decision."""
+    max_share: Share = 0.4
+    """Share of fine-tuning's time that validations may take (at least one is made): sets `auto` epoch_steps."""
+
+    def named(self) -> tuple[Augmentation, ...]:
+        """List the augmentations that may be used."""
+        return USUAL if isinstance(self.augmentations, str) else self.augmentations

@@ -156,6 +156,7 @@ def _decoded(run: LoadedRun, paths: Iterator[Path]) -> Iterator[Pixels]:
 def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
     """Collect what the export says about where it comes from."""
     summary = open_summary(folder)
+    taught = summary.teacher
     before, after = summary.frozen_test or {}, summary.test or {}
     pairs = [(on_test(name).label, before.get(name), after.get(name)) for name in SHOWN]
     source = recipe.encoder.weights
@@ -170,5 +171,6 @@ def _card(folder: Path, recipe: Recipe, run: LoadedRun) -> Card:
         images=summary.data.normal,
         licence=str(config.get("license") or "") if known else "",
         origin=f"{recipe.encoder.name}, weights: {shown}",
+        teacher=f"{taught.name}, weights with sha256 {taught.sha256}" if taught and summary.best_epoch else "",
         rows=[(label, old, new) for label, old, new in pairs if old is not None and new is not None],
     )

@@ -52,6 +52,7 @@ def log_end(summary: RunSummary, tracker: Tracker, folder: Path) -> None:
             "stop_why": summary.stop_why,
             "verdict": verdict_of(summary),
             **({"position": summary.position.chosen} if summary.position else {}),
+            **({"teacher": summary.teacher.name} if summary.teacher else {}),
             "run_folder": str(folder.resolve()),
             "mlflow.note.content": run_note(summary, folder.resolve()),
         }

@@ -105,6 +105,19 @@ class PositionSummary(Part):
     """Of the difference of the two, on the same images."""
 
 
+class TeacherSummary(Part):
+    """The encoder that taught in training; nothing else of it is kept."""
+
+    name: str
+    """`objective.teacher`."""
+    weights: str
+    """`expert.objective.teacher_weights`."""
+    sha256: str
+    """Of its weights."""
+    levels: tuple[str, ...] = Field(min_length=1)
+    """Its levels that taught."""
+
+
 class UpdateSummary(Part):
     """What `anomaly-ft update` changed beside the run that it was given."""
 
@@ -155,6 +168,8 @@ class RunSummary(Tested):
     """Which of them the detector has."""
     position: PositionSummary | None = None
     """Whether positions mean anything, and how that was found out; `null` in runs that are older than this."""
+    teacher: TeacherSummary | None = None
+    """Which larger encoder taught; `null` where none did."""
     level_weights: tuple[Number, ...]
     """What each level counts in the mean over levels; empty where no score is such a mean."""
     mixed: dict[float, Number]

@@ -27,6 +27,7 @@ from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.model.inference import feature_batches
+from anomaly_ft.model.teacher import Teacher, load_teacher
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.robust import usual_images
@@ -64,6 +65,7 @@ class Setup:
     early: EarlyCache = field(kw_only=True)  # of what frozen early blocks made of images
     augment: Augment = lambda pixels, *_: pixels  # what training images go through after they were varied
     variation: Variation = field(kw_only=True)  # what may differ between good parts
+    teacher: Teacher | None = None  # of `objective.teacher`
     features: Batches | None = None  # of all training images, where they were looked through already
     position: PositionChoice | None = None  # what `gaussian.position: auto` came to
     pseudo: dict[bytes, dict[str, PseudoSet]] = field(default_factory=dict)  # see `training.pseudo_sets`
@@ -138,6 +140,7 @@ class Setup:
             + (f"{trainable / 1e6:.2f} million trainable parameters" if trainable else "stays as it is")
             + (" in adapters" if encoder.adapter else ""),
             f"levels   {levels}",
+            *([f"teacher  {self.teacher}"] if self.teacher else []),
             *([f"frozen   all before {encoder.tail[0]}: computed once in validation"] if encoder.tail else []),
             f"compute  {self.compute.fabric.device}, {recipe.runtime.precision}, "
             f"{torch.get_num_threads()} threads",
@@ -161,6 +164,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         levels=recipe.encoder.levels,
         image_size=recipe.data.image_size,
     )
+    lesson = recipe.objective
+    teacher = load_teacher(lesson.teacher, lesson.teacher_weights, encoder, levels=lesson.teacher_levels)
     TRAINED[recipe.model.kind](encoder, recipe)
     if recipe.runtime.gradient_checkpointing:
         encoder.checkpoint_gradients()
@@ -189,7 +194,13 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     room = int(recipe.runtime.cache_gib * 2**30) - data.memory
     early = EarlyCache(encoder, compute, detector_settings(recipe), room)
     variation = Variation(recipe.variation.strengths(), recipe.seed)
-    setup = Setup(recipe, data, encoder, compute, terminal, augment=augment, early=early, variation=variation)
+    setup = Setup(
+        *(recipe, data, encoder, compute, terminal, {}),
+        augment=augment,
+        early=early,
+        variation=variation,
+        teacher=teacher,
+    )
     if recipe.gaussian.robust:
         setup = _robust(setup)
     setup.seconds["prepare"] = time.perf_counter() - started

@@ -63,6 +63,7 @@ def summarise(
         "versions": {"anomaly_ft": __version__} | {name: version(name) for name in LIBRARIES},
         "git_commit": git_commit(),
         "mlflow_run_id": run_id,
+        "teacher": setup.teacher.plain() if setup.teacher else None,
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anomaly_ft.evaluation.metric_names import on_test
 from anomaly_ft.recipe.filter import PIXELS
-from anomaly_ft.run.run_summary import PositionSummary, RunSummary
+from anomaly_ft.run.run_summary import PositionSummary, RunSummary, TeacherSummary
 from anomaly_ft.run.summary_parts import ConditionRow, Rejected, StopReason, UnderCondition
 
 SHOWN = ("image_auroc", "image_ap", "image_tpr_at_1pct_fpr", "pixel_auroc")  # metrics in a note
@@ -70,6 +70,7 @@ def run_note(summary: RunSummary, folder: Path) -> str:
             _result_table(summary),
             _threshold(summary),
             *([where] if (where := position_sentence(summary.position)) else []),
+            *([by] if (by := teacher_sentence(summary.teacher)) else []),
             f"Run folder: `{folder}` with `report.html`; its files are among the artifacts, encoder and "
             "detector in the logged model.",
             *([_encoder_use(folder)] if summary.encoder != PIXELS else []),
@@ -156,6 +157,16 @@ def position_sentence(summary: PositionSummary | None) -> str:
         f"Positions are {summary.chosen}: {says}. Vicinal AUROC of the highest distance at any position, "
         f"before training: {fixed:.3f} with fixed positions, {free:.3f} with free ones "
         f"(difference {free - fixed:+.3f}, standard error {error:.3f})."
+    )
+
+
+def teacher_sentence(teacher: TeacherSummary | None) -> str:
+    """Say which encoder taught, exactly; nothing where none did."""
+    if teacher is None:
+        return ""
+    return (
+        f"{teacher.name} taught ({', '.join(teacher.levels)}; weights from {teacher.weights}, sha256 "
+        f"{teacher.sha256}); nothing of it is kept."
     )
 
 

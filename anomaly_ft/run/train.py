@@ -22,6 +22,7 @@ from anomaly_ft.finetune.methods.filter import FilterMethod
 from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.finetune.state import LoopState
+from anomaly_ft.finetune.teaching import taught
 from anomaly_ft.finetune.watch import ValidationMonitor
 from anomaly_ft.model.compute import explain_memory
 from anomaly_ft.model.encoder.adapters import mixable
@@ -69,6 +70,8 @@ def gaussian_method(setup: Setup) -> GaussianMethod:
     """Make the method that fine-tunes an encoder towards Gaussians of its features."""
     section = setup.recipe.objective
     penalties = {"l2_sp": section.l2_sp, "distillation": section.distillation}
+    if setup.teacher:
+        penalties["teacher"] = section.teacher_strength
     method = GaussianMethod(
         setup.encoder,
         setup.compute,
@@ -80,6 +83,8 @@ def gaussian_method(setup: Setup) -> GaussianMethod:
         section.floor,
         setup.recipe.gaussian.statistics,
     )
+    if teacher := setup.teacher:
+        method.teach = lambda detector: taught(detector, teacher, setup.varied("train").pixels, setup.compute)
     if chooses_position(setup):
         method.choose = lambda heads: setup.position or position_of(setup, heads, method.score)
     return method

@@ -100,7 +100,9 @@ def test_the_farthest_images_of_a_batch_are_left_out_of_its_distance_and_not_of_
     one = InducedDistance(detector, distance, target)  # type: ignore[arg-type]
     with torch.no_grad():
         each = [one(images[i : i + 1]).item() for i in range(10)]
-    trimmed = InducedDistance(detector, distance, target, {lambda features, images: images.float().mean(): 0.5})  # type: ignore[arg-type]
+    trimmed = InducedDistance(
+        detector, distance, target, {lambda _features, images, _maps: images.float().mean(): 0.5}
+    )  # type: ignore[arg-type]
     trimmed.left_out = 0.2
     loss = trimmed(images)
     expected = np.mean(sorted(each)[:8]) + 0.5 * images.float().mean().item()

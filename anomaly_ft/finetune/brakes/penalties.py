@@ -1,7 +1,7 @@
 """Penalties: terms added to the objective, each zero at the pretrained weights.
 
 Each function makes one term from the encoder as it is when called, which is before training. A term
-gets the averaged features of a batch and its images, and gives a scalar.
+gets the averaged features of a batch, its images and its maps, and gives a scalar.
 """
 
 import copy
@@ -14,14 +14,15 @@ from anomaly_ft.model.encoder.encoder import pool
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.statistics import squared_distance
 
-Term = Callable[[Sequence[Tensor], Tensor], Tensor]  # features (n, d) of each level, images (n, 3, h, w)
+# features (n, d) of each level, images (n, 3, h, w), maps (n, d, h_l, w_l) of each level
+Term = Callable[[Sequence[Tensor], Tensor, Sequence[Tensor]], Tensor]
 
 
 def l2_sp(encoder: nn.Module) -> Term:
     """Penalise half the squared distance of the weights to where they are now (Li et al., ICML 2018)."""
     start = {name: p.detach().clone() for name, p in _trained(encoder).items()}
 
-    def term(_features: Sequence[Tensor], _images: Tensor) -> Tensor:
+    def term(*_batch: object) -> Tensor:
         now = _trained(encoder)
         return 0.5 * torch.stack([(now[name] - start[name]).square().sum() for name in start]).sum()
 
@@ -34,7 +35,7 @@ def distillation(detector: GaussianDetector) -> Term:
     Hinton et al., 2015, with features for outputs)."""
     frozen = copy.deepcopy(detector.encoder).requires_grad_(requires_grad=False)
 
-    def term(features: Sequence[Tensor], images: Tensor) -> Tensor:
+    def term(features: Sequence[Tensor], images: Tensor, *_maps: object) -> Tensor:
         with torch.no_grad(), frozen.folded():
             before = pool(frozen(images))
         levels = []

@@ -46,9 +46,10 @@ class GaussianMethod:
         inputs: what the encoder is given of the normal images that serve one purpose.
         distance: what is averaged and minimised, `mahalanobis` or `squared_mahalanobis`.
         target: of pooled features, of those at each position, or of both.
-        penalties: strength of each of `PENALTIES` that is added to the distance.
+        penalties: strength of each of `PENALTIES`, and of `teacher`, that is added to the distance.
         floor: whether the mean distance that training images have before training is near enough.
         statistics: of the detector that is kept, one of `KINDS`.
+        teach: makes the term of a teacher from the pretrained encoder's detector; None: there is no teacher.
         choose: what positions mean, from detectors of the pretrained encoder; None: as in `settings`.
         position: what was chosen.
     """
@@ -62,6 +63,7 @@ class GaussianMethod:
     penalties: Mapping[str, float] = field(default_factory=dict)
     floor: bool = False
     statistics: str = REFIT
+    teach: Callable[[GaussianDetector], Term] | None = None
     choose: Callable[[Heads], PositionChoice] | None = None
     position: PositionChoice | None = None
     _pretrained: GaussianDetector | None = None
@@ -85,8 +87,8 @@ class GaussianMethod:
 
     @property
     def trains_on_images(self) -> bool:
-        """Early activations do as well."""
-        return False
+        """Early activations do as well, but not for a teacher: it is another encoder."""
+        return self.teach is not None
 
     @property
     def pretrained(self) -> GaussianDetector:
@@ -138,7 +140,8 @@ class GaussianMethod:
 
     def objective(self) -> InducedDistance:
         """Make the distance to the pretrained statistics, plus the penalties."""
-        terms = {PENALTIES[name](self.pretrained): strength for name, strength in self.penalties.items()}
+        makers = PENALTIES if self.teach is None else {**PENALTIES, "teacher": self.teach}
+        terms = {makers[name](self.pretrained): strength for name, strength in self.penalties.items()}
         floor = self._usual_distances() if self.floor and self.target != "dense" else None
         return InducedDistance(self.pretrained, self.distance, self.target, terms, floor)
 

@@ -65,7 +65,7 @@ class InducedDistance(nn.Module):
             each = each.sort().values[: len(each) - round(self.left_out * len(each))]
         loss = each.mean()
         for term, strength in self.terms.items():
-            loss = loss + strength * term(features, images)
+            loss = loss + strength * term(features, images, maps)
         return loss
 
     def _raise(self, squared: Tensor) -> Tensor:

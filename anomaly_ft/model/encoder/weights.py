@@ -13,10 +13,11 @@ import timm
 import torch
 from huggingface_hub import constants, get_session
 from safetensors.torch import load_file
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from anomaly_ft.data.pixels import Size, say_size
+from anomaly_ft.data.pixels import Size, say_size, sides
 from anomaly_ft.errors import EncoderError, did_you_mean
 from anomaly_ft.model.encoder.no_encoder import PIXELS, ImageItself
 from anomaly_ft.model.encoder.packaged import PACKAGES, package_weights
@@ -61,6 +62,23 @@ def load_pretrained(name: str, weights: str, image_size: Size) -> nn.Module:
     elif source != "random":
         _load_file_into(model, Path(source))
     return model
+
+
+def nearest_size(name: str, image_size: Size) -> Size:
+    """Find the size nearest to `image_size` that the timm model `name` takes: of a transformer, sides that are
+    multiples of its patch; of any other, and of a model that is not known, the size itself."""
+    architecture = name.split(".", maxsplit=1)[0]
+    if not timm.is_model(architecture):
+        return image_size
+    with torch.device("meta"):  # no weights, no time
+        patches = getattr(timm.create_model(architecture, num_classes=0), "patch_embed", None)
+    if not isinstance(patches, PatchEmbed):
+        return image_size
+    height, width = (
+        max(1, round(side / patch)) * patch
+        for side, patch in zip(sides(image_size), patches.patch_size, strict=True)
+    )
+    return height if height == width else (height, width)
 
 
 def whole_source(weights: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from anomaly_ft.errors import EncoderError
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.encoder.weights import load_pretrained, resolve_source
+from anomaly_ft.model.encoder.weights import load_pretrained, nearest_size, resolve_source
 
 SMALL = "test_efficientnet"
 
@@ -230,3 +230,18 @@ def test_a_vision_transformers_folder_loads_at_another_image_size(tmp_path: Path
     assert small.pos_embed.shape[1] == 1 + (96 // 16) ** 2
     large = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0, img_size=96)
     torch.testing.assert_close(small.pos_embed, large.pos_embed)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "nearest"),
+    [
+        ("vit_small_patch14_dinov2", 224, 224),
+        ("vit_small_patch14_dinov2", 100, 98),
+        ("vit_small_patch14_dinov2", (160, 352), (154, 350)),
+        ("test_vit", 5, 16),
+        ("resnet18", 100, 100),
+        ("no_such_model", 100, 100),  # what is wrong with it is said elsewhere
+    ],
+)
+def test_a_transformer_takes_sides_that_are_multiples_of_its_patch(name: str, size: Any, nearest: Any) -> None:
+    assert nearest_size(name, size) == nearest
