@@ -48,9 +48,9 @@ Look = Callable[[Pixels], None]
 Draw = Callable[[Prediction, int], str]  # of a prediction and its number: the name for its column `map`
 
 
-def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
+def expand(arguments: Iterable[str | Path], stdin: Iterable[str] = ()) -> Iterator[Path]:
     """Expand arguments to paths of images: files, folders with everything below, patterns, and `-` for the
-    lines of `stdin`.
+    lines of `stdin`. What is a path already stays as it is.
 
     Lazy: lines are read as they are asked for. What cannot be read is passed on, and becomes a row with an
     error: a file that does not exist, an image of a kind that needs an extra.
@@ -60,7 +60,9 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
     """
     for argument in arguments:
         path = Path(argument)
-        if argument == "-":
+        if isinstance(argument, Path):
+            yield argument
+        elif argument == "-":
             yield from (Path(line) for line in (raw.rstrip("\r\n") for raw in stdin) if line)
         elif path.is_dir():
             yield from _some(
@@ -176,7 +178,7 @@ class Destination:
 def predict_to(
     destination: Destination,
     run: LoadedRun,
-    images: Sequence[str],
+    images: Sequence[str | Path],
     *,
     stdin: Iterable[str],
     progress: Progress = lambda items, description, total: items,
