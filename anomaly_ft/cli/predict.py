@@ -3,11 +3,14 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from anomaly_ft.cli.options import ANOMALY, TILE, UNDECIDED, quieten_libraries
+
+if TYPE_CHECKING:
+    from anomaly_ft.run.prediction_rows import Tally
 
 EPSILON = 0.1
 
@@ -36,6 +39,13 @@ EPSILON = 0.1
     metavar="NUMBER",
     help=f"False alarms that --regions allows a good image on average.  [default: {EPSILON}]",
 )
+@click.option(
+    "--also",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="RUN",
+    help="Another run that scores the same images, more than once if need be; --output gets a folder for each.",
+)
 @click.option("--tile", type=click.IntRange(min=1), metavar="PIXELS", help=TILE)
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option(
@@ -63,6 +73,7 @@ def predict(
     maps: bool,
     regions: bool,
     epsilon: float | None,
+    also: tuple[Path, ...],
     tile: int | None,
     form: Literal["csv", "jsonl"],
     fail_on_anomaly: bool,
@@ -80,13 +91,13 @@ def predict(
     \b
     Examples:
       anomaly-ft predict runs/bottle-001 new/
-      anomaly-ft predict runs/bottle-001 "new/**/*.png" --output predictions --maps
-      anomaly-ft predict runs/bottle-001 new/ --output predictions --maps --regions --epsilon 0.1
+      anomaly-ft predict runs/bottle-001 "new/**/*.png" --output predictions --maps --regions --epsilon 0.1
+      anomaly-ft predict runs/bottle-001 new/ --also runs/cap-001 --also runs/label-001 --output predictions
       anomaly-ft predict runs/bottle-001 archive/ --output predictions --engine ray --resume
       anomaly-ft predict runs/fabric-001 wide/ --tile 512 --output predictions --maps
       find new -name "*.png" | anomaly-ft predict runs/bottle-001 - --format jsonl
     """
-    needs_folder = {"maps": maps, "regions": regions, "resume": resume}
+    needs_folder = {"maps": maps, "regions": regions, "resume": resume, "also": bool(also)}
     for name in (name for name, given in needs_folder.items() if given and output is None):
         raise click.UsageError(f"--{name} needs a folder to write to: --output DIR")
     if address and engine != "ray":
@@ -94,23 +105,34 @@ def predict(
     if epsilon is not None and not regions:
         raise click.UsageError("--epsilon is of --regions; add it")
     from anomaly_ft.run.console import Terminal
-    from anomaly_ft.run.open import open_run
+    from anomaly_ft.run.many import open_each
+    from anomaly_ft.run.predict import expand
     from anomaly_ft.run.predict_on_ray import score_on_ray
     from anomaly_ft.run.prediction_files import Destination, predict_to, score_here
     from anomaly_ft.run.tiles import in_tiles
 
     quieten_libraries()
-    terminal = Terminal()
-    allowed = (EPSILON if epsilon is None else epsilon) if regions else None
-    rows = Destination(output, form, maps, allowed, resume)
+    terminal, allowed = Terminal(), (EPSILON if epsilon is None else epsilon) if regions else None
     score = partial(score_on_ray, address=address) if engine == "ray" else score_here
-    opened = in_tiles(open_run(run)[1], tile)
-    tally = predict_to(rows, opened, images, stdin=sys.stdin, progress=terminal.track, score=score)
-    terminal.say(str(tally))
-    for notice in tally.notices:
-        terminal.say(f"note: {notice}")
-    if fail_on_anomaly and tally.errors:
+    runs, tallies = open_each([run, *also]), []
+    paths = [*expand(images, sys.stdin)] if also else images  # before there are maps among them
+    for loaded in runs:
+        own = output / loaded.name if also and output else output
+        rows, opened = Destination(own, form, maps, allowed, resume), in_tiles(loaded, tile)
+        tally = predict_to(rows, opened, paths, stdin=sys.stdin, progress=terminal.track, score=score)
+        terminal.say(f"{loaded.name}: {tally}" if also else str(tally))
+        for notice in tally.notices:
+            terminal.say(f"note: {notice}")
+        tallies.append(tally)
+        del loaded, opened  # before the next one is
+    _leave(tallies, fail_on_anomaly)
+
+
+def _leave(tallies: "list[Tally]", fail_on_anomaly: bool) -> None:
+    """Exit as a gate does, or raise a DataError where a run scored nothing at all."""
+    if fail_on_anomaly and any(tally.errors for tally in tallies):
         sys.exit(UNDECIDED)
-    tally.refuse_if_nothing_was_scored()
-    if fail_on_anomaly and tally.anomalous:
+    for tally in tallies:
+        tally.refuse_if_nothing_was_scored()
+    if fail_on_anomaly and any(tally.anomalous for tally in tallies):
         sys.exit(ANOMALY)

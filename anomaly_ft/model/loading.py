@@ -16,10 +16,11 @@ from anomaly_ft.model.compute import Compute, make_compute
 from anomaly_ft.model.filter.restore import restore_filter
 from anomaly_ft.model.gaussian.restore import restore_detector
 from anomaly_ft.model.interface import Detector
+from anomaly_ft.model.run_encoder import SharedEncoder
 from anomaly_ft.model.storage import read_description, read_detector
 from anomaly_ft.model.threshold import WorkingPoint
 
-Restore = Callable[[Path, Mapping[str, Any], Mapping[str, Tensor]], Detector]
+Restore = Callable[[Path, Mapping[str, Any], Mapping[str, Tensor], SharedEncoder | None], Detector]
 # kinds of detector, by the name that detector.json gives them
 KINDS: dict[str, Restore] = {"gaussian": restore_detector, "filter": restore_filter}
 
@@ -53,15 +54,16 @@ def load_run(
     precision: str = "auto",
     batch_size: int = 32,
     channels_last: bool = True,
+    shared: SharedEncoder | None = None,
 ) -> LoadedRun:
-    """Load a run folder; see `make_compute` for the rest.
+    """Load a run folder; see `make_compute` for the rest, and `encoder_of` for what is `shared`.
 
     Raises:
         RunError: a folder that is not a finished run, or whose description lacks threshold or preprocessing.
     """
     if not folder.is_dir():
         raise RunError(f"no run folder at {folder}; expected what anomaly-ft train leaves, with detector.json")
-    detector = load_detector(folder)
+    detector = load_detector(folder, shared)
     if detector.thresholds is None:
         raise RunError(f"{folder}: detector.json has no threshold")
     compute = make_compute(
@@ -72,9 +74,9 @@ def load_run(
     return LoadedRun(folder, detector, detector.thresholds.point, compute, _decoder(folder, detector))
 
 
-def load_detector(folder: Path) -> Detector:
+def load_detector(folder: Path, shared: SharedEncoder | None = None) -> Detector:
     """Load the detector of a run folder, with the working point that is in force, on the CPU, without the way
-    it computes.
+    it computes; see `encoder_of` for what is `shared`.
 
     Raises:
         RunError: files that are missing, damaged, or of a format or kind this version does not know.
@@ -92,7 +94,7 @@ def load_detector(folder: Path) -> Detector:
         tensors["threshold"] = torch.tensor(last.point.threshold, dtype=torch.float32)
         if last.map_limit is not None:
             tensors["map_limit"] = torch.tensor(last.map_limit, dtype=torch.float32)
-    return KINDS[kind](folder, description, tensors)
+    return KINDS[kind](folder, description, tensors, shared)
 
 
 def _decoder(folder: Path, detector: Detector) -> Decoder:

@@ -165,7 +165,7 @@ class Objective(Section):
     """Where its weights come from, as `encoder.weights` has it."""
     teacher_levels: Literal["auto"] | tuple[str | int, ...] = "auto"
     """Its levels that teach; `auto`: those that its own dense score would take."""
-    teacher_strength: float = Field(default=100.0, gt=0)
+    teacher_strength: float = Field(default=10.0, gt=0)
     """What the share of its features that the trained encoder does not tell counts in the loss."""
 
     @field_validator("teacher")

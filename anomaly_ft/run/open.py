@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from anomaly_ft.errors import RunError
 from anomaly_ft.model.loading import LoadedRun, load_run
+from anomaly_ft.model.run_encoder import SharedEncoder
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.run_summary import RunSummary
@@ -87,8 +88,9 @@ def open_history(folder: Path) -> list[Epoch]:
         raise RunError(f"{folder} is not a finished run: no usable history.jsonl ({reason:.200})") from cause
 
 
-def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
-    """Open the resolved recipe of a finished run, and its detector computing as the recipe says.
+def open_run(folder: Path, shared: SharedEncoder | None = None) -> tuple[Recipe, LoadedRun]:
+    """Open the resolved recipe of a finished run, and its detector computing as the recipe says; see
+    `encoder_of` for what is `shared`.
 
     Raises:
         RunError: a folder that is not a finished run, or whose detector is damaged.
@@ -96,7 +98,7 @@ def open_run(folder: Path) -> tuple[Recipe, LoadedRun]:
     recipe = open_recipe(folder)
     here = recipe.runtime.model_copy(update={"cache_dir": ""})  # a run does not say where others write
     recipe = recipe.model_copy(update={"runtime": here})
-    return recipe, load_run(folder, **recipe.runtime.computing())
+    return recipe, load_run(folder, **recipe.runtime.computing(), shared=shared)
 
 
 def open_exact(folder: Path) -> LoadedRun:

@@ -31,9 +31,9 @@ AHEAD = 2  # batches decoded while one is scored
 Look = Callable[[Pixels], None]
 
 
-def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path]:
+def expand(arguments: Iterable[str | Path], stdin: Iterable[str] = ()) -> Iterator[Path]:
     """Expand arguments to paths of images: files, folders with everything below, patterns, and `-` for the
-    lines of `stdin`.
+    lines of `stdin`. What is a path already stays as it is.
 
     Lazy: lines are read as they are asked for. What cannot be read is passed on, and becomes a row with an
     error: a file that does not exist, an image of a kind that needs an extra.
@@ -43,7 +43,9 @@ def expand(arguments: Iterable[str], stdin: Iterable[str] = ()) -> Iterator[Path
     """
     for argument in arguments:
         path = Path(argument)
-        if argument == "-":
+        if isinstance(argument, Path):
+            yield argument
+        elif argument == "-":
             yield from (Path(line) for line in (raw.rstrip("\r\n") for raw in stdin) if line)
         elif path.is_dir():
             yield from _some(

@@ -47,7 +47,7 @@ def score_here(run: LoadedRun, paths: Iterable[Path], maps: bool, watch: ImageWa
 def predict_to(
     destination: Destination,
     run: LoadedRun,
-    images: Sequence[str],
+    images: Sequence[str | Path],
     *,
     stdin: Iterable[str],
     progress: Progress = lambda items, description, total: items,

@@ -7,7 +7,7 @@ takes torch alone: a run is used where peft is not installed. On disk an adapter
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -125,10 +125,19 @@ def merge(model: nn.Module, factors: Mapping[str, Tensor]) -> None:
     Raises:
         AttributeError, KeyError, RuntimeError: factors of another model.
     """
-    for name in [name.split(DOWN)[0] for name in factors if DOWN in name]:
-        weight = model.get_submodule(name).get_parameter("weight")
+    for name, weight in adapted(model, factors):
         up, down = (factors[f"{name}{part}weight"].flatten(1).double() for part in (UP, DOWN))
         weight.add_((up @ down).view(weight.shape).to(weight))
+
+
+def adapted(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Parameter]]:
+    """List the modules that factors belong to, by name, with their weights.
+
+    Raises:
+        AttributeError: factors of another model.
+    """
+    for name in [name.split(DOWN)[0] for name in factors if DOWN in name]:
+        yield name, model.get_submodule(name).get_parameter("weight")
 
 
 def mixable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

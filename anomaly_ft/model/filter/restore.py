@@ -7,32 +7,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anomaly_ft.model.encoder.encoder import Encoder
 from anomaly_ft.model.filter.detector import Filter, FilterDetector, FilterSpace
 from anomaly_ft.model.filter.net import make_net
 from anomaly_ft.model.filter.place import place_of
 from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.positions import groups_of
 from anomaly_ft.model.gaussian.statistics import Gaussian
-from anomaly_ft.model.restoring import check_position, encoder_of, fitting_together, point_of, try_out
+from anomaly_ft.model.restoring import check_position, fitting_together, point_of, try_out
+from anomaly_ft.model.run_encoder import SharedEncoder, encoder_of
 from anomaly_ft.model.storage import check_grid
 from anomaly_ft.model.threshold import Thresholds
 
 
 def restore_filter(
-    folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: Path,
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    shared: SharedEncoder | None = None,
 ) -> FilterDetector:
-    """Restore the detector of a run folder, on the CPU, from what `read_detector` gave.
+    """Restore the detector of a run folder, on the CPU, from what `read_detector` gave; see
+    `encoder_of` for what is `shared`.
 
     Raises:
         RunError: files that do not fit together.
         EncoderError: an encoder that is missing or is not the one described.
     """
     with fitting_together(folder):
-        return _restore(folder, description, tensors)
+        return _restore(folder, encoder_of(folder, description, shared), description, tensors)
 
 
-def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FilterDetector:
-    encoder = encoder_of(folder, description)
+def _restore(
+    folder: Path, encoder: Encoder, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> FilterDetector:
     settings = FilterSettings(**description["settings"])
     check_position(folder, settings.position)
     if not (0 < settings.top <= 1 and 1 <= settings.width <= 4096):

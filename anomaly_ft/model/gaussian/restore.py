@@ -14,7 +14,8 @@ from anomaly_ft.model.gaussian.positions import groups_of
 from anomaly_ft.model.gaussian.settings import SCORES, DetectorSettings
 from anomaly_ft.model.gaussian.statistics import Gaussian
 from anomaly_ft.model.maps import grid_shape
-from anomaly_ft.model.restoring import check_position, encoder_of, fitting_together, point_of, try_out
+from anomaly_ft.model.restoring import check_position, fitting_together, point_of, try_out
+from anomaly_ft.model.run_encoder import SharedEncoder, encoder_of
 from anomaly_ft.model.storage import check_grid, check_shapes
 from anomaly_ft.model.threshold import Thresholds
 
@@ -22,20 +23,25 @@ NOT_YET_SET = ("threshold", "chi_square", "map_limit")  # may be infinite
 
 
 def restore_detector(
-    folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: Path,
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    shared: SharedEncoder | None = None,
 ) -> GaussianDetector:
-    """Restore the detector of a run folder, on the CPU, from what `read_detector` gave.
+    """Restore the detector of a run folder, on the CPU, from what `read_detector` gave; see
+    `encoder_of` for what is `shared`.
 
     Raises:
         RunError: files that do not fit together.
         EncoderError: an encoder that is missing or is not the one described.
     """
     with fitting_together(folder):
-        return _restore(folder, description, tensors)
+        return _restore(folder, encoder_of(folder, description, shared), description, tensors)
 
 
-def _restore(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GaussianDetector:
-    encoder = encoder_of(folder, description)
+def _restore(
+    folder: Path, encoder: Encoder, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> GaussianDetector:
     settings = DetectorSettings(**description["settings"])
     if settings.score not in SCORES:
         raise RunError(f"{folder}: detector.json decides by {settings.score!r}, expected {', '.join(SCORES)}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anomaly_ft.errors import EncoderError
 from anomaly_ft.model.encoder.adapters import digest, drop_adapters, merge, mixable
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder, load_with_timm
-from anomaly_ft.model.restoring import encoder_of
+from anomaly_ft.model.run_encoder import encoder_of
 
 SIZE = {"test_efficientnet": 32, "test_vit": 160}
 each_kind = pytest.mark.parametrize("name", list(SIZE))
