@@ -63,7 +63,7 @@ def encoder_key(folder: Path, description: Mapping[str, Any]) -> tuple[str, ...]
     """Tell by its files which encoder a run folder needs: equal for runs that can share it.
 
     Raises:
-        EncoderError: an adapter that is damaged.
+        EncoderError: an adapter that is damaged, an encoder that cannot be read.
     """
     alike = str(description.get("levels")), str(description.get("image_size"))
     if (folder / "adapter").exists():
@@ -136,9 +136,16 @@ def _image_size(stored: Any) -> Size:
 
 def _digest_of_files(folder: Path) -> str:
     """Hash the files of an encoder's folder (SHA-256), in the order of their names; without files that of
-    nothing."""
+    nothing.
+
+    Raises:
+        EncoderError: one that cannot be read.
+    """
     content = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        with path.open("rb") as file:
-            content.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    try:
+        for path in sorted(path for path in folder.glob("*") if path.is_file()):
+            with path.open("rb") as file:
+                content.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    except OSError as cause:
+        raise EncoderError(f"{folder}: the stored encoder cannot be read ({cause})") from cause
     return content.hexdigest()

@@ -68,8 +68,9 @@ def open_both(folder: Path, terminal: Terminal, root: str | None = None) -> Both
     recipe, run = open_run(folder)
     if root:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
+    untaught = recipe.objective.model_copy(update={"teacher": ""})  # nothing is trained, and it may be gone
     try:
-        setup = prepare(recipe, terminal)
+        setup = prepare(recipe.model_copy(update={"objective": untaught}), terminal)
     except DataError as cause:
         raise RunError(
             f"{folder}: the images it was made from cannot be read: {cause}; bring them back, or say with "

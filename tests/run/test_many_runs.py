@@ -195,6 +195,21 @@ def test_what_several_runs_cannot_do_is_refused_in_one_line(
     assert f"{unfinished} is not a finished run: recipe.yaml, " in refused("--also", unfinished, *output)
 
 
+def test_an_encoder_that_cannot_be_read_is_refused_before_anything_is_scored(
+    refused: Callable[..., str], small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(small_run, tmp_path / "other-001"))
+    (other / "encoder" / "more").mkdir()  # a folder is none of its files
+    assert len([run.name for run in open_each([small_run, other])]) == 2
+
+    def fail(*_: object) -> None:
+        raise OSError("bad sector")
+
+    monkeypatch.setattr(run_encoder.hashlib, "file_digest", fail)
+    said = refused("--also", other, "--output", tmp_path / "out")
+    assert f"{small_run / 'encoder'}: the stored encoder cannot be read (bad sector)" in said
+
+
 def test_a_run_with_an_adapter_says_which_backbone_it_lacks_after_others_were_scored(
     small_run: Path, adapter_runs: tuple[Path, Path], mvtec_folder: Path, tmp_path: Path
 ) -> None:

