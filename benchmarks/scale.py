@@ -48,6 +48,12 @@ def rows_of(path: Path) -> int:
     return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
 
 
+def refuse_gaps(table: Path, images: Path) -> None:
+    """End with an error unless a table has one row for each image of a folder, in their order."""
+    if pd.read_csv(table)["path"].tolist() != sorted(str(path) for path in images.iterdir()):
+        raise click.ClickException(f"{table}: not a row for each image")
+
+
 def resident(process: psutil.Process) -> float:
     """Add up the resident memory of a process and of all that it started, in MiB."""
     total = 0
@@ -92,9 +98,7 @@ def passes(run: Path, output: Path, counts: list[int], engine: str) -> Iterator[
             if killed:
                 more, again = score([*command, "--output", str(to), "--resume"], lambda: False)
                 seconds, most = seconds + more, max(most, again)
-            paths = pd.read_csv(table)["path"].tolist()
-            if paths != sorted(str(path) for path in images.iterdir()):
-                raise click.ClickException(f"{table}: not a row for each image")
+            refuse_gaps(table, images)
             yield {
                 "engine": engine + (f", killed after {done} rows, gone on" if killed else ""),
                 "images": str(count),
