@@ -69,7 +69,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
                 row |= {f"{what} estimated": before[what], what: after[what], f"{what} ratio": ratio}
             rows.append(row)
             pd.DataFrame(rows).to_csv(output / "estimate.csv", index=False)
-    print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g"))
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format))
 
 
 if __name__ == "__main__":

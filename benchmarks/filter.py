@@ -129,7 +129,7 @@ def memory() -> pd.DataFrame:
 def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **asked: Any) -> None:
     """Run the grid and print the table."""
     if asked["only_memory"]:
-        print(memory().to_string(index=False, float_format="%.1f"))
+        print(memory().to_string(index=False, float_format="{:.1f}".format))
         return
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
                 table = pd.concat([table, pd.DataFrame([new])]) if len(table) else pd.DataFrame([new])
                 table.to_csv(path, index=False)
     rows = table[table["settings"] == label].drop(columns="settings")
-    print(rows.to_string(index=False, float_format="%.4f"))
+    print(rows.to_string(index=False, float_format="{:.4f}".format))
 
 
 if __name__ == "__main__":

@@ -141,13 +141,13 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         everything.to_csv(table, index=False)
         terminal.say(summarise(rows, score).to_string(index=False))
     draw(everything, score, output / "forgetting.png")
-    print(summarise(everything, score).to_string(index=False, float_format="%.4f"))
+    print(summarise(everything, score).to_string(index=False, float_format="{:.4f}".format))
     same = everything[everything["settings"] == label]
     print(f"\nwhat the dense score counts, {label}")
-    print(dense_weights(same, output).to_string(index=False, float_format="%.4f"))
+    print(dense_weights(same, output).to_string(index=False, float_format="{:.4f}".format))
     for each in SCORES if everything["set"].nunique() > 1 else ():
         print(f"\nhow long to train, {label}, {each} score")
-        print(steps_left_out(same, each).to_string(index=False, float_format="%.4f"))
+        print(steps_left_out(same, each).to_string(index=False, float_format="{:.4f}".format))
         print(f"\nsettings, {each} score")
         print(settings_left_out(everything, each).to_string(float_format="{:.4f}".format))
 

@@ -65,11 +65,11 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         rows.append({"set": name, "seed": seed, **row_of(recipe, terminal)})
         pd.DataFrame(rows).to_csv(output / "guarantee.csv", index=False)
     table = pd.DataFrame(rows).sort_values(["set", "seed"])
-    print(table.to_string(index=False, float_format="%.4f"))
+    print(table.to_string(index=False, float_format="{:.4f}".format))
     means = table.groupby("set", sort=False).agg(
         {"guaranteed": "mean", "observed": "mean", "within": "sum", "seed": "count"}
     )
-    print(means.rename(columns={"seed": "seeds"}).to_string(float_format="%.4f"))
+    print(means.rename(columns={"seed": "seeds"}).to_string(float_format="{:.4f}".format))
 
 
 if __name__ == "__main__":

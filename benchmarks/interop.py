@@ -58,7 +58,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
             print(rows[-1], file=sys.stderr, flush=True)
             pd.DataFrame(rows).to_csv(output / "interop.csv", index=False)
     if rows:
-        print(side_by_side(pd.DataFrame(rows)).to_string(float_format="%.4f"))
+        print(side_by_side(pd.DataFrame(rows)).to_string(float_format="{:.4f}".format))
 
 
 def compare(root: str, run: Path, seeds: int, peer: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -224,7 +224,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
                 tables[table] += [{"set": name, "seed": seed, **row} for row in rows]
                 pd.DataFrame(tables[table]).to_csv(output / f"{table}.csv", index=False)
     for rows in tables.values():
-        print(pd.DataFrame(rows).to_string(index=False, float_format="%.4g", na_rep="-"))
+        print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
                 rows.append({"set": name, "seed": seed, "test": images, **row})
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
                 pd.DataFrame(rows).to_csv(output / "peers.csv", index=False)
-    print(pd.DataFrame(rows).to_string(index=False, float_format="%.4f"))
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format))
     sys.exit(0 if theirs else MISSING)
 
 

@@ -218,13 +218,13 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         new = pd.DataFrame(run(setup, scores_to, train=not asked["only"]))
         new = new.assign(set=name, seed=seed, settings=label)
         table = add_rows(path, table, new, RUN[:3])
-        terminal.say(new.drop(columns=["set", "settings"]).to_string(index=False, float_format="%.4f"))
+        terminal.say(new.drop(columns=["set", "settings"]).to_string(index=False, float_format="{:.4f}".format))
     rows = table[table["settings"] == label]
-    print(rows.drop(columns="settings").to_string(index=False, float_format="%.4f"))
+    print(rows.drop(columns="settings").to_string(index=False, float_format="{:.4f}".format))
     print("\nwhat the choice costs against hindsight, image AUROC on test images, means over seeds")
-    print(cost(rows).to_string(index=False, float_format="%.4f"))
+    print(cost(rows).to_string(index=False, float_format="{:.4f}".format))
     print("\ntest AUROC of the fused score by what the dense one counts in it")
-    print(weights(rows, output, label).to_string(float_format="%.4f"))
+    print(weights(rows, output, label).to_string(float_format="{:.4f}".format))
 
 
 if __name__ == "__main__":

@@ -178,13 +178,13 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         new = measure(setup).assign(set=name, seed=seed, settings=label)
         table = pd.concat([table, new]) if len(table) else new
         table.to_csv(path, index=False)
-        terminal.say(new.drop(columns=["settings"]).to_string(index=False, float_format="%.4f"))
+        terminal.say(new.drop(columns=["settings"]).to_string(index=False, float_format="{:.4f}".format))
     rows = table[table["settings"] == label]
     means = rows.pivot_table(index="head", columns="set", values="auroc", sort=False)
     costs = rows.groupby("head", sort=False)[["mib", "ms_image"]].mean()
-    print(means.assign(mean=means.mean(axis=1)).join(costs).to_string(float_format="%.4f"))
+    print(means.assign(mean=means.mean(axis=1)).join(costs).to_string(float_format="{:.4f}".format))
     print("\nthe head that is best on the other sets, beside one that is there")
-    print(chosen_elsewhere(means).to_string(index=False, float_format="%.4f"))
+    print(chosen_elsewhere(means).to_string(index=False, float_format="{:.4f}".format))
 
 
 if __name__ == "__main__":

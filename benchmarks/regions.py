@@ -156,9 +156,9 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         rows += [{"set": name, "seed": seed, **row} for row in rows_of(maps, decoder)]
         pd.DataFrame(rows).to_csv(output / "regions.csv", index=False)
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False, float_format="%.3f"))
+    print(table.to_string(index=False, float_format="{:.3f}".format))
     means = table.drop(columns="seed").groupby(["set", "rule"], sort=False).mean()
-    print(means.to_string(float_format="%.3f"))
+    print(means.to_string(float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

@@ -167,10 +167,10 @@ def main(
     titles = {"dense score alone": ["dense alone"], "any join": ways}
     for title, some in titles.items() if len(table.columns) > 1 else ():
         print(f"\n{title}, mean over {seeds} seeds, each set left out in turn")
-        print(leave_one_out(table, some).to_string(index=False, float_format="%.4f"))
+        print(leave_one_out(table, some).to_string(index=False, float_format="{:.4f}".format))
     best = table.assign(mean=table.mean(axis=1)).sort_values("mean", ascending=False)
     print("\nbest on the mean of all sets")
-    print(best.head(15).to_string(float_format="%.4f"))
+    print(best.head(15).to_string(float_format="{:.4f}".format))
 
 
 if __name__ == "__main__":
