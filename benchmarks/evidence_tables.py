@@ -235,11 +235,13 @@ def beside_peers(auto: pd.DataFrame, peers: pd.DataFrame) -> list[Line]:
         best = theirs.groupby("model")[[*PEER_NUMBERS]].mean().max()
         for detector, some in group.groupby("detector", sort=False):
             lines.append([title, str(detector), *numbers_of(some, best)])
+        name = title.rpartition(" (")[0]  # theirs may be of fewer seeds
         for model, some in theirs.groupby("model", sort=False):
             counts = some["outcome"].value_counts()
             told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
             ended = (some["outcome"] == "ended").all()
-            lines.append([title, str(model) if ended else f"{model} ({told})", *numbers_of(some)])
+            titled = f"{name} ({some['seed'].nunique()})"
+            lines.append([titled, str(model) if ended else f"{model} ({told})", *numbers_of(some)])
     return lines
 
 
