@@ -124,6 +124,11 @@ class Seen:
         self.count += len(rows)
         self.total = self.total + rows.sum(0)
 
+    def join(self, other: "Seen") -> None:
+        """Count images whose sums were taken elsewhere."""
+        self.count += other.count
+        self.total = self.total + other.total
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -68,7 +68,7 @@ def score_on_ray(
                 return
             asked, answer = waiting.popleft()
             predictions, seen = _answer(answer)
-            watch.add(seen)
+            watch.seen.join(seen)
             for path, prediction in zip(asked, predictions, strict=True):
                 yield replace(prediction, path=str(path))
 

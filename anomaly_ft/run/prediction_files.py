@@ -70,12 +70,12 @@ def predict_to(
     if destination.folder is None:
         seen = progress(score(run, paths, mapped, watch), "scoring", total)
         return _noticed(run, watch, allowed, stream(seen, sys.stdout, form, names))
-    _make(destination.folder / "maps" if maps else destination.folder)
     asked = {"maps": maps, "epsilon": destination.epsilon}
     before = Tally()
     if destination.resume:
         before, paths = go_on(run, destination.folder, form, paths, asked)
     with _writing(destination.folder):
+        (destination.folder / "maps" if maps else destination.folder).mkdir(parents=True, exist_ok=True)
         remember(run, destination.folder, asked)
     left = None if total is None else total - before.images
     seen = progress(score(run, paths, mapped, watch), "scoring", left)
@@ -155,8 +155,3 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as cause:
         raise RunError(f"--output: cannot write to {folder} ({cause})") from cause
-
-
-def _make(folder: Path) -> None:
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)

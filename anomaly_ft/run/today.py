@@ -48,11 +48,6 @@ class ImageWatch:
         with self._lock:
             self.seen.add(measured)
 
-    def add(self, seen: Seen) -> None:
-        """Count images that were measured elsewhere."""
-        self.seen.count += seen.count
-        self.seen.total = self.seen.total + seen.total
-
     def look_at_all(self, pixels: Pixels) -> None:
         """Measure images `(n, h, w, 3)`, a few fetched at a time."""
         if self._known is not None:
