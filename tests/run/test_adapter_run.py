@@ -11,11 +11,11 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from cut_short import cut_short
 from safetensors.torch import load_file, save_file
 from settings import ONE_AUGMENTATION, textures, write_images, write_recipe
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.model.loading import load_detector
 
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -82,22 +82,11 @@ def test_exports_are_plain_timm_models(adapter_run: Path, tmp_path: Path) -> Non
     assert all(torch.equal(merged[key], value) for key, value in loaded.state_dict().items())
 
 
-def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path) -> None:
     whole = train(recipe, tmp_path / "whole", "expert.runtime.checkpoint_minutes=0")
-    write, written = Checkpoints.write, []
-
-    def write_some(self: Checkpoints, state: object) -> None:
-        write(self, state)  # type: ignore[arg-type]
-        written.append(state)
-        if len(written) == 3:  # in the middle of an epoch
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "write", write_some)
     again = ("train", recipe, "--output", tmp_path / "cut", "-s", "expert.runtime.checkpoint_minutes=0")
-    assert CliRunner().invoke(main, [str(word) for word in again]).exit_code
-    monkeypatch.setattr(Checkpoints, "write", write)
+    with cut_short(3):  # in the middle of an epoch
+        assert CliRunner().invoke(main, [str(word) for word in again]).exit_code
     cut = train(recipe, tmp_path / "cut", "expert.runtime.checkpoint_minutes=0", options=("--resume",))
     for name in (
         "history.jsonl",

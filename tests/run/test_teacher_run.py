@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import timm
 from click.testing import CliRunner, Result
+from cut_short import cut_short
 from safetensors import safe_open
 from settings import ONE_AUGMENTATION, write_recipe
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.finetune.checkpoint import Checkpoints
 from anomaly_ft.model.encoder.packaged import Package
 from anomaly_ft.run import setup
 from anomaly_ft.run.both_encoders import open_both
@@ -82,22 +82,11 @@ def test_an_export_says_who_taught_what_was_kept(taught_run: Path, tmp_path: Pat
     assert ("It was taught by test_vit, weights with sha256" in text) == bool(kept)
 
 
-def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_cut_short_goes_on_to_the_same_bits(recipe: Path, tmp_path: Path) -> None:
     often = "expert.runtime.checkpoint_minutes=0"
     whole = train(recipe, tmp_path / "whole", often)
-    write, written = Checkpoints.write, []
-
-    def write_some(self: Checkpoints, state: object) -> None:
-        write(self, state)  # type: ignore[arg-type]
-        written.append(state)
-        if len(written) == 3:  # in the middle of an epoch
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "write", write_some)
-    assert call("train", recipe, "--output", tmp_path / "cut", "-s", often).exit_code
-    monkeypatch.setattr(Checkpoints, "write", write)
+    with cut_short(3):  # in the middle of an epoch
+        assert call("train", recipe, "--output", tmp_path / "cut", "-s", often).exit_code
     cut = train(recipe, tmp_path / "cut", often, options=("--resume",))
     for name in ("history.jsonl", "predictions.csv", "detector.safetensors", "encoder/model.safetensors"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
