@@ -104,6 +104,18 @@ METRICS: dict[str, Metric] = {
         "vicinal AUROC, free positions",
         "the same with one Gaussian of all positions, for parts that lie anyhow",
     ),
+    "known_defects/seen_image_auroc": Metric(
+        "image AUROC, seen kinds",
+        "of the fine-tuned encoder's detector on the kinds of defects that were in the objective "
+        "(`data.known_defects`), against good test images",
+    ),
+    "known_defects/unseen_image_auroc": Metric(
+        "image AUROC, unseen kinds", "the same on all other known kinds"
+    ),
+    "known_defects/frozen_seen_image_auroc": Metric(
+        "frozen image AUROC, seen kinds", "of the pretrained encoder's detector on the same images"
+    ),
+    "known_defects/frozen_unseen_image_auroc": Metric("frozen image AUROC, unseen kinds", "likewise"),
     "condition/<condition>.<metric>": Metric(
         "<metric>, <condition>",
         "of an evaluation with `--by`: `false_alarm_rate`, `found_rate` and `image_auroc` of each condition; "

@@ -68,6 +68,7 @@ class ReportData:
         decoder: by which these were read.
         missing: held-out good images that are missing for the false positive rate asked for.
         chance: what it does in maps of good images, for regions; None: none are outlined.
+        known: what known defects did, in sentences.
     """
 
     recipe: str
@@ -83,6 +84,7 @@ class ReportData:
     decoder: Decoder | None = None
     missing: int = 0
     chance: Chance | None = None
+    known: Sequence[str] = ()
 
 
 def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> None:
@@ -115,6 +117,7 @@ def write_report(path: Path, summary: Mapping[str, Any], data: ReportData) -> No
         suspicious=_suspicious(summary.get("suspicious", ()), data),
         galleries=_galleries(data.assessment, data.chance) if data.assessment else None,
         epsilon=EPSILON if data.chance else None,
+        known=data.known,
     )
     path.write_text(page, encoding="utf-8")
 

@@ -24,6 +24,7 @@ SAME_AS_CORRUPTION: dict[str, tuple[str, ...]] = {
 }
 # Settings, by section, that a filter has no use for and that change what training is
 OF_GAUSSIAN = {
+    "data": ("known_defects",),
     "encoder": ("train_blocks", "adapt"),
     "objective": ("floor", "l2_sp", "distillation", "teacher"),
     "optimizer": ("layer_decay",),

@@ -40,6 +40,9 @@ class Data(Section):
     have the same proportions and keep them, at as many pixels as that square has."""
     range: tuple[float, float] | None = None
     """Values of black and white in images of more than 8 bits, such as [0, 4095]; unset: [0, 65535]."""
+    known_defects: str = ""
+    """Folder of 1 to 10 images of known defects, in sub-folders named after their kinds, that training keeps
+    far from the good ones; results are then no longer one-class."""
     on_error: Literal["skip", "fail"] = "skip"
     """What to do about an image that cannot be read."""
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
@@ -67,14 +70,14 @@ class Data(Section):
             raise ValueError("expected one {name: settings} for each transform")
         return augment
 
-    @field_validator("root", "manifest")
+    @field_validator("root", "manifest", "known_defects")
     @classmethod
     def _exists(cls, name: str, info: ValidationInfo) -> str:
-        root = info.field_name == "root"
-        named = name and not (root and name.startswith("demo:"))
-        checked = named and info.context and info.context["check_root"]
-        if checked and not is_there(name, Path.exists if root else Path.is_file):
-            raise ValueError(f"{'folder' if root else 'file'} does not exist: {name}")
+        demo = info.field_name == "root" and name.startswith("demo:")
+        checked = name and not demo and info.context and info.context["check_root"]
+        kinds = {"root": Path.exists, "manifest": Path.is_file, "known_defects": Path.is_dir}
+        if checked and not is_there(name, kinds[str(info.field_name)]):
+            raise ValueError(f"{'file' if info.field_name == 'manifest' else 'folder'} does not exist: {name}")
         return name
 
     @model_validator(mode="after")

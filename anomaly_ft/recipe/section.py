@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 BEGINNER: dict[str, tuple[str, ...]] = {
-    "data": ("root", "layout", "manifest", "group_by", "image_size", "resize", "range"),
+    "data": ("root", "layout", "manifest", "group_by", "image_size", "resize", "range", "known_defects"),
     "variation": (
         *("preset", "brightness", "contrast", "gamma", "uneven_light", "white_balance", "focus", "noise"),
         *("compression", "shift", "rotation", "scale", "flips"),

@@ -9,9 +9,11 @@ import pandas as pd
 
 from anomaly_ft.data.corruption import read_textures
 from anomaly_ft.data.pixels import sides
+from anomaly_ft.run.known_defects import known_digest
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json, write_text
 
+KNOWN = "known_defects.txt"
 TEXTURES = "textures.txt"  # beside the checkpoint of an unfinished run
 
 
@@ -22,6 +24,9 @@ def write_start(partial: Path, setup: Setup) -> None:
     if setup.recipe.filter.textures:
         (partial / "checkpoint").mkdir(exist_ok=True)
         write_text(partial / "checkpoint" / TEXTURES, textures_digest(setup))
+    if setup.known:
+        (partial / "checkpoint").mkdir(exist_ok=True)
+        write_text(partial / "checkpoint" / KNOWN, known_digest(setup.known))
 
 
 def split_table(setup: Setup) -> str:
@@ -43,8 +48,17 @@ def textures_digest(setup: Setup) -> str:
 
 def textures_then(partial: Path) -> str | None:
     """Read the hash of the textures that an unfinished run began with; None where it has none."""
+    return _then(partial / "checkpoint" / TEXTURES)
+
+
+def known_then(partial: Path) -> str | None:
+    """Read the hash of the known defects that an unfinished run began with; None where it has none."""
+    return _then(partial / "checkpoint" / KNOWN)
+
+
+def _then(path: Path) -> str | None:
     try:
-        return (partial / "checkpoint" / TEXTURES).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError:
         return None
 

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from anomaly_ft.evaluation.metric_names import METRICS, on_test
+from anomaly_ft.run.known_text import known_sentences
 from anomaly_ft.run.run_summary import EvaluationSummary, FinishedRun, RunSummary
 from anomaly_ft.run.summary_parts import Numbers
 from anomaly_ft.run.summary_text import at_the_threshold, condition_cells, doubtful, story_of, varied_sentence
@@ -127,6 +128,8 @@ class Terminal:
         else:
             self._compare(summary, summary.frozen_test or {}, summary.test)
         if sentence := varied_sentence(summary):
+            self.say(sentence)
+        for sentence in known_sentences(summary.known_defects):
             self.say(sentence)
         self.say(story_of(summary))
         self.say(f"run folder  {run.folder}")

@@ -37,6 +37,8 @@ from anomaly_ft.model.threshold import WorkingPoint
 from anomaly_ft.recipe.variation import PRESETS, stronger
 from anomaly_ft.run.calibration import Calibrated, calibrate_on
 from anomaly_ft.run.folder import finished_name
+from anomaly_ft.run.known_defects import summarise_known
+from anomaly_ft.run.known_text import known_sentences
 from anomaly_ft.run.run_summary import RunSummary
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json
@@ -73,7 +75,6 @@ def finish(
             worth.
     """
     summary, records, baseline = before
-    frozen = baseline.tested
     kind = method.keeps
     kept = calibrate(setup, method.refit(kind, watching=False).detector)
     setup.terminal.say(kept.sentence)
@@ -82,6 +83,7 @@ def finish(
     save(setup, partial, kept, kind, refitted=kind != method.kinds[0])
     if assessment:
         _write_predictions(partial, assessment, baseline)
+    known = summarise_known(setup.known, setup.data.test.records, baseline.tested, tested)
     varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
     others = {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
     numbers = {**others, kind: assessment.numbers() if assessment else None}
@@ -94,6 +96,7 @@ def finish(
         "statistics": kind,
         "level_weights": kept.detector.distance_mean.weights,
         "variation": variation_summary(setup, varied),
+        "known_defects": known,
     }
     material = ReportData(
         recipe=setup.recipe.to_yaml(),
@@ -102,13 +105,14 @@ def finish(
         missing=kept.point.missing,
         held_out=kept.calibration.score,
         labels=kept.detector.labels,
-        frozen=frozen.score if frozen else None,
+        frozen=baseline.tested.score if baseline.tested else None,
         validations=[record.validation for record in records if record.validation],
         verdict=records[-1].verdict,
         what_if=varied,
         root=setup.data.undivided.records[0].root,
         decoder=decoder_of(setup),
         chance=kept.chance,
+        known=tuple(known_sentences(known)),
     )
     _draw(partial, material)
     whole = RunSummary.model_validate({**summary, **sealed})

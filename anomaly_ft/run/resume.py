@@ -8,8 +8,9 @@ from typing import Any
 from anomaly_ft.errors import RunError
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.begin import split_table, textures_digest, textures_then
+from anomaly_ft.run.begin import known_then, split_table, textures_digest, textures_then
 from anomaly_ft.run.folder import finished_name
+from anomaly_ft.run.known_defects import known_digest
 from anomaly_ft.run.open import finished_runs
 from anomaly_ft.run.setup import Setup
 
@@ -53,6 +54,13 @@ def refuse_changes(partial: Path, setup: Setup) -> None:
         raise RunError(
             f"--resume: {finished_name(partial)} was begun with other images in {setup.recipe.filter.textures} "
             "(filter.textures); bring them back, or start a new run without --resume"
+        )
+    known = known_then(partial)
+    if known is not None and known != known_digest(setup.known):
+        raise RunError(
+            f"--resume: {finished_name(partial)} was begun with other images in "
+            f"{setup.recipe.data.known_defects} (data.known_defects); bring them back, or start a new run "
+            "without --resume"
         )
     if (partial / "split.csv").is_file():
         then = set((partial / "split.csv").read_text(encoding="utf-8").splitlines())

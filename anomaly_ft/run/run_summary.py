@@ -138,6 +138,35 @@ class UpdateSummary(Part):
     """How far the median score of the new images lay above that mean before the update, in the same unit."""
 
 
+class KnownKinds(Part):
+    """Some kinds of test images against the good ones."""
+
+    kinds: tuple[str, ...]
+    """Which."""
+    images: Count
+    """Test images of these kinds."""
+    image_auroc: Number
+    """Of the kept detector, by the score that decides."""
+    frozen_image_auroc: Number | None
+    """The same of the pretrained encoder's; `null` without one."""
+
+
+class KnownDefectsSummary(Part):
+    """Known defects that were in the objective, and what they did for their kinds and for others."""
+
+    images: Count
+    """Of them in `data.known_defects`."""
+    kinds: tuple[str, ...]
+    """Their kinds, after their folders."""
+    not_tested: tuple[str, ...]
+    """Those kinds of which no test image is known to be."""
+    seen: KnownKinds | None
+    """The other kinds among them; `null` where there is no such test image, or no good one."""
+    unseen: KnownKinds | None
+    """Kinds of test images that were not in the objective. Images of which nobody knows the kind are in
+    neither."""
+
+
 class RunSummary(Tested):
     """What a finished run writes down; epoch 0 is the pretrained encoder."""
 
@@ -170,6 +199,8 @@ class RunSummary(Tested):
     """Whether positions mean anything, and how that was found out; `null` in runs that are older than this."""
     teacher: TeacherSummary | None = None
     """Which larger encoder taught; `null` where none did."""
+    known_defects: KnownDefectsSummary | None = None
+    """What known defects did; `null` where there were none: only then are the numbers one-class."""
     level_weights: tuple[Number, ...]
     """What each level counts in the mean over levels; empty where no score is such a mean."""
     mixed: dict[float, Number]

@@ -30,6 +30,7 @@ from anomaly_ft.model.inference import feature_batches
 from anomaly_ft.model.teacher import Teacher, load_teacher
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.known_defects import NOTHING_TRAINS, read_known
 from anomaly_ft.run.robust import usual_images
 
 HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
@@ -67,6 +68,7 @@ class Setup:
     variation: Variation = field(kw_only=True)  # what may differ between good parts
     teacher: Teacher | None = None  # of `objective.teacher`
     features: Batches | None = None  # of all training images, where they were looked through already
+    known: Images | None = None  # defects that enter the objective
     position: PositionChoice | None = None  # what `gaussian.position: auto` came to
     pseudo: dict[bytes, dict[str, PseudoSet]] = field(default_factory=dict)  # see `training.pseudo_sets`
 
@@ -189,6 +191,9 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         terminal.say(f"skipped {len(data.skipped)} of {total} images, for they cannot be read")
     if recipe.data.range is None and are_dark(data.undivided):
         terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
+    known = read_known(recipe, data)
+    if known and not recipe.schedule.max_epochs:
+        terminal.say(NOTHING_TRAINS)
     augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
     encoder = compute.prepare(encoder)
     room = int(recipe.runtime.cache_gib * 2**30) - data.memory
@@ -200,6 +205,7 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         early=early,
         variation=variation,
         teacher=teacher,
+        known=known,
     )
     if recipe.gaussian.robust:
         setup = _robust(setup)

@@ -53,6 +53,7 @@ def final_metrics(summary: RunSummary) -> dict[str, float | None]:
         "threshold/varied_fpr": summary.thresholds.varied_fpr,
         **_varied_metrics(summary),
         **_position_metrics(summary),
+        **_known_metrics(summary),
     }
     return {name: None if value is None else round(value, DIGITS) for name, value in metrics.items()}
 
@@ -79,6 +80,17 @@ def _position_metrics(summary: RunSummary) -> dict[str, float | None]:
         "fixed_position/vicinal_auroc": position.fixed_vicinal_auroc,
         "free_position/vicinal_auroc": position.free_vicinal_auroc,
     }
+
+
+def _known_metrics(summary: RunSummary) -> dict[str, float | None]:
+    """Give what both detectors are worth on kinds of known defects and on others; nothing where there were
+    none."""
+    known, metrics = summary.known_defects, dict[str, float | None]()
+    for name, group in (("seen", known.seen), ("unseen", known.unseen)) if known else ():
+        if group:
+            metrics[f"known_defects/{name}_image_auroc"] = group.image_auroc
+            metrics[f"known_defects/frozen_{name}_image_auroc"] = group.frozen_image_auroc
+    return metrics
 
 
 def difference(after: float | None, before: float | None) -> float | None:

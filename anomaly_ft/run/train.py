@@ -33,6 +33,7 @@ from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
+from anomaly_ft.run.known_defects import shown_defects
 from anomaly_ft.run.log import log_end, log_start, log_suspicious
 from anomaly_ft.run.positions import (
     remember_position,
@@ -82,6 +83,7 @@ def gaussian_method(setup: Setup) -> GaussianMethod:
         {name: strength for name, strength in penalties.items() if strength},
         section.floor,
         setup.recipe.gaussian.statistics,
+        shown_defects(setup.known, setup.variation),
     )
     if teacher := setup.teacher:
         method.teach = lambda detector: taught(detector, teacher, setup.varied("train").pixels, setup.compute)

@@ -687,3 +687,15 @@ def test_numbers_that_are_none_are_found() -> None:
         numbers_in("AUROC NaN")
     assert numbers_in("a1 0.5 -2e-3 3") == [0.5, -0.002, 3]
     assert math.isfinite(sum(numbers_in("1.0 | 2.5")))
+
+
+def test_known_defects_measures_every_dose_on_the_same_images(run: Run, sets: Path, tmp_path: Path) -> None:
+    arguments = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, "--doses", "0,1,3"]
+    code, said, errors = run("known_defects", *arguments, *settings("gaussian.position=free"))
+    assert code == 0, errors
+    rows = pd.read_csv(tmp_path / "known_defects.csv", dtype={"dose": str})
+    assert list(rows["dose"]) == ["frozen", "0", "1", "3"]
+    assert set(rows["kind"]) == {"hole"}
+    assert set(rows["seen images"]) == {1}  # of four, three are taken out at every dose
+    assert rows["seen fused"].between(0, 1).all()
+    assert "hole" in said

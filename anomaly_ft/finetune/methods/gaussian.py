@@ -16,6 +16,7 @@ from anomaly_ft.finetune.brakes.weight_average import digest_of
 from anomaly_ft.finetune.drift import effective_rank, linear_cka
 from anomaly_ft.finetune.method import Features, Fit
 from anomaly_ft.finetune.methods.gaussian_objective import Distance, InducedDistance, Target
+from anomaly_ft.finetune.methods.known_defects import known_defects, usual_deviation
 from anomaly_ft.finetune.records import PositionChoice
 from anomaly_ft.metrics import Floats
 from anomaly_ft.model.compute import Compute
@@ -50,6 +51,7 @@ class GaussianMethod:
         floor: whether the mean distance that training images have before training is near enough.
         statistics: of the detector that is kept, one of `KINDS`.
         teach: makes the term of a teacher from the pretrained encoder's detector; None: there is no teacher.
+        defects: known ones, which enter the objective; None: good images alone.
         choose: what positions mean, from detectors of the pretrained encoder; None: as in `settings`.
         position: what was chosen.
     """
@@ -64,6 +66,7 @@ class GaussianMethod:
     floor: bool = False
     statistics: str = REFIT
     teach: Callable[[GaussianDetector], Term] | None = None
+    defects: Pixels | None = None
     choose: Callable[[Heads], PositionChoice] | None = None
     position: PositionChoice | None = None
     _pretrained: GaussianDetector | None = None
@@ -139,11 +142,19 @@ class GaussianMethod:
         return fit
 
     def objective(self) -> InducedDistance:
-        """Make the distance to the pretrained statistics, plus the penalties."""
+        """Make the distance to the pretrained statistics, plus the penalties and what known defects lack."""
         makers = PENALTIES if self.teach is None else {**PENALTIES, "teacher": self.teach}
         terms = {makers[name](self.pretrained): strength for name, strength in self.penalties.items()}
+        if self.defects is not None:
+            terms[self._known_defects(self.defects)] = 1.0
         floor = self._usual_distances() if self.floor and self.target != "dense" else None
         return InducedDistance(self.pretrained, self.distance, self.target, terms, floor)
+
+    def _known_defects(self, defects: Pixels) -> Term:
+        """Make the term of known defects; what is usual, held-out normal images say."""
+        held_out = pooled_features(self.encoder, self.inputs("val"), self.compute)
+        usual = usual_deviation(level_distances(self.pretrained, held_out, self.compute))
+        return known_defects(self.pretrained, self.compute.batch(defects), usual)
 
     def _usual_distances(self) -> Tensor:
         """Average over training images, evenly drawn, the squared distance of pooled features, `(levels,)`."""
