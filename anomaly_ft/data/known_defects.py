@@ -12,7 +12,7 @@ import numpy as np
 
 from anomaly_ft.data.duplicates import identical
 from anomaly_ft.data.images import Decoder
-from anomaly_ft.data.layouts.names import means_normal
+from anomaly_ft.data.layouts.files import means_normal
 from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.loaded import Images, decode_all
 from anomaly_ft.data.records import Record

@@ -83,7 +83,7 @@ def gaussian_method(setup: Setup) -> GaussianMethod:
         {name: strength for name, strength in penalties.items() if strength},
         section.floor,
         setup.recipe.gaussian.statistics,
-        shown_defects(setup.known, setup.variation),
+        defects=shown_defects(setup.known, setup.variation),
     )
     if teacher := setup.teacher:
         method.teach = lambda detector: taught(detector, teacher, setup.varied("train").pixels, setup.compute)

@@ -7,8 +7,6 @@ they nor the chi-square distribution say what is usual. What good images lose st
 the paper it is their absolute deviation, which would pull them to where held-out ones were, and not nearer.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -67,7 +65,7 @@ def known_defects(
     """
     mean, spread = (torch.from_numpy(np.asarray(v)).float().to(defects.device) for v in usual)
 
-    def term(_features: Sequence[Tensor], _images: Tensor) -> Tensor:
+    def term(*_batch: object) -> Tensor:
         with detector.encoder.folded():
             squared = detector.squared_level_distances(pool(detector.encoder(defects)))
         distances = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()  # the root of 0 has no slope
