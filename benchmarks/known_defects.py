@@ -1,7 +1,7 @@
 """Do a few known defects of one kind help to find the other kinds?
 
-    python benchmarks/known_defects.py --output results --seeds 3 -s data.image_size=128 -s
-    schedule.max_steps=45
+    python benchmarks/known_defects.py --output results --seeds 3 -s data.image_size=128 \\
+        -s schedule.max_steps=45 -s expert.variation.copies=0
 
 For each set, seed and dose the encoder is fine-tuned for all steps without stopping, with 0, 1, 5 and 10
 defects of one kind in the objective: those of the seed, drawn at random, the smaller doses among the larger.
@@ -25,10 +25,11 @@ import numpy as np
 import pandas as pd
 from sets import grid, grid_options, label_of
 
+from anomaly_ft.data.known_defects import as_shown
+from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import NORMAL
 from anomaly_ft.finetune.loop import Backward, train_epoch
 from anomaly_ft.finetune.methods.gaussian import GaussianMethod
-from anomaly_ft.finetune.methods.known_defects import copies_of
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.interface import Detector
@@ -68,12 +69,9 @@ def rows_of(recipe: Recipe, kind: str, doses: tuple[int, ...], terminal: Termina
 
 
 def defects(setup: Setup, rows: Any) -> Any:
-    """Pixels of these test images and of their varied copies, as a run has them."""
-    pixels, names = setup.data.test.pixels[rows], [setup.data.test.records[i].name for i in rows]
-    if not setup.variation:
-        return pixels
-    copies = [setup.variation.batch(pixels, names, number) for number in range(copies_of(len(rows)))]
-    return np.concatenate([pixels, *copies])
+    """Pixels of these test images and of their varied copies, as every step of a run shows them."""
+    chosen = Images(setup.data.test.pixels[rows], tuple(setup.data.test.records[i] for i in rows))
+    return as_shown(chosen, setup.variation)
 
 
 def aurocs(setup: Setup, detector: Detector, kinds: Any, drawn: Any, kind: str) -> Row:

@@ -5,6 +5,7 @@ Their kind is the name of the folder that they lie in. Content is compared byte 
 that was saved anew is not recognised.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from anomaly_ft.data.images import Decoder
 from anomaly_ft.data.layouts.files import means_normal
 from anomaly_ft.data.layouts.tree import images_below
 from anomaly_ft.data.loaded import Images, decode_all
+from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import Record
+from anomaly_ft.data.variation import Variation, with_copies
 from anomaly_ft.errors import DataError
 
 MOST = 10  # with more, train a classifier
+AT_ONCE = 8  # of them and their varied copies in each step; more only where there are as many
 KEY = "data.known_defects"
 
 
@@ -53,6 +57,28 @@ def load_known_defects(folder: Path, decoder: Decoder, others: Sequence[Record])
     if mistakes:
         raise DataError("\n  ".join([f"{KEY}: {folder} has what cannot be used:", *mistakes]))
     return Images(np.stack([image for image in decoded if not isinstance(image, str)]), tuple(records))
+
+
+def copies_of(count: int) -> int:
+    """Count the varied copies of each of `count` known defects, which stand beside it in every step.
+
+    >>> copies_of(1), copies_of(5), copies_of(10)
+    (7, 1, 1)
+    """
+    return max(1, AT_ONCE // max(1, count) - 1)
+
+
+def as_shown(known: Images, variation: Variation) -> Pixels:
+    """Fetch known defects and after all of them their varied copies, as every step shows them."""
+    copies = with_copies(known, variation, copies_of(len(known))).pixels
+    return copies[np.arange(len(copies))]
+
+
+def known_digest(known: Images | None) -> str:
+    """Hash the pixels of known defects (BLAKE2b); empty where there are none."""
+    if known is None:
+        return ""
+    return hashlib.blake2b(np.ascontiguousarray(known.pixels).data, digest_size=16).hexdigest()
 
 
 def _used_elsewhere(records: Sequence[Record], others: Sequence[Record]) -> Iterator[str]:

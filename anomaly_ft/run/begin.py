@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from anomaly_ft.data.corruption import read_textures
+from anomaly_ft.data.known_defects import known_digest
 from anomaly_ft.data.pixels import sides
-from anomaly_ft.run.known_defects import known_digest
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json, write_text
 

@@ -1,54 +1,14 @@
-"""Known defects in a run: read, shown to the objective, and measured apart from what is one-class."""
+"""Sum up what known defects did in a run, apart from what is one-class."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from anomaly_ft.data.dataset import Dataset
-from anomaly_ft.data.images import Decoder
-from anomaly_ft.data.known_defects import KEY, load_known_defects
 from anomaly_ft.data.loaded import Images
-from anomaly_ft.data.pixels import Pixels
 from anomaly_ft.data.records import ANOMALOUS, NORMAL, Record
-from anomaly_ft.data.variation import Variation, with_copies
-from anomaly_ft.finetune.methods.known_defects import copies_of
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.outputs import Predictions
-from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.run_summary import KnownDefectsSummary, KnownKinds
-
-NOTHING_TRAINS = f"{KEY}: known defects do nothing where schedule.max_epochs is 0; nothing is trained"
-
-
-def read_known(recipe: Recipe, data: Dataset) -> Images | None:
-    """Read the known defects that a recipe names; None where it names none.
-
-    Raises:
-        DataError: see `load_known_defects`.
-    """
-    section = recipe.data
-    if not section.known_defects:
-        return None
-    decoder = Decoder(section.image_size, section.resize, section.range)
-    used = (*data.undivided.records, *data.test.records)
-    return load_known_defects(Path(section.known_defects).expanduser(), decoder, used)
-
-
-def shown_defects(known: Images | None, variation: Variation) -> Pixels | None:
-    """Fetch known defects and after all of them their varied copies, as every step shows them; None of none."""
-    if known is None:
-        return None
-    copies = with_copies(known, variation, copies_of(len(known))).pixels
-    return copies[np.arange(len(copies))]
-
-
-def known_digest(known: Images | None) -> str:
-    """Hash the known defects (BLAKE2b), as training is shown them; empty where there are none."""
-    if known is None:
-        return ""
-    return hashlib.blake2b(np.ascontiguousarray(known.pixels).data, digest_size=16).hexdigest()
 
 
 def summarise_known(

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from anomaly_ft.data.known_defects import known_digest
 from anomaly_ft.errors import RunError
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.begin import known_then, split_table, textures_digest, textures_then
 from anomaly_ft.run.folder import finished_name
-from anomaly_ft.run.known_defects import known_digest
 from anomaly_ft.run.open import finished_runs
 from anomaly_ft.run.setup import Setup
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from lightning_fabric import seed_everything
@@ -11,6 +12,8 @@ from lightning_fabric import seed_everything
 from anomaly_ft.analysis.suspicion import Batches
 from anomaly_ft.data.augment import Augment, make_augment
 from anomaly_ft.data.dataset import SHOWN, Dataset, Options, are_dark, load_dataset, read_records
+from anomaly_ft.data.images import Decoder
+from anomaly_ft.data.known_defects import load_known_defects
 from anomaly_ft.data.layouts.detect import Reading
 from anomaly_ft.data.loaded import DARK_SAYS, Images
 from anomaly_ft.data.pixels import Pixels, say_size
@@ -30,8 +33,8 @@ from anomaly_ft.model.inference import feature_batches
 from anomaly_ft.model.teacher import Teacher, load_teacher
 from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.known_defects import NOTHING_TRAINS, read_known
 from anomaly_ft.run.robust import usual_images
+from anomaly_ft.run.settings import detector_settings, filter_settings
 
 HELD_OUT_COPIES: dict[Part, int] = {"val": 1, "calibration": 4}  # varied copies of each held-out image
 TRAINED_CLEAN = 1 / 3  # share of training images that are seen as they are
@@ -104,26 +107,11 @@ class Setup:
 
     def detector_settings(self) -> DetectorSettings:
         """Translate the recipe's settings of the detector, with the position that was chosen."""
-        settings = detector_settings(self.recipe)
-        return replace(settings, position=self.position.position) if self.position else settings
+        return detector_settings(self.recipe, self.position.position if self.position else None)
 
     def filter_settings(self) -> FilterSettings:
         """Translate the recipe's settings of a filter, with the position that was chosen."""
-        section, gaussian = self.recipe.filter, self.detector_settings()
-        return FilterSettings(
-            levels=section.levels,
-            grid=0 if section.grid == "auto" else section.grid,
-            dimensions=section.dimensions,
-            width=section.width,
-            reach=0 if section.reach == "auto" else section.reach,
-            skips=section.skips,
-            smoothing=section.smoothing,
-            top=section.top,
-            shrinkage=gaussian.shrinkage,
-            variance_floor=gaussian.variance_floor,
-            position=gaussian.position,
-            seed=self.recipe.seed,
-        )
+        return filter_settings(self.recipe, self.position.position if self.position else None)
 
     def describe(self) -> list[str]:
         """Describe for people what will be trained on what."""
@@ -182,18 +170,8 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
         progress=terminal.track,
         options=data_options(recipe),
     )
-    for notice in data.notices:
-        terminal.say(notice)
-    for record, why in data.skipped:
-        terminal.say(f"skipped {record.path}: {why}")
-    if data.skipped:
-        total = len(data.skipped) + len(data.undivided) + len(data.test)
-        terminal.say(f"skipped {len(data.skipped)} of {total} images, for they cannot be read")
-    if recipe.data.range is None and are_dark(data.undivided):
-        terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
-    known = read_known(recipe, data)
-    if known and not recipe.schedule.max_epochs:
-        terminal.say(NOTHING_TRAINS)
+    _tell(data, recipe, terminal)
+    known = _known_defects(recipe, data)
     augment = make_augment(recipe.data.augment, image_size=recipe.data.image_size, seed=recipe.seed)
     encoder = compute.prepare(encoder)
     room = int(recipe.runtime.cache_gib * 2**30) - data.memory
@@ -213,6 +191,35 @@ def prepare(recipe: Recipe, terminal: Terminal) -> Setup:
     return setup
 
 
+def _known_defects(recipe: Recipe, data: Dataset) -> Images | None:
+    """Read the known defects that a recipe names; None where it names none.
+
+    Raises:
+        DataError: see `load_known_defects`.
+    """
+    section = recipe.data
+    if not section.known_defects:
+        return None
+    decoder = Decoder(section.image_size, section.resize, section.range)
+    used = (*data.undivided.records, *data.test.records)
+    return load_known_defects(Path(section.known_defects).expanduser(), decoder, used)
+
+
+def _tell(data: Dataset, recipe: Recipe, terminal: Terminal) -> None:
+    """Say what was found in the images that a user should know before anything is trained."""
+    for notice in data.notices:
+        terminal.say(notice)
+    for record, why in data.skipped:
+        terminal.say(f"skipped {record.path}: {why}")
+    if data.skipped:
+        total = len(data.skipped) + len(data.undivided) + len(data.test)
+        terminal.say(f"skipped {len(data.skipped)} of {total} images, for they cannot be read")
+    if recipe.data.range is None and are_dark(data.undivided):
+        terminal.say(f"warning: images of more than 8 bits {DARK_SAYS}")
+    if recipe.data.known_defects and not recipe.schedule.max_epochs:
+        terminal.say("data.known_defects: does nothing where schedule.max_epochs is 0; nothing is trained")
+
+
 def _robust(setup: Setup) -> Setup:
     """Leave out of the run the training images that stand out from the others, and say which."""
     images, split = setup.data.undivided, setup.data.split
@@ -224,19 +231,6 @@ def _robust(setup: Setup) -> Setup:
         setup.terminal.say(f"left out, for they stand out from the other training images: {some}")
     data = replace(setup.data, split=only(split, usual))
     return replace(setup, data=data, features=batches)
-
-
-def detector_settings(recipe: Recipe) -> DetectorSettings:
-    """Translate the recipe's settings of the detector; `auto` positions are fixed until they are chosen."""
-    section = recipe.gaussian.model_dump(
-        exclude={"statistics", "level_weights", "robust", "keep_sums", "position"}
-    )
-    weights, position = recipe.gaussian.level_weights, recipe.gaussian.position
-    return DetectorSettings(
-        **section,
-        level_weights=() if isinstance(weights, str) else weights,
-        position="fixed" if position == "auto" else position,
-    )
 
 
 def data_options(recipe: Recipe) -> Options:

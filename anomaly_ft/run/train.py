@@ -12,6 +12,7 @@ import pandas as pd
 from torch import distributed
 
 from anomaly_ft.data.corruption import Corruption, read_textures
+from anomaly_ft.data.known_defects import as_shown
 from anomaly_ft.data.pixels import sides
 from anomaly_ft.errors import DivergedError
 from anomaly_ft.evaluation.gallery import Gallery, gallery_of
@@ -33,13 +34,8 @@ from anomaly_ft.run.analyse import audit_dataset
 from anomaly_ft.run.begin import remember_run, remembered_run, write_start
 from anomaly_ft.run.finish import finish, measure_baseline
 from anomaly_ft.run.folder import finish_folder, finished_name, start_folder, writing_to
-from anomaly_ft.run.known_defects import shown_defects
 from anomaly_ft.run.log import log_end, log_start, log_suspicious
-from anomaly_ft.run.positions import (
-    remember_position,
-    remembered_position,
-    summarise_position,
-)
+from anomaly_ft.run.positions import remember_position, remembered_position, summarise_position
 from anomaly_ft.run.run_summary import FinishedRun
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.run.summarise import git_commit, summarise
@@ -83,7 +79,7 @@ def gaussian_method(setup: Setup) -> GaussianMethod:
         {name: strength for name, strength in penalties.items() if strength},
         section.floor,
         setup.recipe.gaussian.statistics,
-        defects=shown_defects(setup.known, setup.variation),
+        defects=as_shown(setup.known, setup.variation) if setup.known else None,
     )
     if teacher := setup.teacher:
         method.teach = lambda detector: taught(detector, teacher, setup.varied("train").pixels, setup.compute)

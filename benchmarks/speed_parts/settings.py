@@ -5,7 +5,7 @@ from typing import Any
 
 from anomaly_ft.model.gaussian.settings import DetectorSettings
 from anomaly_ft.recipe.schema import Data, Recipe
-from anomaly_ft.run.setup import detector_settings
+from anomaly_ft.run.settings import detector_settings
 
 
 def few_settings(**changes: Any) -> DetectorSettings:

@@ -15,7 +15,7 @@ from anomaly_ft.model.compute import make_compute
 from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.gaussian.fitting import fit_detector
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.setup import detector_settings
+from anomaly_ft.run.settings import detector_settings
 
 def peak():
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))

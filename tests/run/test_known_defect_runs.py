@@ -9,11 +9,12 @@ from click.testing import CliRunner, Result
 from settings import ONE_AUGMENTATION, textures, write_images, write_recipe
 
 from anomaly_ft.cli.main import main
+from anomaly_ft.data.known_defects import known_digest
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.outputs import Outputs, Predictions
-from anomaly_ft.run.known_defects import known_digest, summarise_known
+from anomaly_ft.run.known_defects import summarise_known
 from anomaly_ft.run.known_text import known_sentences
 
 SCORES = np.array([0.1, 0.4, 0.3, 0.9, 0.2, 0.8])

@@ -17,16 +17,6 @@ from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import Floats
 
 MARGIN = 5.0  # standard deviations beyond which a defect is far enough; of Pang et al., not measured here
-AT_ONCE = 8  # defects and their varied copies in each step; more only where there are as many
-
-
-def copies_of(count: int) -> int:
-    """Count the varied copies of each of `count` known defects, which stand beside it in every step.
-
-    >>> copies_of(1), copies_of(5), copies_of(10)
-    (7, 1, 1)
-    """
-    return max(1, AT_ONCE // max(1, count) - 1)
 
 
 def usual_deviation(distances: Floats) -> tuple[Floats, Floats]:
