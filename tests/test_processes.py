@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +78,9 @@ def test_shares_are_whole_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch
         compute.shard(pixels[:2])
 
 
-def recipe_of(folder: Path, root: Path, *, epochs: int, store: str = "") -> Path:
+def recipe_of(folder: Path, root: Path, *, epochs: int, store: str = "", changes: Sequence[str] = ()) -> Path:
     """The recipe of a run in batches of five that never stops early."""
-    changes = ["name=tiny", "optimizer.batch_size=5", f"schedule.max_epochs={epochs}"]
+    changes = [*changes, "name=tiny", "optimizer.batch_size=5", f"schedule.max_epochs={epochs}"]
     changes += ["expert.schedule.patience=1000", "expert.schedule.margin=1000", *ONE_AUGMENTATION]
     changes += tracked(store, "processes") if store else ()
     return write_recipe(folder / "tiny.yaml", root, *changes)
@@ -114,6 +115,61 @@ def test_two_processes_train_as_one(mvtec_folder: Path, tmp_path: Path) -> None:
     weights = [load_file(run / "encoder" / "model.safetensors") for run in runs]
     for key, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][key], tensor, rtol=1e-3, atol=1e-4)
+
+
+STEPS = """
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from anomaly_ft.finetune.loop import Backward, train_epoch
+from anomaly_ft.finetune.state import LoopState
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run.console import Terminal
+from anomaly_ft.run.setup import prepare
+from anomaly_ft.run.train import make_method
+from anomaly_ft.run.training import training_batches
+
+
+class Exact(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3 * 64 * 64, 4, dtype=torch.float64)
+
+    def forward(self, images):
+        return self.net(images.double().flatten(1) / 255).square().sum(1).mean()
+
+
+setup = prepare(read_recipe(Path(sys.argv[1])), Terminal())
+assert setup.variation
+fabric, make_batch = setup.compute.fabric, training_batches(setup, make_method(setup))
+torch.manual_seed(0)
+objective, optimizer = fabric.setup(exact := Exact(), torch.optim.Adam(exact.parameters(), lr=1e-3))
+state = LoopState(objective, optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=1))
+train_epoch(state, Backward(fabric), map(make_batch, range(7)), lambda state, ended: None)
+assert state.step == 7
+if fabric.global_rank == 0:
+    torch.save(exact.state_dict(), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_with_variation_two_processes_step_as_one_to_rounding(mvtec_folder: Path, tmp_path: Path) -> None:
+    """Batches of five are shared as three and two; everything but the real encoder's float32 is as in a run."""
+    recipe = recipe_of(tmp_path, mvtec_folder, epochs=2, changes=("variation.preset=camera",))
+    (tmp_path / "steps.py").write_text(STEPS)
+    found = []
+    for processes in (1, 2):
+        start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if processes > 1 else []
+        result = tmp_path / f"{processes}.pt"
+        asked = [sys.executable, *start, str(tmp_path / "steps.py"), str(recipe), str(result)]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(torch.load(result, weights_only=True))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-10, atol=1e-10)
 
 
 def process_of_rank(rank: int, parent: int) -> int:
