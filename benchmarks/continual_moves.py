@@ -1,9 +1,9 @@
 """How Gaussians of earlier parts follow an encoder that goes on training, and what forgetting costs: plain
 tensors and numbers in and out, for `continual.py`.
 
-Nothing of an earlier part A is kept but its Gaussians. Training for B moves features; by how much is known of B's
-images, which the encoder sees before and after. What is assumed, and cannot be checked without A's images: *A's
-features move as B's do*. Two guesses of that movement:
+Nothing of an earlier part A is kept but its Gaussians. Training for B moves features; how is known of B's
+images, which the encoder sees before and after. What is assumed, and cannot be checked without A's images:
+*A's features move as B's do*. Two guesses of that movement:
 
 * a shift, the mean over B (after the semantic drift of Yu et al., CVPR 2020, with one mean for their weighted
   ones);
@@ -27,7 +27,8 @@ from torch import Tensor
 from anomaly_ft.model.gaussian.statistics import Gaussian
 
 # of the ridge, in mean variances of a feature; infinite leaves a shift
-STRENGTHS = (1e-8, 1e-4, 1e-2, 0.1, 1.0, 10.0, math.inf)
+SHIFT, DAMPED = math.inf, 1.0
+STRENGTHS = (1e-8, 1e-4, 1e-2, 0.1, DAMPED, 10.0, SHIFT)
 History = Sequence[Mapping[str, float]]  # after each part, the AUROC of every part seen so far, by name
 
 
@@ -44,7 +45,7 @@ class Affine:
 
 
 def ridge(before: Tensor, after: Tensor, strength: float) -> Affine:
-    """Fit how features `(n, d)` of the same images moved: least squares with a ridge on what differs from a shift.
+    """Fit how features `(n, d)` of the same images moved: least squares with a ridge on what is no shift.
 
     Args:
         before: of the images, by the encoder before.
@@ -56,7 +57,8 @@ def ridge(before: Tensor, after: Tensor, strength: float) -> Affine:
     """
     if before.shape != after.shape or before.dim() != 2 or not len(before):
         raise ValueError(
-            f"features are {tuple(before.shape)} before and {tuple(after.shape)} after, expected the same (n, d)"
+            f"features are {tuple(before.shape)} before and {tuple(after.shape)} after, "
+            "expected (n, d) of the same images"
         )
     x, y = before.double(), after.double()
     centre, identity = x.mean(0), torch.eye(x.shape[1], dtype=torch.float64)
@@ -92,13 +94,30 @@ def moved(gaussian: Gaussian, by: Affine) -> Gaussian:
     whitening = gaussian.whitening.double()
     identity = torch.eye(whitening.shape[-1], dtype=torch.float64).expand_as(whitening)
     factor = by.matrix @ torch.linalg.solve_triangular(whitening, identity, upper=False)  # of the covariance
-    upper = torch.linalg.qr(factor.mT, mode="r").R  # factor factor^T = R^T R: no squares, which lose half the digits
+    # factor factor^T = R^T R; multiplied out it would lose half the digits
+    upper = torch.linalg.qr(factor.mT, mode="r").R
     diagonal = upper.diagonal(dim1=-2, dim2=-1)
     if bool((diagonal.abs().amin(-1) <= 1e-12 * diagonal.abs().amax(-1)).any()):
         raise ValueError("the map flattens features, no Gaussian is left of them")
     lower = (upper * diagonal.sign()[..., None]).mT
     whitening = torch.linalg.solve_triangular(lower, identity, upper=False)
     return Gaussian(by(gaussian.mean), whitening, gaussian.shrinkage, gaussian.count)
+
+
+def missed(guesses: Sequence[Affine], before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Compute which share of the squared length that features truly moved the guesses miss, median over
+    Gaussians; 0 = none, 1 = as without a guess, more = worse.
+
+    Args:
+        guesses: of each Gaussian's features.
+        before: features `(n, d)` of the images that are told about, for each Gaussian.
+        after: of the same images, by the encoder after.
+    """
+    shares = [
+        float((guess(x) - y).square().sum() / (x.double() - y).square().sum())
+        for guess, x, y in zip(guesses, before, after, strict=True)
+    ]
+    return float(np.median(shares))
 
 
 def average_last(history: History) -> float:
@@ -113,8 +132,8 @@ def average_last(history: History) -> float:
 
 
 def forgetting(history: History) -> dict[str, float]:
-    """Compute what each part lost, its best AUROC less its last; 0 = nothing was forgotten. The last part has had
-    no time to be forgotten, and is left out.
+    """Compute what each part lost, its best AUROC less its last; 0 = nothing was forgotten. The last part has
+    had no time to be forgotten, and is left out.
 
     Raises:
         ValueError: a part that was measured once and not after the last part.

@@ -63,8 +63,8 @@ class PartSums:
         if self.encoder and encoder and self.encoder != encoder:
             raise EncoderError(
                 f"{part}: its features would be of the encoder with sha256 {encoder[:SHOWN]}…, but the sums of "
-                f"{self.part} are of the one with sha256 {self.encoder[:SHOWN]}…, and sums of two encoders make "
-                "no detector; sum up both parts with one encoder, or keep a detector for each"
+                f"{self.part} are of the one with sha256 {self.encoder[:SHOWN]}…, and sums of two encoders "
+                "make no detector; sum up both parts with one encoder, or keep a detector for each"
             )
 
 
