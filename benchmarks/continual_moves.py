@@ -106,18 +106,19 @@ def moved(gaussian: Gaussian, by: Affine) -> Gaussian:
 
 def missed(guesses: Sequence[Affine], before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """Compute which share of the squared length that features truly moved the guesses miss, median over
-    Gaussians; 0 = none, 1 = as without a guess, more = worse.
+    Gaussians whose features moved; 0 = none, 1 = as without a guess, more = worse; nan where none moved.
 
     Args:
         guesses: of each Gaussian's features.
         before: features `(n, d)` of the images that are told about, for each Gaussian.
         after: of the same images, by the encoder after.
     """
-    shares = [
-        float((guess(x) - y).square().sum() / (x.double() - y).square().sum())
-        for guess, x, y in zip(guesses, before, after, strict=True)
-    ]
-    return float(np.median(shares))
+    shares = []
+    for guess, x, y in zip(guesses, before, after, strict=True):
+        length = float((x.double() - y).square().sum())
+        if length > 0:  # not of a level in a part of the encoder that does not train
+            shares.append(float((guess(x) - y).square().sum()) / length)
+    return float(np.median(shares)) if shares else math.nan
 
 
 def average_last(history: History) -> float:

@@ -119,6 +119,8 @@ def test_a_guess_that_is_right_misses_nothing_and_none_misses_all(
     assert moves.missed([right] * 3, [before] * 3, [2 * before] * 3) == 0
     assert moves.missed([no_guess], [before], [2 * before]) == 1
     assert moves.missed([right, right, no_guess], [before] * 3, [2 * before] * 3) == 0, "the median"
+    assert moves.missed([no_guess, right], [before] * 2, [before, 2 * before]) == 0, "one level stays"
+    assert math.isnan(moves.missed([no_guess], [before], [before]))
 
 
 def test_what_was_forgotten_is_the_best_less_the_last(moves: ModuleType) -> None:
