@@ -27,6 +27,7 @@ from anomaly_ft.evaluation.working_points import by_group, conformal_varied
 from anomaly_ft.finetune.method import Method
 from anomaly_ft.finetune.records import EpochRecord
 from anomaly_ft.metrics import Floats
+from anomaly_ft.model.encoder.adapters import digest
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import sums_of_all
 from anomaly_ft.model.gaussian.sums import save_sums
@@ -220,7 +221,8 @@ def save(setup: Setup, partial: Path, kept: Calibrated, kind: str, *, refitted: 
     kept.detector.save(partial, about=about)
     if refitted and setup.recipe.gaussian.keep_sums and isinstance(kept.detector, GaussianDetector):
         settings, train = kept.detector.settings, setup.inputs("train")
-        save_sums(partial, sums_of_all(setup.encoder, train, setup.compute, settings, exact=True))
+        sums = sums_of_all(setup.encoder, train, setup.compute, settings, exact=True)
+        save_sums(partial, sums, digest(setup.encoder.model))
 
 
 def _compare(records: Sequence[Record], baseline: Baseline, assessment: Assessment | None) -> dict[str, Any]:

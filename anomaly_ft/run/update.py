@@ -22,10 +22,10 @@ from anomaly_ft.evaluation.measure import prediction_table, threshold_numbers
 from anomaly_ft.evaluation.report import ReportData, write_report
 from anomaly_ft.evaluation.working_points import observed
 from anomaly_ft.metrics import Floats
+from anomaly_ft.model.encoder.adapters import digest
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.gaussian.fitting import fit_to_sums, sums_of
-from anomaly_ft.model.gaussian.statistics import Moments
-from anomaly_ft.model.gaussian.sums import load_sums, save_sums
+from anomaly_ft.model.gaussian.sums import PartSums, load_sums, save_sums
 from anomaly_ft.model.inference import predict, score_images
 from anomaly_ft.model.loading import LoadedRun
 from anomaly_ft.model.storage import read_description
@@ -122,12 +122,14 @@ def update(folder: Path, wanted: Wanted, terminal: Terminal, output: Path | None
     Raises:
         RunError: no finished run, one without sums, another command is at it, or its images are gone.
         DataError: new images that cannot be used.
+        EncoderError: the run's encoder is no longer the one that its sums are of.
     """
     target = output or folder.resolve().parent
     with locked_run(folder):
         recipe, run = open_run(folder)
         _gaussian(run)
         sums = load_sums(folder)
+        sums.refuse_another(wanted.root, digest(run.detector.encoder.model))
         work = _gather(folder, recipe, run, wanted, terminal)
         name = f"{UPDATED.sub('', run.name)}-update"
         for left in target.glob(f".{name}-*.partial"):  # of an update that was killed: nobody else is at it
@@ -174,16 +176,17 @@ def _gather(folder: Path, recipe: Recipe, run: LoadedRun, wanted: Wanted, termin
     return _Work(folder, recipe, run, terminal, own, earlier, added, before, distance)
 
 
-def _make(work: _Work, sums: list[Moments], partial: Path) -> RunSummary:
+def _make(work: _Work, kept_sums: PartSums, partial: Path) -> RunSummary:
     """Write every file of the new run folder; returns its summary."""
     recipe, run = work.recipe, work.run
     encoder, settings, compute = run.detector.encoder, _gaussian(run).settings, run.compute
+    sha256 = digest(encoder.model)
     if train := [record for record in work.added if record.part == "train"]:
         images = work.varied(read_all(train, recipe, run.decoder, work.terminal), "train")
         more = sums_of(encoder, images.pixels, compute, settings, exact=True)
-        sums = [old + new.to(old.shift.device) for old, new in zip(sums, more, strict=True)]
-    save_sums(partial, sums)
-    detector = fit_to_sums(encoder, sums, settings).to(compute.fabric.device)
+        kept_sums = kept_sums + PartSums(str(train[0].root), sha256, more)
+    save_sums(partial, kept_sums.sums, sha256)
+    detector = fit_to_sums(encoder, kept_sums.sums, settings).to(compute.fabric.device)
     val = work.varied(work.images("val"), "val")
     detector = detector.standardised(score_images(detector, val.pixels, compute))
     held_out = work.images("calibration")

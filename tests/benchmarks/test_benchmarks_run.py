@@ -259,6 +259,31 @@ def test_variation_measures_six_detectors_and_goes_on_where_it_was(
     assert (tmp_path / "variation.csv").read_text() == before
 
 
+def test_continual_measures_parts_that_come_one_after_another_once(
+    run: Run, sets: Path, tmp_path: Path
+) -> None:
+    options = ["--output", tmp_path, "--data", sets, "--sets", "kolektor,screw", "--seeds", 1, *settings()]
+    code, printed, said = run("continual", *options)
+    assert code == 0, said
+    rows = finite(tmp_path / "continual.csv", "auroc")
+    ways = ["frozen", "memory", "kept", "moved", "mapped", "damped", "again", "separate", "joint"]
+    assert list(dict.fromkeys(rows["way"])) == ways
+    stages = rows.groupby("way", sort=False)["stage"].agg(list)
+    assert all(stages[way] == [1, 2, 2] for way in ways[:-2])
+    assert all(stages[way] == [2, 2] for way in ways[-2:])
+    frozen = rows[(rows["way"] == "frozen") & (rows["part"] == "kolektor")]
+    assert frozen["auroc"].nunique() == 1, "nothing is forgotten"
+    first = rows[(rows["stage"] == 1) & ~rows["way"].isin(ways[:2])]
+    assert first["auroc"].nunique() == 1, "they part ways with the second part"
+    told = rows[rows["missed"].notna()]
+    assert list(told["way"]) == ["moved", "mapped", "damped"]
+    assert set(told["part"]) == {"kolektor"}
+    assert "means over seeds (1)" in printed
+    before = (tmp_path / "continual.csv").read_text()
+    assert run("continual", *options)[:2] == (0, printed)
+    assert (tmp_path / "continual.csv").read_text() == before
+
+
 MARKED = "before\n<!-- evidence: begin -->\nformer tables\n<!-- evidence: end -->\nafter\n"
 
 

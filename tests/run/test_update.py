@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
 from settings import ONE_AUGMENTATION, tracked, write_images, write_recipe
 
 from anomaly_ft.cli.main import main
+from anomaly_ft.model.encoder.adapters import digest
 from anomaly_ft.model.gaussian.fitting import sums_of
 from anomaly_ft.model.gaussian.sums import load_sums
 from anomaly_ft.model.inference import score_images
@@ -98,7 +100,7 @@ def test_updated_twice_is_updated_once_with_all_is_fitted_to_all(run: Path, new:
     assert second.name == "small-001-update-003"
     both = {r.path.name + r.path.parent.name: r.part for r in read_updates(once)}
     assert {r.path.name + r.path.parent.name: r.part for r in read_updates(second)} == both
-    sums = [load_sums(once), load_sums(second)]
+    sums = [load_sums(once).sums, load_sums(second).sums]
     recipe, loaded = open_run(once)
     train = [*own_records(once, recipe)["train"], *(r for r in read_updates(once) if r.part == "train")]
     images = read_all(train, recipe, loaded.decoder, Terminal())
@@ -142,6 +144,20 @@ def test_another_part_is_refused_with_the_numbers_unless_forced(run: Path, tmp_p
     assert "look like another part: their median score" in said
     assert "standard deviations of the run's calibration images above their mean" in said
     assert is_finished(updated(run, tmp_path / "other", "--force"))
+
+
+def test_a_run_whose_encoder_is_another_one_than_that_of_its_sums_is_refused_by_name(
+    run: Path, new: Path
+) -> None:
+    weights = run / "encoder" / "model.safetensors"
+    before, tensors = load_sums(run).encoder, load_file(weights)
+    name = next(name for name, value in tensors.items() if value.is_floating_point())
+    save_file(tensors | {name: tensors[name] + 1}, weights)
+    now = digest(open_run(run)[1].detector.encoder.model)
+    assert before != now
+    said = refused(run, new)
+    assert f"{new}: its features would be of the encoder with sha256 {now[:12]}…" in said
+    assert f"the sums of small-001 are of the one with sha256 {before[:12]}…" in said
 
 
 def test_images_that_cannot_enter_are_named(run: Path, new: Path, mvtec_folder: Path, tmp_path: Path) -> None:
@@ -262,7 +278,7 @@ def test_an_update_of_a_run_with_free_positions_is_its_child_in_mlflow_and_can_b
     assert result.exit_code == 0, result.output
     run = tmp_path / "runs" / "kept-001"
     made = updated(run, new, "--cleared")
-    sums = load_sums(made)
+    sums = load_sums(made).sums
     assert sums[-1].count == sums[0].count * 14**2, "one Gaussian of all positions"
     assert open_run(made)[1].detector.settings.position == "free"
     summary, client = open_summary(made), MlflowClient(store)

@@ -3,10 +3,12 @@ there from the beginning.
 
 They are float64, and of each matrix the upper triangle is kept: 4 g d^2 bytes for a grid of g positions with d
 channels, as much as the detector's own whitening in float32; one position for all takes 1 / g of that.
+
+Sums are of one encoder: what another one makes of images lies elsewhere, and is never added to them.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,21 +16,72 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anomaly_ft.errors import RunError
+from anomaly_ft.errors import EncoderError, RunError
 from anomaly_ft.model.gaussian.statistics import Moments
 
 NAME = "sums.safetensors"
 FORMAT = 1
 PARTS = ("shift", "first", "second", "third", "fourth")
+SHOWN = 12  # characters of a digest in a message
 
 
-def save_sums(folder: Path, sums: Sequence[Moments]) -> None:
+@dataclass(frozen=True)
+class PartSums:
+    """The sums of a part's good images.
+
+    Attributes:
+        part: what the images are called in an error: a run, or a folder.
+        encoder: that made their features, the SHA-256 of its weights, see `adapters.digest`; empty: not known,
+            as in runs that are older than this note.
+        sums: of each level, of the dense score and of the map.
+    """
+
+    part: str
+    encoder: str
+    sums: list[Moments]
+
+    def __add__(self, more: "PartSums") -> "PartSums":
+        """Add the sums of another part's images, to be fitted to both at once; exact up to rounding.
+
+        Raises:
+            EncoderError: another encoder made them.
+        """
+        self.refuse_another(more.part, more.encoder)
+        added = [old + new.to(old.shift.device) for old, new in zip(self.sums, more.sums, strict=True)]
+        return PartSums(self.part, self.encoder or more.encoder, added)
+
+    def refuse_another(self, part: str, encoder: str) -> None:
+        """Refuse a part whose features are not of the encoder that these sums are of.
+
+        Args:
+            part: what it is called.
+            encoder: the SHA-256 of its encoder's weights.
+
+        Raises:
+            EncoderError: the two differ.
+        """
+        if self.encoder and encoder and self.encoder != encoder:
+            raise EncoderError(
+                f"{part}: its features would be of the encoder with sha256 {encoder[:SHOWN]}…, but the sums of "
+                f"{self.part} are of the one with sha256 {self.encoder[:SHOWN]}…, and sums of two encoders "
+                "make no detector; sum up both parts with one encoder, or keep a detector for each"
+            )
+
+
+def save_sums(folder: Path, sums: Sequence[Moments], encoder: str = "") -> None:
     """Write the sums of all Gaussians: of each level, of the dense score and of the map.
+
+    Args:
+        folder: of the run.
+        sums: what is written.
+        encoder: that they are of, see `PartSums`.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
     """
     tensors = {"format": torch.tensor(FORMAT)}
+    if encoder:
+        tensors["encoder"] = torch.tensor(list(bytes.fromhex(encoder)), dtype=torch.uint8)
     for i, moments in enumerate(sums):
         packed = replace(moments, second=_triangle(moments.second))
         tensors[f"count_{i}"] = torch.tensor(moments.count)
@@ -39,8 +92,8 @@ def save_sums(folder: Path, sums: Sequence[Moments]) -> None:
         raise OSError(f"{folder}: {cause}") from cause
 
 
-def load_sums(folder: Path) -> list[Moments]:
-    """Read what `save_sums` wrote, on the CPU.
+def load_sums(folder: Path) -> PartSums:
+    """Read what `save_sums` wrote, on the CPU; the part is called like the folder.
 
     Raises:
         RunError: there are none, or they are damaged.
@@ -55,7 +108,8 @@ def load_sums(folder: Path) -> list[Moments]:
         if int(tensors["format"]) != FORMAT:
             raise ValueError(f"format {int(tensors['format'])}, expected {FORMAT}")
         count = sum(name.startswith("count_") for name in tensors)
-        return [_moments(tensors, i) for i in range(count)]
+        encoder = bytes(tensors["encoder"].tolist()).hex() if "encoder" in tensors else ""
+        return PartSums(folder.name, encoder, [_moments(tensors, i) for i in range(count)])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
         raise RunError(f"{folder}: {NAME} is damaged: {cause}; train again") from cause
 

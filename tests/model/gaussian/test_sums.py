@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from anomaly_ft.errors import RunError
+from anomaly_ft.errors import EncoderError, RunError
 from anomaly_ft.model.gaussian.statistics import Moments, fit, moments
-from anomaly_ft.model.gaussian.sums import load_sums, save_sums
+from anomaly_ft.model.gaussian.sums import PartSums, load_sums, save_sums
 
 
 def features(count: int, *shape: int, seed: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def features(count: int, *shape: int, seed: int) -> torch.Tensor:
 
 def through_a_file(sums: Moments, folder: Path) -> Moments:
     save_sums(folder, [sums])
-    return load_sums(folder)[0]
+    return load_sums(folder).sums[0]
 
 
 @pytest.mark.parametrize("shape", [(9,), (5, 9)], ids=["pooled", "grid"])
@@ -49,10 +49,32 @@ def test_after_updates_the_covariance_is_that_of_scikit_learn(tmp_path: Path) ->
     torch.testing.assert_close(whitening.mT @ whitening, precision, rtol=1e-8, atol=1e-10)
 
 
+def test_sums_know_their_encoder_through_a_file_and_refuse_those_of_another(tmp_path: Path) -> None:
+    one, another = "ab" * 32, "12" * 32
+    sums = [moments(features(5, 3, seed=0))]
+    (tmp_path / "bottle").mkdir()
+    save_sums(tmp_path / "bottle", sums, one)
+    kept = load_sums(tmp_path / "bottle")
+    assert (kept.part, kept.encoder) == ("bottle", one)
+    said = r"kolektor: .* sha256 121212121212…, but the sums of bottle are of the one with sha256 abababababab…"
+    with pytest.raises(EncoderError, match=said) as refused:
+        kept + PartSums("kolektor", another, sums)
+    assert "\n" not in str(refused.value)
+    assert (kept + PartSums("kolektor", one, sums)).sums[0].count == 10
+
+
+def test_sums_of_before_encoders_were_noted_are_added_to(tmp_path: Path) -> None:
+    save_sums(tmp_path, [moments(features(5, 3, seed=0))])
+    kept = load_sums(tmp_path)
+    assert not kept.encoder
+    more = kept + PartSums("new", "ab" * 32, [moments(features(4, 3, seed=1))])
+    assert (more.sums[0].count, more.encoder) == (9, "ab" * 32)
+
+
 def test_a_file_holds_every_number_and_half_of_each_matrix(tmp_path: Path) -> None:
     sums = [moments(features(12, 6, seed=1)), moments(features(12, 4, 8, seed=2))]
     save_sums(tmp_path, sums)
-    for before, after in zip(sums, load_sums(tmp_path), strict=True):
+    for before, after in zip(sums, load_sums(tmp_path).sums, strict=True):
         assert before.count == after.count
         for name in ("shift", "first", "second", "third", "fourth"):
             torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=1e-15, atol=1e-9)
