@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric.plugins import Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -32,6 +33,7 @@ class LoopState:
         loss: summed over those images.
         seconds: that they took.
         average: validate and keep the mean of the weights over epochs.
+        precision: in which gradients are computed; in half precision it has a scale that changes.
         mean: those weights; nothing unless `average`.
     """
 
@@ -47,6 +49,7 @@ class LoopState:
     loss: Tensor | None = None
     seconds: float = 0.0
     average: bool = False
+    precision: Precision = field(default_factory=Precision)
     mean: WeightAverage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class LoopState:
             "loss": self.loss,
             "seconds": self.seconds,
             "mean": {"weights": self.mean.mean, "count": self.mean.count},
+            "precision": self.precision.state_dict(),
             "random": _random_state(),
         }
 
@@ -109,6 +113,8 @@ class LoopState:
         self.step, self.images = stored["step"], stored["images"]
         self.loss, self.seconds = stored["loss"], stored["seconds"]
         self.mean.mean, self.mean.count = stored["mean"]["weights"], stored["mean"]["count"]
+        if scale := stored.get("precision"):  # nothing but in half precision, and in states older than that
+            self.precision.load_state_dict(scale)
         _set_random_state(stored["random"])
 
 

@@ -46,7 +46,8 @@ def loop_state(setup: Setup, method: Method, objective: nn.Module | None = None)
     module, optimizer = fabric.setup(objective or method.objective(), optimizer)
     warmup = round(recipe.schedule.warmup_epochs * min(steps_of_a_pass(setup), recipe.schedule.max_steps // 2))
     scheduler = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return LoopState(module, optimizer, scheduler, average=recipe.schedule.average)
+    precision = fabric.strategy.precision
+    return LoopState(module, optimizer, scheduler, average=recipe.schedule.average, precision=precision)
 
 
 def make_monitor(setup: Setup, method: Method, pretrained: Detector) -> ValidationMonitor:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 
@@ -49,14 +50,15 @@ class Line(nn.Module):
 class Training:
     """A process that trains: made anew for each life."""
 
-    def __init__(self, optimizer: str = "adam") -> None:
+    def __init__(self, optimizer: str = "adam", precision: Precision | None = None) -> None:
         torch.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
-        self.fabric = Fabric(accelerator="cpu", devices=1)
+        self.fabric = Fabric(accelerator="cpu", devices=1, plugins=precision)
         module = Line()
         self.objective, made = self.fabric.setup(module, OPTIMIZERS[optimizer](module.parameters()))
         self.state = LoopState(self.objective, made, LinearLR(made, start_factor=0.1, total_iters=6))
+        self.state.precision = self.fabric.strategy.precision
 
     def validate(self) -> Validation:
         shown = float(self.objective.conv.weight.detach().sum())
@@ -115,6 +117,30 @@ def test_a_process_that_dies_at_any_step_leaves_what_the_next_one_goes_on_from(
     stored = Checkpoints(tmp_path).read()
     assert stored is not None
     second.state.load_state_dict(stored)
+    assert facts(second.run()) == expected
+    for key, value in whole.objective.state_dict().items():
+        assert torch.equal(second.objective.state_dict()[key], value), key
+
+
+def test_a_process_that_dies_in_half_precision_leaves_the_scale_of_its_gradients(tmp_path: Path) -> None:
+    def training() -> Training:
+        return Training("sgd", MixedPrecision("16-mixed", "cpu"))
+
+    whole = training()
+    at_first = whole.state.precision.state_dict()
+    expected = facts(whole.run())
+    first, kept = training(), Checkpoints(tmp_path, minutes=0)
+
+    def keep(state: LoopState, ended: bool) -> None:
+        kept.keep(state, ended)
+        if state.step == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        first.run(keep)
+    second = training()
+    kept.restore(second.state)
+    assert second.state.precision.state_dict() == first.state.precision.state_dict() != at_first
     assert facts(second.run()) == expected
     for key, value in whole.objective.state_dict().items():
         assert torch.equal(second.objective.state_dict()[key], value), key
