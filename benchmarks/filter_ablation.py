@@ -6,7 +6,8 @@ The variants are those of `VARIANTS`; `collapse` and `masked block` are explaine
 another weight as `--variants collapse=0.5`. Each row is one set, seed, input and variant: image AUROC, pixel AUROC and
 AUPRO of the test images at the epoch that is kept (`kept`) and at the last one (`last`: where no epoch beats the
 untrained filter, only this shows what a factor does), vicinal AUROC of validation before training, at the kept and at
-the last epoch, and minutes of training with its validations. Rows that are there are not measured again.
+the last epoch, and minutes of training with its validations. No fall ends training, so that the last epoch is the
+same of all. Rows that are there are not measured again.
 
 Two kinds of tables follow. Differences to `default`, means over seeds. And for each number, with each set left out in
 turn: whether the factor gains on the mean of the other sets (`yes`), and what it then gains on the set left out; the
@@ -34,6 +35,7 @@ from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import filter_method
 
+TO_THE_END = ("expert.schedule.patience=1000", "expert.schedule.margin=1000")  # all variants learn equally long
 KEYS = ["set", "seed", "input", "variant", "settings"]
 DEFAULT = "default"
 
@@ -175,7 +177,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     for seed in range(seeds):
         for name, root in roots.items():
             for given in asked["inputs"].split(","):
-                changed = [f"seed={seed}", *settings, *FILTER, *INPUTS[given]]
+                changed = [f"seed={seed}", *settings, *FILTER, *TO_THE_END, *INPUTS[given]]
                 for factor, variant in variants.items():
                     keys = (name, seed, given, factor, label)
                     if keys in set(table[KEYS].itertuples(index=False, name=None)):
