@@ -107,7 +107,7 @@ def numbers(setup: Setup, method: FilterMethod, name: str) -> Row:
         return worth(setup, method.refit(method.keeps, watching=False).detector, name)[0]
     except (DivergedError, GaussianError) as mistake:
         setup.terminal.say(f"{name} epoch: {mistake}; its numbers stay empty")
-        return {}
+        return {f"{name}.{metric}": None for metric in METRICS}
 
 
 def watched(training: Training) -> Row:
@@ -120,6 +120,7 @@ def watched(training: Training) -> Row:
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences to `default` of the same set, seed and input, means over seeds; `seeds` counts them."""
     same = ["input", "set", "seed"]
+    rows = rows.astype(dict.fromkeys(NUMBERS, float))  # without masks there are no pixel numbers
     default = rows[rows["variant"] == DEFAULT].set_index(same)[NUMBERS]
     others = rows[rows["variant"] != DEFAULT].set_index(["variant", *same])[NUMBERS]
     paired = others[others.index.droplevel("variant").isin(default.index)]
@@ -131,7 +132,7 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
 def left_out(gains: pd.DataFrame, number: str) -> pd.DataFrame:
     """Whether each factor gains `number` on the mean of the other sets, and what it gains on the set left out;
     nothing where one set was measured alone."""
-    table = gains[number].unstack("set", sort=False)
+    table = gains[number].unstack("set", sort=False).dropna(axis=1, how="all")
     if len(table.columns) < 2:
         return pd.DataFrame()
     others = pd.DataFrame({name: table.drop(columns=name).mean(axis=1) for name in table})
@@ -142,7 +143,7 @@ def left_out(gains: pd.DataFrame, number: str) -> pd.DataFrame:
         ]
         for name in table
     }
-    chosen = table.where(others > 0, 0.0).mean(axis=1)
+    chosen = table.where((others > 0) | table.isna(), 0.0).mean(axis=1)
     return pd.DataFrame(lines, index=table.index).assign(**{"so chosen": chosen.map("{:+.4f}".format)})
 
 

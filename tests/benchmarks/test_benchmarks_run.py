@@ -9,11 +9,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
 import pandas as pd
 import pytest
+
+from anomaly_ft.errors import DivergedError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = [
@@ -751,10 +754,27 @@ def test_a_factor_pays_where_it_gains_on_the_other_sets(run: Run) -> None:
     assert gains["seeds"].tolist() == [2, 2, 2]
     told = tables["left_out"](gains, "last.auroc").loc[("features", "collapse")]
     assert told.to_dict() == {"a": "no +0.1000", "b": "yes -0.1000", "c": "no +0.0300", "so chosen": "-0.0333"}
+    blind = rows.astype(object)
+    blind.loc[blind["set"] == "c", ["last.pixel_auroc"]] = None
+    told = tables["left_out"](tables["differences"](blind), "last.pixel_auroc").loc[("features", "collapse")]
+    assert told.to_dict() == {"a": "no +0.1000", "b": "yes -0.1000", "so chosen": "-0.0500"}, "c has no masks"
     alone = rows[~((rows["variant"] == "default") & (rows["set"] == "b"))]
     assert list(tables["differences"](alone).index.get_level_values("set")) == ["a", "c"], (
         "no default, no difference"
     )
+
+
+def test_numbers_of_a_filter_that_diverged_stay_empty_and_are_told(run: Run) -> None:
+    said: list[str] = []
+
+    def refit(kind: str, *, watching: bool) -> None:
+        raise DivergedError("3 of 9 residual scores are not finite")
+
+    setup = SimpleNamespace(terminal=SimpleNamespace(say=said.append))
+    numbers = runpy.run_path(str(BENCHMARKS / "filter_ablation.py"))["numbers"]
+    found = numbers(setup, SimpleNamespace(refit=refit, keeps="refit"), "last")
+    assert found == dict.fromkeys(("last.auroc", "last.pixel_auroc", "last.pixel_aupro"))
+    assert said == ["last epoch: 3 of 9 residual scores are not finite; its numbers stay empty"]
 
 
 def test_benchmarks_are_all_run_here() -> None:
