@@ -10,9 +10,9 @@ the last epoch, and minutes of training with its validations. No fall ends train
 same of all. Rows that are there are not measured again.
 
 Two kinds of tables follow. Differences to `default`, means over seeds. And for each number, with each set left out in
-turn: whether the factor gains on the mean of the other sets (`yes`), and what it then gains on the set left out; the
-last column is the mean over sets, had it been kept only where the others say yes. Test images choose nothing that
-they measure.
+turn: whether the factor gains on the mean of the other sets (`yes`), and what it then gains on the set left out (`-`:
+not measured here or on no other set); the last column is the mean over sets, had it been kept only where the others
+say yes. Test images choose nothing that they measure.
 """  # noqa: E501
 
 import logging
@@ -126,7 +126,8 @@ def differences(rows: pd.DataFrame) -> pd.DataFrame:
     paired = others[others.index.droplevel("variant").isin(default.index)]
     gains = paired - default.loc[paired.index.droplevel("variant")].to_numpy()
     groups = gains.groupby(["input", "variant", "set"], sort=False)
-    return groups.mean().assign(seeds=groups.size())
+    table = groups.mean().assign(seeds=groups.size())
+    return table.sort_index(level=["input", "variant"], sort_remaining=False)
 
 
 def left_out(gains: pd.DataFrame, number: str) -> pd.DataFrame:
@@ -136,15 +137,17 @@ def left_out(gains: pd.DataFrame, number: str) -> pd.DataFrame:
     if len(table.columns) < 2:
         return pd.DataFrame()
     others = pd.DataFrame({name: table.drop(columns=name).mean(axis=1) for name in table})
-    lines = {
+    known = table.notna() & others.notna()  # on this set, and on another one
+    told = {
         name: [
-            f"{'yes' if says > 0 else 'no'} {gain:+.4f}"
-            for says, gain in zip(others[name], table[name], strict=True)
+            f"{'yes' if says > 0 else 'no'} {gain:+.4f}" if both else "-"
+            for says, gain, both in zip(others[name], table[name], known[name], strict=True)
         ]
         for name in table
     }
-    chosen = table.where((others > 0) | table.isna(), 0.0).mean(axis=1)
-    return pd.DataFrame(lines, index=table.index).assign(**{"so chosen": chosen.map("{:+.4f}".format)})
+    mean = table.where(others > 0, 0.0).where(known).mean(axis=1)
+    chosen = mean.map("{:+.4f}".format).where(mean.notna(), "-")
+    return pd.DataFrame(told, index=table.index).assign(**{"so chosen": chosen})
 
 
 def tell(rows: pd.DataFrame) -> None:

@@ -758,6 +758,9 @@ def test_a_factor_pays_where_it_gains_on_the_other_sets(run: Run) -> None:
     blind.loc[blind["set"] == "c", ["last.pixel_auroc"]] = None
     told = tables["left_out"](tables["differences"](blind), "last.pixel_auroc").loc[("features", "collapse")]
     assert told.to_dict() == {"a": "no +0.1000", "b": "yes -0.1000", "so chosen": "-0.0500"}, "c has no masks"
+    other = rows[(rows["variant"] == "collapse") & (rows["set"] == "a")].assign(variant="masked block")
+    told = tables["left_out"](tables["differences"](pd.concat([rows, other])), "last.auroc")
+    assert told.loc[("features", "masked block")].tolist() == 4 * ["-"], "measured on one set"
     alone = rows[~((rows["variant"] == "default") & (rows["set"] == "b"))]
     assert list(tables["differences"](alone).index.get_level_values("set")) == ["a", "c"], (
         "no default, no difference"
