@@ -15,54 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from filter_runs import FILTER, INPUTS, Floats, Row, labels, train, worth
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
 from torch import Tensor
 
-from anomaly_ft.evaluation.localisation import localise
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.filter.net import make_net
-from anomaly_ft.model.inference import predict, score_images
-from anomaly_ft.model.interface import Detector
-from anomaly_ft.model.outputs import Predictions
+from anomaly_ft.model.inference import score_images
 from anomaly_ft.run.console import Terminal
-from anomaly_ft.run.finish import decoder_of
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import make_method
-from anomaly_ft.run.training import epochs, loop_state, make_monitor
 
-FILTER = ("model.kind=filter", "optimizer.lr=1e-3")
-INPUTS = {"features": (), "pixels": ("encoder.name=pixels", "data.image_size=128")}
 KEYS = ["set", "seed", "input", "settings"]
 TIMED = 32  # test images whose pass is timed
-Row = dict[str, Any]
-Floats = NDArray[np.float64]
-
-
-def standard(setup: Setup, detector: Detector, outputs: Predictions) -> Floats:
-    """The score that decides, of test images, in standard deviations of held-out normal images."""
-    normal = score_images(detector, setup.data.normals("val").pixels, setup.compute)[detector.decides]
-    scores: Floats = (outputs.score - normal.mean()) / normal.std(ddof=1)
-    return scores
-
-
-def worth(setup: Setup, detector: Detector, name: str) -> tuple[Row, Floats]:
-    """Numbers of a detector under a name, and its standard scores of the test images."""
-    records, pixels = setup.data.test.records, setup.data.test.pixels
-    outputs = predict(detector, pixels, setup.compute)
-    first = next(iter(outputs.maps))
-    maps = localise(records, {first: outputs.maps[first]}, decoder_of(setup)).numbers
-    scores = standard(setup, detector, outputs)
-    numbers = {f"{name}.auroc": image_auroc(labels(setup), scores)}
-    return numbers | {f"{name}.{key}": maps[key] for key in ("pixel_auroc", "pixel_aupro")}, scores
-
-
-def labels(setup: Setup) -> NDArray[np.bool_]:
-    """Which test images are anomalous."""
-    return np.array([record.anomalous for record in setup.data.test.records])
 
 
 def gaussian(root: str, settings: list[str], terminal: Terminal) -> tuple[Row, Floats]:
@@ -78,20 +45,14 @@ def trained(root: str, settings: list[str], terminal: Terminal) -> tuple[Row, Fl
     method = make_method(setup)
     induced = method.fit()
     before = worth(setup, induced, "untrained")[0] if method.has_baseline else {}
-    started = time.perf_counter()
-    monitor = make_monitor(setup, method, induced)
-    records = []
-    for record in epochs(setup, loop_state(setup, method), monitor):
-        terminal.epoch(record, induced.decides)
-        records.append(record)
-    minutes = (time.perf_counter() - started) / 60
+    training = train(setup, method, induced)
     detector = method.refit(method.keeps, watching=False).detector
     numbers, scores = worth(setup, detector, "filter")
     some = setup.data.test.pixels[:TIMED]
     started = time.perf_counter()
     score_images(detector, some, setup.compute)
-    speed = {"minutes": minutes, "ms_image": 1000 * (time.perf_counter() - started) / len(some)}
-    return numbers | before | speed | {"kept": records[-1].verdict.best_epoch}, scores, setup
+    speed = {"minutes": training.minutes, "ms_image": 1000 * (time.perf_counter() - started) / len(some)}
+    return numbers | before | speed | {"kept": training.kept}, scores, setup
 
 
 def kept_bytes(images: int, channels: int, side: int) -> int:
@@ -141,9 +102,9 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
             for given in asked["inputs"].split(","):
                 if ((table[KEYS] == [name, seed, given, label]).all(axis=1)).any():
                     continue
-                asked = [f"seed={seed}", *settings]
-                beside = beside or gaussian(root, asked, terminal)
-                row, scores, setup = trained(root, [*asked, *FILTER, *INPUTS[given]], terminal)
+                changed = [f"seed={seed}", *settings]
+                beside = beside or gaussian(root, changed, terminal)
+                row, scores, setup = trained(root, [*changed, *FILTER, *INPUTS[given]], terminal)
                 both = {"sum.auroc": image_auroc(labels(setup), scores + beside[1])}
                 new = {"set": name, "seed": seed, "input": given, "settings": label} | row | beside[0] | both
                 table = pd.concat([table, pd.DataFrame([new])]) if len(table) else pd.DataFrame([new])

@@ -9,11 +9,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
 import pandas as pd
 import pytest
+
+from anomaly_ft.errors import DivergedError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = [
@@ -703,7 +706,7 @@ def test_of_an_adapter_its_factors_are_kept(run: Run, sets: Path, tmp_path: Path
 
 
 def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp_path: Path) -> None:
-    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1]
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw,kolektor", "--seeds", 1]
     changes = settings(
         "validation.augmentations=[line]", "variation.preset=none", "gaussian.position=free",
         "expert.filter.width=16", "expert.schedule.epoch_steps=1",
@@ -712,8 +715,8 @@ def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp
     assert code == 0, errors
     names = ("filter.auroc", "gaussian.auroc", "sum.auroc", "filter.pixel_aupro", "minutes", "ms_image")
     rows = finite(tmp_path / "filter.csv", *names)
-    assert list(rows["input"]) == ["features", "pixels"]
-    assert list(rows["untrained.auroc"].isna()) == [False, True], "pixels know nothing before training"
+    assert list(rows["input"]) == ["features", "pixels"] * 2
+    assert list(rows["untrained.auroc"].isna()) == [False, True] * 2, "pixels know nothing before training"
     assert rows["kept"][1] > 0
     before = (tmp_path / "filter.csv").read_bytes()
     assert run("filter", *asked, *changes)[0] == 0
@@ -725,11 +728,116 @@ def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp
     ), "larger inputs take more"
 
 
+ABLATED = settings(
+    "validation.augmentations=[line]", "variation.preset=none", "gaussian.position=free",
+    "expert.filter.width=16", "expert.schedule.epoch_steps=1",
+)  # fmt: skip
+
+
+def test_filter_ablation_changes_one_factor_at_a_time_and_leaves_out_sets(
+    run: Run, sets: Path, tmp_path: Path
+) -> None:
+    place = ["--output", tmp_path, "--data", sets, "--seeds", 1]
+    few = ["--inputs", "features", "--variants", "default,no skips,collapse=2,masked block"]
+    code, _, errors = run("filter_ablation", *place, *few, "--sets", "screw", *ABLATED)
+    assert code == 0, errors
+    first = (tmp_path / "filter_ablation.csv").read_text()
+    code, said, errors = run("filter_ablation", *place, *few, "--sets", "screw,kolektor", *ABLATED)
+    assert code == 0, errors
+    assert (tmp_path / "filter_ablation.csv").read_text().startswith(first), "nothing is run again"
+    rows = finite(tmp_path / "filter_ablation.csv")
+    variants = ["default", "no skips", "collapse=2", "masked block"]
+    assert list(rows["variant"]) == 2 * variants
+    assert list(rows["set"]) == 4 * ["screw"] + 4 * ["kolektor"]
+    assert set(rows["epochs"]) == {1}
+    same = rows[rows["variant"].isin(("default", "masked block"))]
+    assert (same.groupby("set")["first.vicinal"].nunique() == 1).all(), "the same pseudo-anomalies are watched"
+    assert "differences to default, means over seeds" in said
+    for number in ("kept.auroc", "last.auroc", "last.pixel_aupro"):
+        assert f"{number}: whether the other sets say yes, and the gain on the set left out" in said
+    assert numbers_in(said)
+
+
+def test_filter_ablation_knows_all_its_variants_of_pixels(run: Run, sets: Path, tmp_path: Path) -> None:
+    place = ["--output", tmp_path, "--data", sets, "--seeds", 1, "--sets", "screw", "--inputs", "pixels"]
+    code, said, errors = run("filter_ablation", *place, *ABLATED)
+    assert code == 0, errors
+    rows = finite(tmp_path / "filter_ablation.csv")
+    assert len(set(rows["variant"])) == len(rows) == 8
+    assert list(rows["kept"]) == 8 * [1], "pixels know nothing before training"
+    last, kept = (
+        rows[[f"{when}.{name}" for name in ("auroc", "pixel_auroc", "pixel_aupro", "vicinal")]]
+        for when in ("last", "kept")
+    )
+    assert np.array_equal(last, kept), "the last epoch is the one that is kept"
+    assert "the set left out" not in said, "one set alone says nothing about others"
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("colapse", "no variant 'colapse'; expected some of default, plain convolutions"),
+        ("no skips=2", "'no skips=2': only collapse and masked block have a weight"),
+        ("collapse=much", "'collapse=much': the weight is no number"),
+    ],
+)
+def test_a_variant_of_the_filter_that_does_not_exist_is_a_mistake(
+    run: Run, sets: Path, tmp_path: Path, named: str, said: str
+) -> None:
+    place = ["--output", tmp_path, "--data", sets, "--sets", "screw"]
+    code, _, errors = run("filter_ablation", *place, "--variants", f"default,{named}", *ABLATED)
+    assert code == 2
+    assert said in errors
+
+
+def test_a_factor_pays_where_it_gains_on_the_other_sets(run: Run) -> None:
+    tables = runpy.run_path(str(BENCHMARKS / "filter_ablation.py"))
+    numbers = tables["NUMBERS"]
+    values = {"a": (0.5, 0.6), "b": (0.5, 0.4), "c": (0.5, 0.53)}  # default and factor
+    rows = pd.DataFrame(
+        {"input": "features", "set": name, "seed": seed, "variant": variant}
+        | dict.fromkeys(numbers, value + seed / 10)
+        for name, pair in values.items()
+        for seed in range(2)
+        for variant, value in zip(("default", "collapse"), pair, strict=True)
+    )  # fmt: skip
+    gains = tables["differences"](rows)
+    assert gains["last.auroc"].tolist() == pytest.approx([0.1, -0.1, 0.03])
+    assert gains["seeds"].tolist() == [2, 2, 2]
+    told = tables["left_out"](gains, "last.auroc").loc[("features", "collapse")]
+    assert told.to_dict() == {"a": "no +0.1000", "b": "yes -0.1000", "c": "no +0.0300", "so chosen": "-0.0333"}
+    blind = rows.astype(object)
+    blind.loc[blind["set"] == "c", ["last.pixel_auroc"]] = None
+    told = tables["left_out"](tables["differences"](blind), "last.pixel_auroc").loc[("features", "collapse")]
+    assert told.to_dict() == {"a": "no +0.1000", "b": "yes -0.1000", "so chosen": "-0.0500"}, "c has no masks"
+    other = rows[(rows["variant"] == "collapse") & (rows["set"] == "a")].assign(variant="masked block")
+    told = tables["left_out"](tables["differences"](pd.concat([rows, other])), "last.auroc")
+    assert told.loc[("features", "masked block")].tolist() == 4 * ["-"], "measured on one set"
+    alone = rows[~((rows["variant"] == "default") & (rows["set"] == "b"))]
+    assert list(tables["differences"](alone).index.get_level_values("set")) == ["a", "c"], (
+        "no default, no difference"
+    )
+
+
+def test_numbers_of_a_filter_that_diverged_stay_empty_and_are_told(run: Run) -> None:
+    said: list[str] = []
+
+    def refit(kind: str, *, watching: bool) -> None:
+        raise DivergedError("3 of 9 residual scores are not finite")
+
+    setup = SimpleNamespace(terminal=SimpleNamespace(say=said.append))
+    numbers = runpy.run_path(str(BENCHMARKS / "filter_ablation.py"))["numbers"]
+    found = numbers(setup, SimpleNamespace(refit=refit, keeps="refit"), "last")
+    assert found == dict.fromkeys(("last.auroc", "last.pixel_auroc", "last.pixel_aupro"))
+    assert said == ["last epoch: 3 of 9 residual scores are not finite; its numbers stay empty"]
+
+
 def test_benchmarks_are_all_run_here() -> None:
     """A new benchmark gets a run of its own; helpers and those that start no program are named."""
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()
     helpers = {"sets", "choices", "beside_anomalib", "variation_tables", "recording", "measuring"}
     helpers |= {"evidence_run", "evidence_tables", "evidence_figure", "evidence_peers"}
+    helpers |= {"filter_runs", "filter_variants"}
     for path in BENCHMARKS.glob("*.py"):
         assert path.stem in helpers or f'"{path.stem}"' in source, path.stem
 

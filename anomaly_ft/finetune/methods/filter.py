@@ -43,6 +43,7 @@ class FilterMethod:
         clean_weight: what positions that were not corrupted count in the loss; corrupted ones count the rest.
         choose: what positions mean, from detectors of the untrained filter; None: as in `settings`.
         position: what was chosen.
+        view: makes of a detector what `refit` gives, so that something beside the residual can be scored.
     """
 
     encoder: Encoder
@@ -53,6 +54,7 @@ class FilterMethod:
     clean_weight: float
     choose: Callable[[FilterHeads], PositionChoice] | None = None
     position: PositionChoice | None = None
+    view: Callable[[FilterDetector], Detector] = lambda detector: detector
     _made: Filter | None = None
     _last: tuple[str, Fit] | None = None  # the last refit, and of which weights it is
 
@@ -110,7 +112,7 @@ class FilterMethod:
             raise ValueError(f"statistics are {kind!r}, expected {REFIT}")
         key = digest_of(self.made.net)
         if self._last is None or self._last[0] != key:
-            detector = fit_residual(self.made, self.inputs("train"), self.compute)
+            detector = self.view(fit_residual(self.made, self.inputs("train"), self.compute))
             self._last = key, Fit(detector, self.score(detector, self.inputs("val")))
         return self._last[1]
 
