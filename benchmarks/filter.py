@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pandas as pd
 import torch
-from filter_runs import FILTER, INPUTS, Floats, Row, labels, train, worth
+from filter_runs import FILTER, INPUTS, Floats, Row, inputs_of, labels, train, worth
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
 from torch import Tensor
 
@@ -93,13 +93,14 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         print(memory().to_string(index=False, float_format="{:.1f}".format))
         return
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    inputs = inputs_of(asked["inputs"])
     output.mkdir(parents=True, exist_ok=True)
     terminal, path, label = Terminal(), output / "filter.csv", label_of(settings)
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS)
     for seed in range(seeds):
         for name, root in roots_of(sets, data, terminal.say).items():
             beside: tuple[Row, Floats] | None = None
-            for given in asked["inputs"].split(","):
+            for given in inputs:
                 if ((table[KEYS] == [name, seed, given, label]).all(axis=1)).any():
                     continue
                 changed = [f"seed={seed}", *settings]

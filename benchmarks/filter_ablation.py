@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 import pandas as pd
-from filter_runs import FILTER, INPUTS, METRICS, Row, Training, train, worth
+from filter_runs import FILTER, INPUTS, METRICS, Row, Training, inputs_of, train, worth
 from filter_variants import BETA, SHARE, collapse, masked_block
 from measuring import add_rows, read_table
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
@@ -174,13 +174,14 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     """Run the grid and print the tables."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     variants = variants_of(asked["variants"])
+    inputs = inputs_of(asked["inputs"])
     output.mkdir(parents=True, exist_ok=True)
     terminal, path, label = Terminal(), output / "filter_ablation.csv", label_of(settings)
     table = read_table(path, KEYS)
     roots = roots_of(sets, data, terminal.say)
     for seed in range(seeds):
         for name, root in roots.items():
-            for given in asked["inputs"].split(","):
+            for given in inputs:
                 changed = [f"seed={seed}", *settings, *FILTER, *TO_THE_END, *INPUTS[given]]
                 for factor, variant in variants.items():
                     keys = (name, seed, given, factor, label)

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -25,6 +26,18 @@ INPUTS = {"features": (), "pixels": ("encoder.name=pixels", "data.image_size=128
 METRICS = ("auroc", "pixel_auroc", "pixel_aupro")
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
+
+
+def inputs_of(names: str) -> list[str]:
+    """List the inputs of a list with commas.
+
+    Raises:
+        click.BadParameter: none of them.
+    """
+    for name in names.split(","):
+        if name not in INPUTS:
+            raise click.BadParameter(f"no input {name!r}; expected some of {', '.join(INPUTS)}")
+    return names.split(",")
 
 
 @dataclass(frozen=True)

@@ -705,6 +705,13 @@ def test_of_an_adapter_its_factors_are_kept(run: Run, sets: Path, tmp_path: Path
     assert 0 < kept["lora"] < 1
 
 
+@pytest.mark.parametrize("name", ["filter", "filter_ablation"])
+def test_an_input_that_a_filter_does_not_have_is_refused(name: str, run: Run, tmp_path: Path) -> None:
+    code, _, errors = run(name, "--output", tmp_path, "--inputs", "features,sound")
+    assert code == 2
+    assert "no input 'sound'; expected some of features, pixels" in errors
+
+
 def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp_path: Path) -> None:
     asked = ["--output", tmp_path, "--data", sets, "--sets", "screw,kolektor", "--seeds", 1]
     changes = settings(
