@@ -58,10 +58,11 @@ def run_model(
     *,
     coreset: float = 0.1,
     seed: int = 0,
+    size: int = SIZE,
     limit: float | None = None,
 ) -> list[Found]:
-    """Fit `padim`, `patchcore` or `stfpm` on an encoder in timm's layout to the first of the folders, and test
-    it on each of them. What comes between is left beside the encoder.
+    """Fit `padim`, `patchcore`, `stfpm` or `anomaly_dino` on an encoder in timm's layout to the first of the
+    folders, and test it on each of them, at so many pixels. What comes between is left beside the encoder.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than `limit` seconds.
@@ -69,7 +70,7 @@ def run_model(
     """
     work = encoder.resolve().parent
     job = {"task": "model", "roots": [str(root.absolute()) for root in roots], "work": str(work)}
-    job |= {"encoder": str(encoder.resolve()), "model": model, "coreset": coreset, "seed": seed}
+    job |= {"encoder": str(encoder.resolve()), "model": model, "coreset": coreset, "seed": seed, "size": size}
     call(python, job, limit)
     found = []
     for place in range(len(roots)):
@@ -95,21 +96,24 @@ def call(python: str, job: dict[str, Any], limit: float | None = None) -> str:
 
 
 def numbers(records: Any, scores: Any, maps: Any) -> dict[str, float]:
-    """Image AUROC, pixel AUROC and AUPRO; maps are counted at the masks' own size, by one counter for all."""
+    """Image AUROC, pixel AUROC and AUPRO; maps `(n, size, size)` are counted at the masks' own size, by one
+    counter for all."""
     from anomaly_ft.data.images import Decoder
     from anomaly_ft.evaluation.localisation import localise
     from anomaly_ft.metrics import image_auroc
 
-    found = localise(records, {"anomaly": maps}, Decoder(SIZE)).numbers
+    found = localise(records, {"anomaly": maps}, Decoder(maps.shape[-1])).numbers
     pixels = {name: float(found[name] or np.nan) for name in ("pixel_auroc", "pixel_aupro")}
     return {"image_auroc": image_auroc([record.anomalous for record in records], scores), **pixels}
 
 
-def _model(roots: list[str], work: str, encoder: str, model: str, coreset: float, seed: int) -> None:
+def _model(
+    roots: list[str], work: str, encoder: str, model: str, *, coreset: float, seed: int, size: int
+) -> None:
     """In anomalib's environment: fit, test, and leave scores, maps and what they cost in `work`."""
     from anomalib.engine import Engine
 
-    made, data = _made(Path(roots[0]), Path(encoder), model, coreset, seed)
+    made, data = _made(Path(roots[0]), Path(encoder), model, coreset=coreset, seed=seed, size=size)
     trains = {"max_epochs": EPOCHS[model]} if model in EPOCHS else {}
     engine = Engine(
         accelerator="cpu", devices=1, logger=False, limit_val_batches=0, default_root_dir=work, **trains
@@ -126,7 +130,7 @@ def _model(roots: list[str], work: str, encoder: str, model: str, coreset: float
         paths = [path for batch in batches for path in batch.image_path]
         order = np.argsort([str(Path(path).relative_to(root)) for path in paths])
         scores = np.concatenate([np.asarray(batch.pred_score.float()).ravel() for batch in batches])
-        maps = np.concatenate([np.asarray(b.anomaly_map.float()).reshape(-1, SIZE, SIZE) for b in batches])
+        maps = np.concatenate([np.asarray(b.anomaly_map.float()).reshape(-1, size, size) for b in batches])
         about = {"seconds": fitted + seconds, "ms_image": 1000 * seconds / len(paths), "peak_mib": peak_mib()}
         np.savez(Path(work) / f"found-{place}.npz", scores=scores[order], maps=maps[order], **about)
     print("done")
@@ -136,15 +140,17 @@ def _export(root: str, work: str, encoder: str) -> None:
     """In anomalib's environment: fit PaDiM and write it as ONNX."""
     from anomalib.engine import Engine
 
-    made, data = _made(Path(root), Path(encoder), "padim", 0.1, 0)
+    made, data = _made(Path(root), Path(encoder), "padim")
     engine = Engine(accelerator="cpu", devices=1, logger=False, limit_val_batches=0, default_root_dir=work)
     engine.fit(made, datamodule=data)
     made.to_onnx(work, input_size=(SIZE, SIZE), opset_version=18)
     print("done")
 
 
-def _made(folder: Path, encoder: Path, model: str, coreset: float, seed: int) -> tuple[Any, Any]:
-    from anomalib.models import Padim, Patchcore, Stfpm
+def _made(
+    folder: Path, encoder: Path, model: str, *, coreset: float = 0.1, seed: int = 0, size: int = SIZE
+) -> tuple[Any, Any]:
+    from anomalib.models import AnomalyDINO, Padim, Patchcore, Stfpm
     from anomalib.pre_processing import PreProcessor
     from lightning import seed_everything
     from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -152,10 +158,12 @@ def _made(folder: Path, encoder: Path, model: str, coreset: float, seed: int) ->
     seed_everything(seed)  # which channels PaDiM keeps, where PatchCore's coreset begins
     data = _images(folder)
     about = json.loads((encoder / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
-    steps = [Resize((SIZE, SIZE), antialias=True), Normalize(mean=about["mean"], std=about["std"])]
+    steps = [Resize((size, size), antialias=True), Normalize(mean=about["mean"], std=about["std"])]
     plain: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
-    plain |= {"pre_processor": PreProcessor(transform=Compose(steps)), "layers": LAYERS[model]}
-    plain |= {"backbone": f"local-dir:{encoder}"}
+    plain |= {"pre_processor": PreProcessor(transform=Compose(steps))}
+    if model == "anomaly_dino":  # the folder's name has to say that it is one, and how large
+        return AnomalyDINO(**plain, encoder_name=f"local-dir:{encoder}"), data
+    plain |= {"layers": LAYERS[model], "backbone": f"local-dir:{encoder}"}
     if model == "padim":
         return Padim(**plain, n_features=100), data
     if model == "stfpm":

@@ -12,6 +12,10 @@ benign, of pooled and dense score as they are, AUPRO of the dense map, the vicin
 the kept epoch, minutes and processor seconds of all training with its validations, milliseconds an image, and
 MB that have to be kept of the encoder: nothing frozen, an adapter's factors, or all its weights.
 
+With `--anomalib`, the python of an environment that has anomalib 2.7 (see `beside_anomalib.py`), its
+AnomalyDINO on the same ViT-S, images and size stands among the ViT-S's ways: last block, all patches of the
+training images in its memory, one neighbour, as it is by default.
+
 Writes `encoders.csv` as it goes; what is there is not run again. Prints means over sets and seeds, with the
 gain over the same encoder frozen. Sets and where they lie: see `sets.py`. No test image chooses anything.
 """
@@ -23,6 +27,8 @@ from typing import Any
 
 import click
 import pandas as pd
+from beside_anomalib import ABSENT, installed
+from evidence_peers import DINO, run_peer
 from evidence_run import BOTH, Cost, test
 from measuring import add_rows, cost_of, read_table
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
@@ -48,6 +54,7 @@ ENCODERS: dict[str, tuple[str, ...]] = {
 FROZEN = "frozen"
 SMALL = {"full": (), "lora": ADAPTER, "blocks": (LATE,), "taught": TEACHER}
 LARGE = {"full": (), "lora": ADAPTER, "blocks": ("encoder.train_blocks=[blocks.7,blocks.8,blocks.9]",)}
+LIMIT = 3600.0  # seconds for anomalib on one set
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {"Lite0": SMALL, "MobileNetV2": SMALL, "ViT-S": LARGE}
 RUN = ["set", "seed", "settings", "encoder", "way"]
 Row = dict[str, Any]
@@ -91,6 +98,16 @@ def run(recipe: Recipe, ways: tuple[str, ...], terminal: Terminal) -> list[Row]:
     return [*({**each, "step": 0, "vicinal": seen[0]} for each in rows), row | measure(setup, tuned)]
 
 
+def beside(recipe: Recipe, python: str) -> list[Row]:
+    """A row of anomalib's AnomalyDINO."""
+    found = run_peer(recipe, DINO, python, LIMIT)
+    if found["outcome"] != "ended":
+        raise click.ClickException(f"{DINO}: {found['outcome']}")
+    same = {"auroc": "auroc.fused", "varied": "varied.auroc.fused", "aupro": "pixel_aupro"}
+    same |= {name: name for name in ("minutes", "cpu_seconds", "ms_image")}
+    return [{"way": DINO} | {name: found[theirs] for name, theirs in same.items()}]
+
+
 def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     """For each encoder and way the means over sets and seeds that all of them have, and the mean gain over the
     same encoder frozen, with the worst."""
@@ -111,6 +128,7 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
 @grid_options(sets=",".join([*FOLDERS, *DEMOS]), seeds=3, seeds_of="for each set")
 @click.option("--encoders", default=",".join(ENCODERS), show_default=True, help=f"Of {', '.join(ENCODERS)}.")
 @click.option("--ways", default=",".join(SMALL), show_default=True, help=f"Of {', '.join(SMALL)}.")
+@click.option("--anomalib", default="", help="python of the environment that has anomalib")
 def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ...], **asked: str) -> None:
     """Run what is missing, and print the means."""
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -119,6 +137,10 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     table = read_table(path, RUN)
     roots = roots_of(sets, data, terminal.say)
     chosen = [(e, w) for e in asked["encoders"].split(",") for w in asked["ways"].split(",") if w in WAYS[e]]
+    if not installed(asked["anomalib"]):
+        terminal.say(ABSENT)
+    elif "ViT-S" in asked["encoders"].split(","):
+        chosen.append(("ViT-S", DINO))
     for seed in range(seeds):
         for name, root in roots.items():
             for encoder, way in chosen:
@@ -126,9 +148,10 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
                 if way in done:
                     continue
                 terminal.say(f"{name}, seed {seed}: {encoder}, {way}")
-                changes = [*ENCODERS[encoder], *WAYS[encoder][way], f"seed={seed}", *settings]
-                ways = (way,) if FROZEN in done else (FROZEN, way)
-                rows = pd.DataFrame(run(recipe_for(root, changes), ways, terminal))
+                changes = [*ENCODERS[encoder], *WAYS[encoder].get(way, ()), f"seed={seed}", *settings]
+                recipe, ways = recipe_for(root, changes), (way,) if FROZEN in done else (FROZEN, way)
+                peer = way == DINO
+                rows = pd.DataFrame(beside(recipe, asked["anomalib"]) if peer else run(recipe, ways, terminal))
                 known = {"set": name, "seed": seed, "settings": label, "encoder": encoder}
                 table = add_rows(path, table, rows.assign(**known), RUN)
     print(summary_of(table[table["settings"] == label]).to_string(float_format="{:.4f}".format))

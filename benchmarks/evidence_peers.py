@@ -28,22 +28,24 @@ MODELS = {
     "STFPM, 100 epochs": ("stfpm", 0.1),
     "PatchCore, 10 %": ("patchcore", 0.1),
 }
+DINO = "AnomalyDINO"  # for a transformer of that family; see `encoders.py`
 
 
 def run_peer(recipe: Recipe, title: str, python: str, limit: float) -> dict[str, Any]:
-    """Measure one of `MODELS` on a set; where it does not end within `limit` seconds the row says so."""
+    """Measure one of `MODELS`, or `DINO`, on a set; where it does not end within `limit` seconds the row says
+    so."""
     records = [record for record in read_records(recipe.data.root).records if record.split == "test"]
     records.sort(key=placed)
-    model, coreset = MODELS[title]
+    model, coreset = {**MODELS, DINO: ("anomaly_dino", 1.0)}[title]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         clean, varied = as_folder(recipe, work / "clean"), work / "varied"
         write_varied(recipe, clean, varied)
-        write_encoder(recipe, work / "encoder")
-        asked = {"coreset": coreset, "seed": recipe.seed, "limit": limit}
+        encoder = write_encoder(recipe, work / recipe.encoder.name)
+        asked = {"coreset": coreset, "seed": recipe.seed, "limit": limit, "size": recipe.data.image_size}
         started = time.perf_counter()
         try:
-            found, changed = run_model(python, [clean, varied], work / "encoder", model, **asked)
+            found, changed = run_model(python, [clean, varied], encoder, model, **asked)
         except subprocess.TimeoutExpired:
             return about() | {"outcome": f"did not end in {limit / 60:.0f} minutes"}
         except subprocess.CalledProcessError as failed:
@@ -75,8 +77,9 @@ def as_folder(recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
-def write_encoder(recipe: Recipe, folder: Path) -> None:
-    """Write the pretrained encoder in timm's layout."""
+def write_encoder(recipe: Recipe, folder: Path) -> Path:
+    """Write the pretrained encoder in timm's layout; the folder."""
     section, data = recipe.encoder, recipe.data
     weights = resolve_source(section.name, section.weights)
     load_encoder(section.name, weights, image_size=data.image_size).save(folder, resize=data.resize)
+    return folder

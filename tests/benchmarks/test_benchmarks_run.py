@@ -89,7 +89,8 @@ def anomalib(tmp_path: Path) -> Path:
                 rng = np.random.default_rng(job["seed"])
                 for place, root in enumerate(job["roots"]):
                     count = len(list(pathlib.Path(root).glob("test/*/*")))
-                    made = {"scores": rng.random(count), "maps": rng.random((count, 224, 224))}
+                    size = job["size"]
+                    made = {"scores": rng.random(count), "maps": rng.random((count, size, size))}
                     made |= {"seconds": 1.0, "ms_image": 2.0, "peak_mib": 3.0}
                     np.savez(pathlib.Path(job["work"]) / f"found-{place}.npz", **made)
             print(0.5)
@@ -693,6 +694,18 @@ def test_encoders_are_compared_with_themselves_frozen(run: Run, sets: Path, tmp_
     before = (tmp_path / "encoders.csv").read_bytes()
     assert run("encoders", *asked, "--encoders", "Lite0,MobileNetV2", *settings())[0] == 0
     assert (tmp_path / "encoders.csv").read_bytes() == before, "what is there is not run again"
+
+
+def test_anomalib_s_model_of_transformers_stands_beside_ours(
+    run: Run, sets: Path, anomalib: Path, tmp_path: Path
+) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, "--encoders", "ViT-S"]
+    code, said, errors = run("encoders", *asked, "--ways", "full", "--anomalib", anomalib, *settings())
+    assert code == 0, errors
+    rows = finite(tmp_path / "encoders.csv", "auroc", "varied", "aupro", "minutes", "cpu_seconds", "ms_image")
+    assert list(rows["way"]) == ["frozen", "full", "AnomalyDINO"]
+    assert "AnomalyDINO" in said
+    assert "left out" not in errors
 
 
 def test_of_an_adapter_its_factors_are_kept(run: Run, sets: Path, tmp_path: Path) -> None:
