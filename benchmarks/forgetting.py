@@ -10,10 +10,10 @@ best epoch by test, shown for regret only. Sets and where they lie: see `sets.py
 
 Writes `forgetting.csv` (one line an epoch, appended as it goes), `forgetting.png`, and for each validation
 the pooled and dense scores of test images, held-out normal images and their pseudo-anomalies: another way to
-join or to watch them is judged without training again (`witnesses.py`). At the end the trained weights are
-mixed with the pretrained ones, in three shares (`.mixtures.csv`). A run that the table has is not run again, so
-a benchmark that was stopped goes on. Prints a table, and what would be chosen, of training's length and of the
-settings that the table has, on the other sets.
+join or to watch them is judged without training again (`witnesses.py`). At the end the weights that the verdict
+keeps are mixed with the pretrained ones, in three shares (`.mixtures.csv`). A run that the table has is not run
+again, so a benchmark that was stopped goes on. Prints a table, and what would be chosen, of training's length
+and of the settings that the table has, on the other sets.
 """
 
 import logging
@@ -56,12 +56,14 @@ def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[
     watched = [name for name, pseudo in monitor.sets.items() if pseudo.informative]
     recording = Recording(method, watched, generic_images(sides(recipe.data.image_size)[0]))
     monitor.method, monitor.observe = recording, lambda detector: recording.look(setup, detector)
-    pretrained = trained_weights(setup.encoder)
+    weights = [trained_weights(setup.encoder)]
     state = loop_state(setup, method)
     rows = []
     for record in epochs(setup, state, monitor):
         if record.validation:
             rows.append(row(record, recording.truth))
+        if record.epoch:
+            weights.append(trained_weights(setup.encoder))  # after the last epoch those of the best one
         np.savez(scores_to, **recording.raw)
     rule = rule_of(asked.schedule, state.epoch_steps)
     verdicts = [early_stop(state.history[: i + 1], rule) for i in range(len(state.history))]
@@ -69,16 +71,17 @@ def trajectory(asked: Recipe, terminal: Terminal, scores_to: Path) -> list[dict[
         verdicts.append(early_stop(state.history, rule, diverged=True))
     stopped = next((i for i, verdict in enumerate(verdicts) if verdict.stop), len(verdicts) - 1)
     final = verdicts[stopped]
-    mixtures(setup, monitor, recording, pretrained).to_csv(scores_to.with_suffix(".mixtures.csv"), index=False)
+    mixed = mixtures(setup, monitor, recording, ends=(weights[0], weights[final.best_epoch]))
+    mixed.to_csv(scores_to.with_suffix(".mixtures.csv"), index=False)
     np.savez(scores_to, **recording.raw)
     return [{**each, "chosen": final.best_epoch, "stopped": stopped, "reason": final.reason} for each in rows]
 
 
 def mixtures(
-    setup: Setup, monitor: ValidationMonitor, recording: Recording, pretrained: Weights
+    setup: Setup, monitor: ValidationMonitor, recording: Recording, *, ends: tuple[Weights, Weights]
 ) -> pd.DataFrame:
-    """Mix the trained weights with the pretrained ones; a row for each share of the trained ones."""
-    tuned, rows = trained_weights(setup.encoder), []
+    """Mix pretrained weights and trained ones, the `ends`; a row for each share of the trained ones."""
+    (pretrained, tuned), rows = ends, []
     for share in SHARES:
         put_weights(setup.encoder, {name: old.lerp(tuned[name], share) for name, old in pretrained.items()})
         vicinal = monitor.validate().auroc
