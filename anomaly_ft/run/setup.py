@@ -124,6 +124,7 @@ class Setup:
             f"{len(self.data.undivided)} normal images, "
             f"{len(split.train)} train, {len(split.val)} val, {len(split.calibration)} calibration",
             f"test     {', '.join(f'{n} {kind}' for kind, n in test.items()) or 'no images'}",
+            *([f"known    {len(self.known)} defects, which training keeps far away"] if self.known else []),
             f"images   {say_size(recipe.data.image_size)} pixels high and wide, {recipe.data.resize}",
             f"model    {recipe.model.kind}",
             f"encoder  {recipe.encoder.name}, weights from {recipe.encoder.weights}, "

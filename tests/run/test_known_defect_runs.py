@@ -80,6 +80,7 @@ def test_a_run_tells_of_known_defects_in_summary_terminal_and_report(
     told = json.loads((folder / "summary.json").read_text())["known_defects"]
     assert (told["images"], told["kinds"], told["unseen"]) == (2, ["hole"], None)
     assert told["seen"]["images"] == 4
+    assert "known    2 defects, which training keeps far away" in result.output
     assert "one-class result" in result.output
     assert "2 known defects (hole)" in (folder / "report.html").read_text()
 
