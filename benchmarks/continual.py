@@ -46,6 +46,7 @@ import click
 import pandas as pd
 from continual_moves import DAMPED, SHIFT, Affine, affine_drift, average_last, forgetting, missed, moved, ridge
 from continual_parts import Task, tasks_of
+from measuring import add_rows, read_table
 from sets import grid, grid_options, label_of
 from torch import Tensor, nn
 
@@ -117,7 +118,7 @@ def guesses_of(
     }
 
 
-def one_after_another(tasks: Mapping[str, Task], steps: int) -> tuple[dict[str, list[Stage]], list[Row]]:
+def one_after_another(tasks: Mapping[str, Task]) -> tuple[dict[str, list[Stage]], list[Row]]:
     """Measure the ways of `SEQUENCE` after each part, and how far each guess missed each earlier part."""
     history: dict[str, list[Stage]] = {way: [] for way in SEQUENCE}
     ways: dict[str, Detectors] = {way: {} for way in SEQUENCE}
@@ -128,7 +129,7 @@ def one_after_another(tasks: Mapping[str, Task], steps: int) -> tuple[dict[str, 
         if view:
             before = {part: task.features(view, part) for part in PROBED}
             then = {each: tasks[each].features(view, "train") for each in earlier}  # to judge guesses by, alone
-        task.train(steps)
+        task.train()
         if view:
             guesses = guesses_of(task, before, view)
             now = {each: tasks[each].features(view, "train") for each in earlier}
@@ -152,17 +153,17 @@ def one_after_another(tasks: Mapping[str, Task], steps: int) -> tuple[dict[str, 
     return history, misses
 
 
-def separate(tasks: Mapping[str, Task], pretrained: Mapping[str, Tensor], steps: int) -> Stage:
+def separate(tasks: Mapping[str, Task], pretrained: Mapping[str, Tensor]) -> Stage:
     """Measure an encoder of its own for each part but the first, which began with the pretrained one."""
     found = {}
     for name, task in list(tasks.items())[1:]:
         task.method.encoder.load_state_dict(pretrained)
-        task.train(steps)
+        task.train()
         found[name] = task.aurocs({name: task.refit()})[name]
     return found
 
 
-def joint(tasks: Mapping[str, Task], pretrained: Mapping[str, Tensor], steps: int) -> Stage:
+def joint(tasks: Mapping[str, Task], pretrained: Mapping[str, Tensor]) -> Stage:
     """Measure one encoder that was trained on a batch of each part in turn, with one optimiser."""
     first, *_ = tasks.values()
     first.method.encoder.load_state_dict(pretrained)
@@ -175,7 +176,7 @@ def joint(tasks: Mapping[str, Task], pretrained: Mapping[str, Tensor], steps: in
     fabric = first.setup.compute.fabric
     objectives = [state.objective, *(fabric.setup_module(each) for each in objectives[1:])]
     backward = Backward(fabric, first.setup.recipe.runtime.micro_batch_size)
-    for step in range(steps * len(tasks)):
+    for step in range(first.setup.recipe.schedule.max_steps * len(tasks)):
         number, place = divmod(step, len(tasks))
         state.objective = objectives[place]
         train_epoch(state, backward, [batches[place](number)], lambda state, ended: None)
@@ -186,11 +187,10 @@ def rows_of(recipes: Mapping[str, Recipe], terminal: Terminal) -> list[Row]:
     """Run every way; a row for each way, stage (parts seen so far) and part."""
     tasks = tasks_of(recipes, terminal)
     first, task = next(iter(tasks.items()))
-    steps = task.setup.recipe.schedule.max_steps
     pretrained = {name: value.clone() for name, value in task.method.encoder.state_dict().items()}
-    sequence, misses = one_after_another(tasks, steps)
-    own = {first: sequence["again"][0][first]} | separate(tasks, pretrained, steps)
-    together = joint(tasks, pretrained, steps)
+    sequence, misses = one_after_another(tasks)
+    own = {first: sequence["again"][0][first]} | separate(tasks, pretrained)
+    together = joint(tasks, pretrained)
     task.method.encoder.load_state_dict(pretrained)
     history = with_frozen(tasks) | sequence | {"separate": [own], "joint": [together]}
     rows = {
@@ -223,7 +223,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, path, label = Terminal(), output / "continual.csv", label_of(settings)
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS)
+    table = read_table(path, KEYS)
     cells = list(grid(sets, seeds, ("gaussian.position=fixed", *settings), data=data, say=terminal.say))
     parts = ",".join(dict.fromkeys(cell.name for cell in cells))
     for seed in range(seeds):
@@ -231,8 +231,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
             continue
         rows = rows_of({cell.name: cell.recipe for cell in cells if cell.seed == seed}, terminal)
         found = pd.DataFrame([{"parts": parts, "seed": seed, "settings": label, **row} for row in rows])
-        table = pd.concat([table, found]) if len(table) else found
-        table.to_csv(path, index=False)
+        table = add_rows(path, table, found, KEYS)
     summary = summary_of(table[(table["parts"] == parts) & (table["settings"] == label)])
     print(f"image AUROC, {parts}, {label}; lost: best less last")
     by_seed = summary.pivot_table(index="way", columns="seed", values="last", sort=False)

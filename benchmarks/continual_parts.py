@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from measuring import train_unwatched
 from torch import Tensor
 
 from anomaly_ft.data.records import Part
-from anomaly_ft.finetune.loop import Backward, train_epoch
 from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.encoder.encoder import Encoder, pool
@@ -18,7 +18,6 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import gaussian_method
-from anomaly_ft.run.training import loop_state, training_batches
 
 IMAGES = 200  # of a part, evenly drawn, whose features tell how the encoder moved
 
@@ -53,12 +52,10 @@ class Task:
         scores = score_images(Views(detectors), test.pixels, self.setup.compute)
         return {name: image_auroc(anomalous, each) for name, each in scores.items()}
 
-    def train(self, steps: int) -> None:
+    def train(self) -> None:
         """Induce Gaussians with the encoder as it is, and fine-tune it towards them."""
         self.method.fit()
-        state, make_batch = loop_state(self.setup, self.method), training_batches(self.setup, self.method)
-        backward = Backward(self.setup.compute.fabric, self.setup.recipe.runtime.micro_batch_size)
-        train_epoch(state, backward, map(make_batch, range(steps)), lambda state, ended: None)
+        train_unwatched(self.setup, self.method)
 
     def refit(self) -> GaussianDetector:
         """Fit a detector to the encoder as it is."""

@@ -23,12 +23,12 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+from measuring import add_rows, read_table, train_unwatched
 from sets import grid, grid_options, label_of
 
 from anomaly_ft.data.known_defects import as_shown
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import NORMAL
-from anomaly_ft.finetune.loop import Backward, train_epoch
 from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.inference import score_images
@@ -37,7 +37,6 @@ from anomaly_ft.recipe.schema import Recipe
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare, records_of
 from anomaly_ft.run.train import METHODS
-from anomaly_ft.run.training import loop_state, training_batches
 
 DOSES = (0, 1, 5, 10)
 KEYS = ["set", "seed", "kind", "settings"]
@@ -60,10 +59,7 @@ def rows_of(recipe: Recipe, kind: str, doses: tuple[int, ...], terminal: Termina
     for dose in doses:
         setup.encoder.load_state_dict(frozen)
         method.defects = defects(setup, drawn[:dose]) if dose else None
-        state, make_batch = loop_state(setup, method), training_batches(setup, method)
-        steps = (make_batch(step) for step in range(recipe.schedule.max_steps))
-        at_a_time = Backward(setup.compute.fabric, recipe.runtime.micro_batch_size)
-        loss = train_epoch(state, at_a_time, steps, lambda state, ended: None)
+        loss = train_unwatched(setup, method)
         detector = method.refit("refit", watching=False).detector
         yield {"dose": str(dose), "loss": loss, **aurocs(setup, detector, kinds, drawn, kind)}
 
@@ -101,7 +97,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     output.mkdir(parents=True, exist_ok=True)
     terminal, path, label = Terminal(), output / "known_defects.csv", label_of(settings)
-    table = pd.read_csv(path, dtype={"dose": str}) if path.exists() else pd.DataFrame(columns=KEYS)
+    table = read_table(path, KEYS)
     doses = tuple(int(dose) for dose in asked["doses"].split(","))
     cells = grid(sets, seeds, settings, data=data, say=terminal.say)
     for cell, wanted in product(cells, asked["kinds"].split(",")):
@@ -113,9 +109,7 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
         for row in rows_of(cell.recipe, kind, doses, terminal):
             made.append(key | row)
             print(cell.name, cell.seed, kind, *(f"{k} {v}" for k, v in row.items()), flush=True)
-        rows = pd.DataFrame(made)
-        table = pd.concat([table, rows]) if len(table) else rows
-        table.to_csv(path, index=False)
+        table = add_rows(path, table, pd.DataFrame(made), KEYS)
     means = table.drop(columns="seed").groupby(["set", "kind", "settings", "dose"], sort=False).mean()
     print(means.to_string(float_format="%.4f"))
 

@@ -1,4 +1,5 @@
-"""What benchmarks measure alike: varied test images, time and memory of a detector. Not a benchmark itself."""
+"""What benchmarks do alike: training without validations, varied test images, time and memory of a detector.
+Not a benchmark itself."""
 
 import time
 from collections.abc import Mapping
@@ -10,16 +11,28 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_ft.data.variation import Variation
+from anomaly_ft.finetune.loop import Backward, train_epoch
+from anomaly_ft.finetune.method import Method
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.detector import GaussianDetector
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.recipe.variation import stronger
 from anomaly_ft.run.setup import Setup
+from anomaly_ft.run.training import loop_state, training_batches
 from anomaly_ft.system.files import write_text
 
 TEST = 500  # number of the test images' varied copy
 TIMED = 64  # test images whose pass is timed
 TURNS = 3  # passes of which the fastest counts; others had the machine share its time
+
+
+def train_unwatched(setup: Setup, method: Method) -> float:
+    """Train all steps of the schedule by the method's objective, without a validation; the mean loss over their
+    images."""
+    state, make_batch = loop_state(setup, method), training_batches(setup, method)
+    backward = Backward(setup.compute.fabric, setup.recipe.runtime.micro_batch_size)
+    steps = map(make_batch, range(setup.recipe.schedule.max_steps))
+    return train_epoch(state, backward, steps, lambda state, ended: None)
 
 
 def otherwise(setup: Setup, strengths: Mapping[str, float], copies: int = 2) -> Setup:
