@@ -3,22 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from settings import detector_settings
 
-from anomaly_ft.finetune.methods.gaussian import GaussianMethod
-from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.inference import pooled_features, score_images
-
-
-@pytest.fixture
-def method(make_textures, compute):
-    torch.manual_seed(0)
-    encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
-    images = {"train": make_textures(20, 32, 1), "val": make_textures(6, 32, 2)}
-    settings = detector_settings(grid=4, dense_levels=[0])
-    method = GaussianMethod(encoder, compute, settings, images.__getitem__)
-    method.fit()
-    return method
 
 
 def move(method, seed):

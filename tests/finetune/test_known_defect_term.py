@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from settings import detector_settings
 
-from anomaly_ft.finetune.methods.gaussian import GaussianMethod
 from anomaly_ft.finetune.methods.known_defects import MARGIN, known_defects, usual_deviation
-from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.inference import level_distances, pooled_features
 
 NOTHING = torch.zeros(0)
@@ -43,17 +40,6 @@ def test_a_defect_that_is_far_enough_loses_nothing_and_moves_nothing(detector, m
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in detector.encoder.parameters())
-
-
-@pytest.fixture
-def method(make_textures, compute) -> GaussianMethod:
-    torch.manual_seed(0)
-    encoder = load_encoder("test_efficientnet", "random", levels=[1, 3], image_size=32)
-    images = {"train": make_textures(20, 32, 1), "val": make_textures(6, 32, 2)}
-    settings = detector_settings(grid=4, dense_levels=[0])
-    method = GaussianMethod(encoder, compute, settings, images.__getitem__)
-    method.fit()
-    return method
 
 
 def test_without_known_defects_there_is_no_term(method) -> None:
