@@ -5,7 +5,6 @@ Their kind is the name of the folder that they lie in. Content is compared byte 
 that was saved anew is not recognised.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -72,13 +71,6 @@ def as_shown(known: Images, variation: Variation) -> Pixels:
     """Fetch known defects and after all of them their varied copies, as every step shows them."""
     copies = with_copies(known, variation, copies_of(len(known))).pixels
     return copies[np.arange(len(copies))]
-
-
-def known_digest(known: Images | None) -> str:
-    """Hash the pixels of known defects (BLAKE2b); empty where there are none."""
-    if known is None:
-        return ""
-    return hashlib.blake2b(np.ascontiguousarray(known.pixels).data, digest_size=16).hexdigest()
 
 
 def _used_elsewhere(records: Sequence[Record], others: Sequence[Record]) -> Iterator[str]:

@@ -8,25 +8,21 @@ import numpy as np
 import pandas as pd
 
 from anomaly_ft.data.corruption import read_textures
-from anomaly_ft.data.known_defects import known_digest
 from anomaly_ft.data.pixels import sides
 from anomaly_ft.run.setup import Setup
 from anomaly_ft.system.files import write_json, write_text
 
-KNOWN = "known_defects.txt"
-TEXTURES = "textures.txt"  # beside the checkpoint of an unfinished run
+# files beside the checkpoint of an unfinished run, by the key whose images they have the hash of
+SHOWN = {"filter.textures": "textures.txt", "data.known_defects": "known_defects.txt"}
 
 
 def write_start(partial: Path, setup: Setup) -> None:
     """Write what identifies a run, before anything takes time."""
     write_text(partial / "split.csv", split_table(setup))
     write_text(partial / "recipe.yaml", setup.recipe.to_yaml())
-    if setup.recipe.filter.textures:
+    for key, digest in shown_digests(setup).items():
         (partial / "checkpoint").mkdir(exist_ok=True)
-        write_text(partial / "checkpoint" / TEXTURES, textures_digest(setup))
-    if setup.known:
-        (partial / "checkpoint").mkdir(exist_ok=True)
-        write_text(partial / "checkpoint" / KNOWN, known_digest(setup.known))
+        write_text(partial / "checkpoint" / SHOWN[key], digest)
 
 
 def split_table(setup: Setup) -> str:
@@ -40,27 +36,22 @@ def split_digest(setup: Setup) -> str:
     return hashlib.blake2b(rows.encode(), digest_size=16).hexdigest()
 
 
-def textures_digest(setup: Setup) -> str:
-    """Hash the user's textures (BLAKE2b), as a filter is shown them."""
-    textures = read_textures(setup.recipe.filter.textures, sides(setup.recipe.data.image_size)[0])
-    return hashlib.blake2b(np.ascontiguousarray(textures).data, digest_size=16).hexdigest()
+def shown_digests(setup: Setup) -> dict[str, str]:
+    """Hash (BLAKE2b) the images that a run is shown beside its data set, as it is shown them, by the key of the
+    recipe that names their folder."""
+    shown = {"data.known_defects": setup.known.pixels} if setup.known else {}
+    if folder := setup.recipe.filter.textures:
+        shown["filter.textures"] = read_textures(folder, sides(setup.recipe.data.image_size)[0])
+    return {
+        key: hashlib.blake2b(np.ascontiguousarray(images).data, digest_size=16).hexdigest()
+        for key, images in shown.items()
+    }
 
 
-def textures_then(partial: Path) -> str | None:
-    """Read the hash of the textures that an unfinished run began with; None where it has none."""
-    return _then(partial / "checkpoint" / TEXTURES)
-
-
-def known_then(partial: Path) -> str | None:
-    """Read the hash of the known defects that an unfinished run began with; None where it has none."""
-    return _then(partial / "checkpoint" / KNOWN)
-
-
-def _then(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return None
+def digests_then(partial: Path) -> dict[str, str]:
+    """Read those hashes as they were when an unfinished run began."""
+    files = {key: partial / "checkpoint" / name for key, name in SHOWN.items()}
+    return {key: path.read_text(encoding="utf-8") for key, path in files.items() if path.is_file()}
 
 
 def remember_run(partial: Path, run_id: str | None) -> None:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anomaly_ft.data.known_defects import known_digest
 from anomaly_ft.errors import RunError
 from anomaly_ft.recipe.read import read_recipe
 from anomaly_ft.recipe.schema import Recipe
-from anomaly_ft.run.begin import known_then, split_table, textures_digest, textures_then
+from anomaly_ft.run.begin import digests_then, shown_digests, split_table
 from anomaly_ft.run.folder import finished_name
 from anomaly_ft.run.open import finished_runs
 from anomaly_ft.run.setup import Setup
@@ -49,19 +48,15 @@ def refuse_changes(partial: Path, setup: Setup) -> None:
             f"only {', '.join(SAFE)} may change, "
             "the last two under expert too"
         )
-    textures = textures_then(partial)
-    if textures is not None and textures != textures_digest(setup):
-        raise RunError(
-            f"--resume: {finished_name(partial)} was begun with other images in {setup.recipe.filter.textures} "
-            "(filter.textures); bring them back, or start a new run without --resume"
-        )
-    known = known_then(partial)
-    if known is not None and known != known_digest(setup.known):
-        raise RunError(
-            f"--resume: {finished_name(partial)} was begun with other images in "
-            f"{setup.recipe.data.known_defects} (data.known_defects); bring them back, or start a new run "
-            "without --resume"
-        )
+    now_shown = shown_digests(setup)
+    for key, digest in digests_then(partial).items():
+        if digest != now_shown.get(key):
+            section, field = key.split(".")
+            folder = getattr(getattr(setup.recipe, section), field)
+            raise RunError(
+                f"--resume: {finished_name(partial)} was begun with other images in {folder} ({key}); bring "
+                "them back, or start a new run without --resume"
+            )
     if (partial / "split.csv").is_file():
         then = set((partial / "split.csv").read_text(encoding="utf-8").splitlines())
         now = set(split_table(setup).splitlines())

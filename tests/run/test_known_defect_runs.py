@@ -9,13 +9,18 @@ from click.testing import CliRunner, Result
 from settings import ONE_AUGMENTATION, textures, write_images, write_recipe
 
 from anomaly_ft.cli.main import main
-from anomaly_ft.data.known_defects import known_digest
 from anomaly_ft.data.loaded import Images
 from anomaly_ft.data.records import Record
+from anomaly_ft.errors import RunError
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.outputs import Outputs, Predictions
+from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run.begin import shown_digests, write_start
+from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.known_defects import summarise_known
 from anomaly_ft.run.known_text import known_sentences
+from anomaly_ft.run.resume import refuse_changes
+from anomaly_ft.run.setup import prepare
 
 SCORES = np.array([0.1, 0.4, 0.3, 0.9, 0.2, 0.8])
 
@@ -49,7 +54,6 @@ def test_kinds_that_were_seen_and_others_are_measured_apart() -> None:
 def test_without_known_defects_nothing_is_said() -> None:
     assert summarise_known(None, records("good"), None, said(SCORES[:1])) is None
     assert not list(known_sentences(None))
-    assert known_digest(None) == ""
 
 
 def test_without_test_images_of_a_kind_there_is_no_number_of_it() -> None:
@@ -98,3 +102,20 @@ def test_what_a_recipe_cannot_mean_is_refused(mvtec_folder: Path, tmp_path: Path
     result = train(tmp_path, mvtec_folder, f"data.known_defects={defects}", "model.kind=filter")
     assert result.exit_code == 2
     assert "data.known_defects: of model.kind: gaussian alone" in result.output
+
+
+def test_a_run_is_not_resumed_with_other_known_defects(
+    mvtec_folder: Path, tmp_path: Path, defects: Path
+) -> None:
+    changes = (*ONE_AUGMENTATION, f"data.known_defects={defects}")
+    recipe = read_recipe(write_recipe(tmp_path / "known.yaml", mvtec_folder, *changes))
+    write_start(tmp_path, prepare(recipe, Terminal()))
+    refuse_changes(tmp_path, prepare(recipe, Terminal()))
+    write_images(defects / "hole", textures(2, 64, seed=8))
+    with pytest.raises(RunError, match=r"begun with other images in .*known \(data\.known_defects\)"):
+        refuse_changes(tmp_path, prepare(recipe, Terminal()))
+
+
+def test_a_run_without_known_defects_is_shown_no_other_images(mvtec_folder: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(write_recipe(tmp_path / "plain.yaml", mvtec_folder, *ONE_AUGMENTATION))
+    assert shown_digests(prepare(recipe, Terminal())) == {}
