@@ -1,12 +1,13 @@
-"""What a filter is worth, of features and of pixels, beside the frozen Gaussian detector and beside both added up.
+"""What a filter is worth, of features and of pixels, beside the Gaussian detector and beside both added up.
 
     python benchmarks/filter.py --output results/filter --sets bottle,kolektor,mtd --seeds 1 -s variation.preset=none -s schedule.max_steps=90 -s schedule.max_epochs=3 -s expert.schedule.epoch_steps=30
 
-Each row is one set, seed and input: image AUROC of the filter (`filter`), of the frozen Gaussian detector of the
-same split (`gaussian`), of the sum of both, each in standard deviations of held-out normal images (`sum`), and of
-the filter before training (`untrained`; empty for pixels, which know nothing then); pixel AUROC and AUPRO of the
-maps; minutes of training with its validations, milliseconds an image, and the epoch that was kept. Nothing is
-chosen by a test image.
+Each row is one set, seed and input: image AUROC of the filter (`filter`), of the Gaussian detector of the same
+split, frozen (`gaussian`) and fine-tuned for as many steps (`tuned`), of the filter's sum with either, each in
+standard deviations of held-out normal images (`sum`, `tuned_sum`), and of the filter before training (`untrained`;
+empty for pixels, which know nothing then); pixel AUROC and AUPRO of the maps; minutes of training with its
+validations and milliseconds an image of filter and of Gaussian, and the epoch that was kept. Nothing is chosen by
+a test image.
 """  # noqa: E501
 
 import logging
@@ -17,13 +18,16 @@ from typing import Any
 import click
 import pandas as pd
 import torch
-from filter_runs import FILTER, INPUTS, Floats, Row, inputs_of, labels, train, worth
+from filter_runs import FILTER, INPUTS, Floats, Row, Training, inputs_of, labels, train, worth
+from measuring import add_rows, read_table
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
 from torch import Tensor
 
+from anomaly_ft.finetune.method import Method
 from anomaly_ft.metrics import image_auroc
 from anomaly_ft.model.filter.net import make_net
 from anomaly_ft.model.inference import score_images
+from anomaly_ft.model.interface import Detector
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import make_method
@@ -32,27 +36,43 @@ KEYS = ["set", "seed", "input", "settings"]
 TIMED = 32  # test images whose pass is timed
 
 
-def gaussian(root: str, settings: list[str], terminal: Terminal) -> tuple[Row, Floats]:
-    """Numbers and scores of the frozen Gaussian detector."""
+def gaussians(root: str, settings: list[str], terminal: Terminal) -> tuple[Row, dict[str, Floats]]:
+    """Numbers of the frozen and the fine-tuned Gaussian detector, and their scores by the name of the sum."""
     kept = [s for s in settings if not s.startswith(("expert.filter", "filter"))]
     setup = prepare(recipe_for(root, kept), terminal)
-    return worth(setup, make_method(setup).fit(), "gaussian")
+    method = make_method(setup)
+    induced = method.fit()
+    frozen, of_frozen = worth(setup, induced, "gaussian")
+    training, detector = fine_tune(setup, method, induced)
+    tuned, of_tuned = worth(setup, detector, "tuned")
+    cost = {"tuned.minutes": training.minutes, "tuned.ms_image": ms_image(setup, detector)}
+    return frozen | tuned | cost | {"tuned.kept": training.kept}, {"sum": of_frozen, "tuned_sum": of_tuned}
 
 
-def trained(root: str, settings: list[str], terminal: Terminal) -> tuple[Row, Floats, Setup]:
+def filtered(root: str, settings: list[str], terminal: Terminal) -> tuple[Row, Floats, Setup]:
     """Numbers and scores of a filter after training, and of the same before."""
     setup = prepare(recipe_for(root, settings), terminal)
     method = make_method(setup)
     induced = method.fit()
     before = worth(setup, induced, "untrained")[0] if method.has_baseline else {}
-    training = train(setup, method, induced)
-    detector = method.refit(method.keeps, watching=False).detector
+    training, detector = fine_tune(setup, method, induced)
     numbers, scores = worth(setup, detector, "filter")
+    cost = {"minutes": training.minutes, "ms_image": ms_image(setup, detector)}
+    return numbers | before | cost | {"kept": training.kept}, scores, setup
+
+
+def fine_tune(setup: Setup, method: Method, induced: Detector) -> tuple[Training, Detector]:
+    """Train with early stopping; what it was like, and the detector of the epoch that is kept."""
+    training = train(setup, method, induced)
+    return training, method.refit(method.keeps, watching=False).detector
+
+
+def ms_image(setup: Setup, detector: Detector) -> float:
+    """Time some test images, in milliseconds an image."""
     some = setup.data.test.pixels[:TIMED]
     started = time.perf_counter()
     score_images(detector, some, setup.compute)
-    speed = {"minutes": training.minutes, "ms_image": 1000 * (time.perf_counter() - started) / len(some)}
-    return numbers | before | speed | {"kept": training.kept}, scores, setup
+    return 1000 * (time.perf_counter() - started) / len(some)
 
 
 def kept_bytes(images: int, channels: int, side: int) -> int:
@@ -96,20 +116,19 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     inputs = inputs_of(asked["inputs"])
     output.mkdir(parents=True, exist_ok=True)
     terminal, path, label = Terminal(), output / "filter.csv", label_of(settings)
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS)
+    table = read_table(path, KEYS)
     for seed in range(seeds):
         for name, root in roots_of(sets, data, terminal.say).items():
-            beside: tuple[Row, Floats] | None = None
+            beside: tuple[Row, dict[str, Floats]] | None = None
             for given in inputs:
                 if ((table[KEYS] == [name, seed, given, label]).all(axis=1)).any():
                     continue
                 changed = [f"seed={seed}", *settings]
-                beside = beside or gaussian(root, changed, terminal)
-                row, scores, setup = trained(root, [*changed, *FILTER, *INPUTS[given]], terminal)
-                both = {"sum.auroc": image_auroc(labels(setup), scores + beside[1])}
+                beside = beside or gaussians(root, changed, terminal)
+                row, scores, setup = filtered(root, [*changed, *FILTER, *INPUTS[given]], terminal)
+                both = {f"{s}.auroc": image_auroc(labels(setup), scores + g) for s, g in beside[1].items()}
                 new = {"set": name, "seed": seed, "input": given, "settings": label} | row | beside[0] | both
-                table = pd.concat([table, pd.DataFrame([new])]) if len(table) else pd.DataFrame([new])
-                table.to_csv(path, index=False)
+                table = add_rows(path, table, pd.DataFrame([new]), KEYS)
     rows = table[table["settings"] == label].drop(columns="settings")
     print(rows.to_string(index=False, float_format="{:.4f}".format))
 

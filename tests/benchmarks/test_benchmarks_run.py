@@ -734,7 +734,9 @@ def test_filter_stands_beside_the_gaussian_and_the_sum(run: Run, sets: Path, tmp
     )  # fmt: skip
     code, _, errors = run("filter", *asked, *changes)
     assert code == 0, errors
-    names = ("filter.auroc", "gaussian.auroc", "sum.auroc", "filter.pixel_aupro", "minutes", "ms_image")
+    numbers = ("auroc", "pixel_aupro")
+    of = [f"{name}.{number}" for name in ("filter", "gaussian", "tuned") for number in numbers]
+    names = (*of, "sum.auroc", "tuned_sum.auroc", "minutes", "ms_image", "tuned.minutes", "tuned.ms_image")
     rows = finite(tmp_path / "filter.csv", *names)
     assert list(rows["input"]) == ["features", "pixels"] * 2
     assert list(rows["untrained.auroc"].isna()) == [False, True] * 2, "pixels know nothing before training"
