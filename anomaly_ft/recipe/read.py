@@ -1,10 +1,11 @@
 """Read a YAML file and command-line overrides as a validated `Recipe`, or report all mistakes at once.
 
-OmegaConf reads values (`1e-4` is a number, a key given twice an error) and applies overrides. Ours stay
-the limit on a file's size and the refusal of aliases, since OmegaConf looks at neither before it has read
-the whole file, and counts aliases only in newer versions, up to a number that the environment can change;
-the refusal of its interpolation, since a recipe from elsewhere must not look into the environment; and the
-wording of mistakes, since OmegaConf ends with the first.
+OmegaConf reads values and overrides (`1e-4` is a number, a key given twice an error). Ours stay how an
+override takes the place of what a file has, since OmegaConf cannot merge a word with a list; the limit on a
+file's size and the refusal of aliases, since OmegaConf looks at neither before it has read the whole file,
+and counts aliases only in newer versions, up to a number that the environment can change; the refusal of its
+interpolation, since a recipe from elsewhere must not look into the environment; and the wording of mistakes,
+since OmegaConf ends with the first.
 """
 
 import difflib
@@ -41,10 +42,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, check_root: bool =
     Raises:
         RecipeError: everything that is wrong with it, at once.
     """
-    tree: Any = OmegaConf.create(read_yaml(path))
+    tree: Any = read_yaml(path)
     for override in overrides:
-        tree = OmegaConf.merge(tree, _override(override, str(path)))
-    settings, mistakes = _arrange(_plain(tree, str(path)))
+        tree = _merged(tree, _override(override, str(path)))
+    settings, mistakes = _arrange(tree)
     context = {"check_root": check_root}
     try:
         recipe = Recipe.model_validate(settings, context=context)
@@ -92,7 +93,14 @@ def _override(override: str, source: str) -> Any:
         raise RecipeError(source, [f"override {override!r}: expected KEY=VALUE, such as optimizer.lr=1e-4"])
     with _worded(f"override {override!r}"):
         _scan(text)
-        return OmegaConf.from_dotlist([override])
+        return _plain(OmegaConf.from_dotlist([override]), source)
+
+
+def _merged(tree: Any, change: Any) -> Any:
+    """Put a change into a tree: sections grow together, of anything else the change takes the place."""
+    if not isinstance(tree, Mapping) or not isinstance(change, Mapping):
+        return change
+    return {**tree, **{key: _merged(tree.get(key), value) for key, value in change.items()}}
 
 
 def _scan(text: str) -> str:

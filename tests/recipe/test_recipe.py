@@ -191,6 +191,14 @@ def test_an_override_without_key_and_value_is_a_mistake(override: str, tmp_path:
     assert found == f"override {override!r}: expected KEY=VALUE, such as optimizer.lr=1e-4"
 
 
+def test_an_override_takes_the_place_of_a_list_whatever_it_is(tmp_path: Path) -> None:
+    text = f"data: {{root: {tmp_path}}}\nvalidation: {{augmentations: [line, warp]}}"
+    assert read(tmp_path, text, "validation.augmentations=auto").validation.augmentations == "auto"
+    assert read(tmp_path, text, "validation.augmentations=[blend]").validation.augmentations == ("blend",)
+    (found,) = mistakes(tmp_path, text, "validation.augmentations.first=line")
+    assert found == "validation.augmentations: expected 'auto' or a list, got {'first': 'line'}"
+
+
 def test_an_override_below_a_plain_value_is_a_mistake(tmp_path: Path) -> None:
     (found,) = mistakes(tmp_path, f"data: {{root: {tmp_path}}}\nseed: 3", "seed.x=1")
     assert found == "seed: expected a valid integer, got {'x': 1}"
