@@ -88,12 +88,16 @@ def beside(frozen: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
 
 def what_if_figure(rows: Sequence[Row]) -> Figure:
     """Plot AUROC and share of good images rejected over growing strength: several changes at once thick, each
-    alone thin; grey: frozen, in colour: fine-tuned."""
+    alone thin; grey: frozen, in colour: fine-tuned, or the only detector there is."""
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 2)
     titles = {"auroc": "image AUROC", "rejected": "share of good images rejected"}
-    detectors = (("frozen", "frozen_", FROZEN_COLOUR), ("fine-tuned", "", ANOMALOUS_COLOUR))
     start = next(row for row in rows if row["change"] == UNCHANGED)
+    alone = start["frozen_auroc"] is None and start["frozen_rejected"] is None
+    detectors = (
+        ("frozen", "frozen_", FROZEN_COLOUR),
+        ("detector" if alone else "fine-tuned", "", ANOMALOUS_COLOUR),
+    )
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         for detector, prefix, colour in detectors:
             for change in dict.fromkeys(row["change"] for row in rows if row is not start):

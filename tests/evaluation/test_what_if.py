@@ -93,7 +93,7 @@ def test_a_detector_that_has_nothing_beside_it_stands_alone():
     rows = beside([], rows_of(flat_images(6, 6)))
     assert {row["frozen_auroc"] for row in rows} == {row["frozen_rejected"] for row in rows} == {None}
     rejected = what_if_figure(rows).axes[1]
-    assert [text.get_text() for text in rejected.get_legend().get_texts()] == [f"fine-tuned, {SEVERAL}"]
+    assert [text.get_text() for text in rejected.get_legend().get_texts()] == [f"detector, {SEVERAL}"]
 
 
 def test_a_few_of_each_kind_are_looked_at_evenly_chosen():
