@@ -124,6 +124,20 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     return summary.assign(runs=beside.groupby(ways, sort=False).size())
 
 
+def grid_of(encoders: str, ways: str) -> list[tuple[str, str]]:
+    """Pair encoders with the ways that they have, of two lists with commas.
+
+    Raises:
+        click.BadParameter: there is no such encoder or way.
+    """
+    for asked, known in ((encoders, ENCODERS), (ways, SMALL)):
+        if unknown := sorted(set(asked.split(",")) - set(known)):
+            raise click.BadParameter(f"there is no {', '.join(unknown)}; expected some of {', '.join(known)}")
+    return [
+        (encoder, way) for encoder in encoders.split(",") for way in ways.split(",") if way in WAYS[encoder]
+    ]
+
+
 @click.command()
 @grid_options(sets=",".join([*FOLDERS, *DEMOS]), seeds=3, seeds_of="for each set")
 @click.option("--encoders", default=",".join(ENCODERS), show_default=True, help=f"Of {', '.join(ENCODERS)}.")
@@ -136,10 +150,10 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
     terminal, path, label = Terminal(), output / "encoders.csv", label_of(settings)
     table = read_table(path, RUN)
     roots = roots_of(sets, data, terminal.say)
-    chosen = [(e, w) for e in asked["encoders"].split(",") for w in asked["ways"].split(",") if w in WAYS[e]]
+    chosen = grid_of(asked["encoders"], asked["ways"])
     if not installed(asked["anomalib"]):
         terminal.say(ABSENT)
-    elif "ViT-S" in asked["encoders"].split(","):
+    elif any(encoder == "ViT-S" for encoder, _ in chosen):
         chosen.append(("ViT-S", DINO))
     for seed in range(seeds):
         for name, root in roots.items():

@@ -696,6 +696,21 @@ def test_encoders_are_compared_with_themselves_frozen(run: Run, sets: Path, tmp_
     assert (tmp_path / "encoders.csv").read_bytes() == before, "what is there is not run again"
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--encoders", "Lite0,Vit"), "there is no Vit; expected some of Lite0, MobileNetV2, ViT-S"),
+        (("--ways", "half"), "there is no half; expected some of full, lora, blocks, taught"),
+    ],
+)
+def test_encoders_and_ways_that_there_are_not_are_refused(
+    asked: tuple[str, ...], said: str, run: Run, tmp_path: Path
+) -> None:
+    code, _, errors = run("encoders", "--output", tmp_path, *asked)
+    assert code == 2
+    assert said in errors
+
+
 def test_anomalib_s_model_of_transformers_stands_beside_ours(
     run: Run, sets: Path, anomalib: Path, tmp_path: Path
 ) -> None:
