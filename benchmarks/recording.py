@@ -59,7 +59,7 @@ class Recording:
         """Score the next pseudo-anomalies, see `Method`."""
         scores = self._keep(f"pseudo.{self.names[self.scored]}", detector, pixels)
         self.scored += 1
-        return self.method.watched(scores)
+        return scores[self.method.settings.score]
 
     def _keep(self, name: str, detector: Detector, pixels: Pixels) -> dict[str, Floats]:
         scores = score_images(detector, pixels, self.method.compute)

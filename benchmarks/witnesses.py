@@ -37,8 +37,8 @@ FAMILIES = {
     "all": ("cutmix", "cutpaste", "scar", "cutout", "line", "stain", "blend", "warp"),
 }
 SCORES: dict[str, Callable[[Floats], Floats]] = {  # of scores (n, 2) in standard deviations of normal images
-    "fused": lambda both: both[:, :1] + DENSE_WEIGHT * both[:, 1:],
-    "both": lambda both: both,  # each apart, then the mean of their AUROCs
+    "fused": lambda both: both @ [[1], [DENSE_WEIGHT]],
+    "both": lambda both: both,  # each apart, then the mean of their validations
 }
 KEPT: dict[str, Callable[[list[Validation]], int]] = {
     "better by 1": lambda history: early_stop(history, replace(LONG, tolerance=1)).best_epoch,
@@ -77,12 +77,26 @@ class Trajectory:
 
             sets = {name: PseudoSet(self.scores[f"{i} pseudo.{name}"], 0, 0) for name in names}  # type: ignore[arg-type]
             if not history:
-                first = validate(scored, scored(normal), sets).by_augmentation  # type: ignore[arg-type]
+                first = mean_validation(scored, normal, sets).by_augmentation
                 miss = {name: abs(first[name] - TARGET) for name in names}
                 names = [n for n in names if miss[n] <= TOLERANCE] or [min(names, key=lambda n: miss[n])]
                 sets = {name: sets[name] for name in names}
-            history.append(validate(scored, scored(normal), sets))  # type: ignore[arg-type]
+            history.append(mean_validation(scored, normal, sets))
         return history
+
+
+def mean_validation(
+    scored: Callable[[Floats], Floats], normal: Floats, sets: Mapping[str, PseudoSet]
+) -> Validation:
+    """Validate each column of what `scored` makes of scores `(n, 2)`, and average over the columns."""
+    columns = range(scored(normal).shape[1])
+    each = [validate(lambda raw, i=i: scored(raw)[:, i], scored(normal)[:, i], sets) for i in columns]  # type: ignore[misc]
+    return Validation(
+        float(np.mean([one.auroc for one in each])),
+        {name: float(np.mean([one.by_augmentation[name] for one in each])) for name in sets},
+        {name: np.mean([one.influences[name] for one in each], axis=0) for name in each[0].influences},
+        float(np.mean([one.normal_score_mean for one in each])),
+    )
 
 
 def verdict(families: str, score: str, kept: str) -> Watch:
@@ -167,7 +181,7 @@ def left_out(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 DRAWN = {
-    "faint, both, better by 2": "faint pseudo-anomalies, by pooled and dense score apart (default)",
+    "faint, fused, better by 2": "faint pseudo-anomalies, by the fused score (default)",
     "large, both, last within 1": "large ones, the last within one standard error",
 }
 

@@ -26,7 +26,7 @@ class Fit:
 
     Attributes:
         detector: its scores are in units of the held-out normal images.
-        held_out: validated scores of the held-out normal images, `(n, parts)`, as `Method.score` gives them.
+        held_out: the score that decides of the held-out normal images, `(n,)`.
         train_features: averaged features of the first training images; empty unless they were asked for.
         held_out_features: the same of the first held-out ones.
     """
@@ -89,7 +89,7 @@ class Method(Protocol):
         """
 
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
-        """Compute the scores that validation watches, `(n, parts)`; higher = more anomalous."""
+        """Compute the score that decides, which validation watches, `(n,)`; higher = more anomalous."""
 
     def drift(self, fit: Fit) -> Mapping[str, float]:
         """Measure how far the encoder has moved; numbers to look at that decide nothing."""

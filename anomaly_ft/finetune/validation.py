@@ -14,7 +14,7 @@ from anomaly_ft.data.pseudo_anomalies import Pixels, pseudo_anomalies
 from anomaly_ft.finetune.records import PseudoSet, Validation
 from anomaly_ft.metrics import Floats, placements
 
-Score = Callable[[Pixels], Floats]  # `(n,)`, or `(n, parts)` where several scores are watched alike
+Score = Callable[[Pixels], Floats]  # `(n,)`
 HALVINGS = 6  # bisection steps: severity to 1/64
 SEARCHED = 64  # images at most on which severities are searched; what was found is measured on all
 CLOSE = 0.02  # near enough to the target: the AUROC of 50 against 50 images has a standard error of 0.04
@@ -26,7 +26,7 @@ class HeldOut:
 
     Attributes:
         images: n images, some of them varied: what pseudo-anomalies are made of.
-        normal: scores `(k n, parts)` of the n images as they are, and in further blocks of n of varied copies.
+        normal: scores `(k n,)` of the n images as they are, and in further blocks of n of varied copies.
         score: of images, by the pretrained encoder's detector.
         seed: of the run.
         keep: see `pseudo_anomalies`.
@@ -40,8 +40,7 @@ class HeldOut:
 
     def first(self, count: int) -> "HeldOut":
         """Give only the first `count` images, with the scores of their varied copies."""
-        parts = self.normal.shape[1:]
-        normal = self.normal.reshape(-1, len(self.images), *parts)[:, :count].reshape(-1, *parts)
+        normal = self.normal.reshape(-1, len(self.images))[:, :count].reshape(-1)
         images = Images(self.images.pixels[:count], self.images.records[:count])
         return replace(self, images=images, normal=normal)
 
@@ -85,9 +84,9 @@ def fixed(normals: HeldOut, augmentations: Sequence[str], *, severity: float) ->
 
 
 def validate(score: Score, normal: Floats, sets: Mapping[str, PseudoSet]) -> Validation:
-    """Tell n pseudo-anomalies from the normal images that they were made of, whose scores are given, `(k n,
-    parts)`: of the n images, and in further blocks of n of their varied copies. The total is over the
-    informative sets alone. Of a score in several parts every AUROC is the mean of its parts'.
+    """Tell n pseudo-anomalies from the normal images that they were made of, whose scores are given, `(k
+    n,)`: of the n images, and in further blocks of n of their varied copies. The total is over the informative
+    sets alone.
 
     Raises:
         DivergedError: a score that is not finite.
@@ -100,7 +99,7 @@ def summed_up(normal: Floats, scored: Mapping[str, Floats], sets: Mapping[str, P
     by_augmentation: dict[str, float] = {}
     influences: dict[str, Floats] = {}
     for name, pseudo in sets.items():
-        of_normal, of_pseudo = _placements(normal, scored[name])
+        of_normal, of_pseudo = placements(normal, scored[name])
         by_augmentation[name] = float(of_pseudo.mean())
         if pseudo.informative:
             each = of_normal.reshape(-1, len(of_pseudo)).mean(0)  # an image and its varied copies count as one
@@ -116,11 +115,4 @@ def _pseudo_set(normals: HeldOut, augmentation: str, severity: float) -> PseudoS
     pixels = pseudo_anomalies(
         images.pixels, names, augmentation, severity, seed=normals.seed, keep=normals.keep
     )
-    return PseudoSet(pixels, severity, float(_placements(normals.normal, normals.score(pixels))[1].mean()))
-
-
-def _placements(normal: Floats, pseudo: Floats) -> tuple[Floats, Floats]:
-    """Compute `placements` of scores `(n,)`, or their mean over the parts of scores `(n, parts)`."""
-    parts = zip(np.atleast_2d(normal.T), np.atleast_2d(pseudo.T), strict=True)
-    of_normal, of_pseudo = zip(*(placements(a, b) for a, b in parts), strict=True)
-    return np.mean(of_normal, axis=0), np.mean(of_pseudo, axis=0)
+    return PseudoSet(pixels, severity, float(placements(normals.normal, normals.score(pixels))[1].mean()))

@@ -110,7 +110,7 @@ class GaussianSection(Section):
     """How Gaussian statistics are fitted, and which score decides."""
 
     score: Literal["pooled", "dense", "fused"] = "fused"
-    """The score that decides; it is validated, of the fused one both parts. All three are reported."""
+    """The score that decides; it is what validation watches. All three are reported."""
     position: Literal["auto", "fixed", "free"] = "auto"
     """`fixed`: the same place shows the same part in every image; `free`: your parts lie in different places,
     so what one place holds says nothing about another image; `auto`: validation finds out before training."""

@@ -57,20 +57,6 @@ def test_the_auroc_is_the_mean_over_augmentations_of_scikit_learns() -> None:
     assert validation.normal_score_mean == pytest.approx(normal.mean())
 
 
-def test_of_a_score_in_parts_every_auroc_is_the_mean_over_parts_of_scikit_learns() -> None:
-    first, second = normal_scores(seed=0), normal_scores(seed=1)
-    normal = np.stack([first[0], second[0]], 1)
-    both = {name: set_of(np.stack([first[1][name].pixels, second[1][name].pixels], 1)) for name in first[1]}
-    validation = validate(as_is, normal, both)
-    labels = np.r_[np.zeros(50), np.ones(50)]
-    for name, pseudo in both.items():
-        parts = [roc_auc_score(labels, np.r_[normal[:, i], pseudo.pixels[:, i]]) for i in (0, 1)]
-        assert validation.by_augmentation[name] == pytest.approx(np.mean(parts))
-    assert validation.influence.shape == (50,)
-    alone = [validate(as_is, normals, sets).influence for normals, sets in (first, second)]
-    assert validation.influence == pytest.approx(np.mean(alone, axis=0))
-
-
 def test_an_augmentation_that_is_not_informative_is_reported_but_has_no_say() -> None:
     normal, sets = normal_scores()
     silent = {**sets, "confetti": set_of(normal + 100, informative=False)}

@@ -136,8 +136,8 @@ class FilterMethod:
         return batch_of(clean, corrupted, torch.from_numpy(done.mask).to(clean.device))
 
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
-        """Compute the score that decides, `(n, 1)`."""
-        return score_images(detector, pixels, self.compute)[detector.decides][:, None]
+        """Compute the score that decides, `(n,)`; higher = more anomalous."""
+        return score_images(detector, pixels, self.compute)[detector.decides]
 
     def drift(self, fit: Fit) -> Mapping[str, float]:
         """Measure nothing: the encoder does not move."""

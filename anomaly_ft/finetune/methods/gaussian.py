@@ -137,7 +137,9 @@ class GaussianMethod:
         else:
             detector, seen = fit_gaussians(self.encoder, train, self.compute, self.settings, keep)
         normal, held_out = scores_and_features(detector, self.inputs("val"), self.compute, keep=keep)
-        fit = Fit(detector.standardised(normal), self.watched(normal), seen, held_out)
+        detector = detector.standardised(normal)
+        watched = (normal | {"fused": detector.fused(normal)})[self.settings.score]
+        fit = Fit(detector, watched, seen, held_out)
         self._last = key, fit
         return fit
 
@@ -178,8 +180,8 @@ class GaussianMethod:
         return self.compute.batch(pixels)
 
     def score(self, detector: Detector, pixels: Pixels) -> Floats:
-        """Compute the scores that validation watches, `(n, parts)`; higher = more anomalous."""
-        return self.watched(score_images(detector, pixels, self.compute))
+        """Compute the score that decides, which validation watches, `(n,)`; higher = more anomalous."""
+        return score_images(detector, pixels, self.compute)[self.settings.score]
 
     def drift(self, fit: Fit) -> dict[str, float]:
         """Measure similarity to the pretrained features, rank, and distances of images that were and that
@@ -202,9 +204,3 @@ class GaussianMethod:
         """Count the images that `refit` gives to the encoder."""
         train = len(self.inputs("train"))
         return (min(train, DRIFT_IMAGES) if kind == PRETRAINED else train) + len(self.inputs("val"))
-
-    def watched(self, scores: Mapping[str, Floats]) -> Floats:
-        """Select the scores to validate, `(n, parts)`: the one that decides, of the fused one both parts, each
-        of which counts alike; the sum, in which the dense one counts most, hides what training moves most."""
-        names = ("pooled", "dense") if self.settings.score == "fused" else (self.settings.score,)
-        return np.stack([scores[name] for name in names], axis=1)

@@ -245,6 +245,14 @@ class GaussianDetector(nn.Module):
         scaled = self.statistics.standardised(normal)
         return GaussianDetector(self.encoder, self.settings, scaled, self.thresholds)
 
+    def fused(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Fuse pooled and dense scores `(n,)` that are there already, on this detector's scale."""
+        location, spread = (scale.cpu().numpy() for scale in (self.location, self.spread))
+        fused: NDArray[np.float64] = fuse(
+            scores["pooled"], scores["dense"], location, spread, self.settings.dense_weight
+        )
+        return fused
+
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
         """Give a view that decides by other thresholds."""
         return GaussianDetector(self.encoder, self.settings, self.statistics, thresholds)
