@@ -23,7 +23,7 @@ from anomaly_ft.errors import RunError
 from anomaly_ft.finetune.state import LoopState
 from anomaly_ft.system.files import write_bytes
 
-FORMAT = 1
+FORMAT = 2  # in 1, validations were of both parts of the fused score
 BROKEN = (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, SafetensorError)
 
 
