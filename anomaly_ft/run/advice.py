@@ -31,13 +31,13 @@ def with_advice(report: Report) -> Report:
     thumbnails = grey_thumbnails(evenly(good_images(report), LOOKED_AT), report.limits)
     pose = measure_pose(thumbnails) if len(thumbnails) >= FEWEST else None
     proposal = propose(pose, preset, PRESETS[preset], limits=limits(), image_size=IMAGE_SIZE)
-    return replace(report.divided(fitting_shares(report)), proposal=proposal)
+    return replace(report.divided(fitting_shares(len(good_images(report)))), proposal=proposal)
 
 
-def fitting_shares(report: Report) -> Shares:
+def fitting_shares(count: int) -> Shares:
     """Hold back more of few normal images: as many for the threshold as 100 would give, a quarter at most."""
-    default, count = Data.model_fields["calibration_share"].default, max(1, len(good_images(report)))
-    share = round(min(MOST_HELD_BACK, max(default, default * ENOUGH / count)), 3)
+    default = Data.model_fields["calibration_share"].default
+    share = round(min(MOST_HELD_BACK, max(default, default * ENOUGH / max(1, count))), 3)
     return Shares(share, share)
 
 

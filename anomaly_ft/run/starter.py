@@ -13,7 +13,7 @@ from dataclasses import replace
 from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.recipe.schema import Data, Recipe
-from anomaly_ft.run.advice import fitting_resize, fitting_shares, usual_size
+from anomaly_ft.run.advice import fitting_resize, fitting_shares, good_images, usual_size
 
 WIDTH = 100
 BITS = (10, 12, 14, 16)  # of cameras
@@ -115,7 +115,7 @@ def _data(report: Report) -> Iterator[str]:
 
 
 def _expert(report: Report) -> Iterator[str]:
-    shares = fitting_shares(report)
+    shares = fitting_shares(len(good_images(report)))
     if shares.calibration > Data.model_fields["calibration_share"].default:
         yield "expert:"
         yield "  data:"

@@ -696,6 +696,29 @@ def test_encoders_are_compared_with_themselves_frozen(run: Run, sets: Path, tmp_
     assert (tmp_path / "encoders.csv").read_bytes() == before, "what is there is not run again"
 
 
+def test_few_images_are_drawn_from_the_training_images_and_measured_on_all_test_images(
+    run: Run, sets: Path, tmp_path: Path
+) -> None:
+    asked = ["--output", tmp_path, "--data", sets, "--sets", "screw", "--seeds", 1, "--counts", "9,10"]
+    code, said, errors = run("few", *asked, *settings())
+    assert code == 0, errors
+    rows = finite(tmp_path / "few.csv", "auroc", "varied", "step", "vicinal")
+    assert list(zip(rows["images"], rows["way"], strict=True)) == [
+        (9, "frozen"), (9, "fine-tuned"), (10, "frozen"), (10, "fine-tuned"),
+    ]  # fmt: skip
+    listed = {count: pd.read_csv(tmp_path / f"screw-0-{count}.csv") for count in (9, 10)}
+    assert [(table["split"] == "train").sum() for table in listed.values()] == [9, 10]
+    first, second = (set(table["image_path"]) for table in listed.values())
+    assert first < second, "more images hold fewer"
+    assert numbers_in(said)
+    before = (tmp_path / "few.csv").read_bytes()
+    assert run("few", *asked, *settings())[0] == 0
+    assert (tmp_path / "few.csv").read_bytes() == before, "what is there is not run again"
+    code, _, errors = run("few", *asked[:-1], "5000", *settings())
+    assert code == 1
+    assert "good training images, not 5000" in errors
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
