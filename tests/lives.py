@@ -26,8 +26,8 @@ def start(arguments: Sequence[str], output: Path, death: dict[str, Any] | None =
     """`anomaly-ft ARGUMENTS`, what it says in the file `output`. `death`, one of: {"step": n} for SIGKILL
     in the n-th step of the optimiser, {"varied": n} while the n-th varied image is made, {"write": site,
     "below": folder} at a change below a folder, {"full": site, "below": folder} for a disk that is full
-    from there on, {"nan": n} for a loss that is no number. A site is the number of a change, or one of the
-    `sites` of another life."""
+    from there on, {"nan": n} for a loss that is no number. A site is the number of a change, one of the
+    `sites` of another life, or such a one and how many times it was seen before and now."""
     arguments = (list(arguments), str(output), death or {}, dict(os.environ))
     process = CONTEXT.Process(target=_live, args=arguments)
     with pytest.MonkeyPatch.context() as patch:  # the server does not get the path of this process
@@ -132,9 +132,10 @@ def _watch_changes(below: str, death: dict[str, Any]) -> list[str]:
         if not is_write(event, arguments, below):
             return
         seen.append(site := site_of(event, os.fsdecode(arguments[0]).removeprefix(below)))
-        if death.get("write") in (site, len(seen)):
+        here = (site, len(seen), (site, seen.count(site)))
+        if death.get("write") in here:
             os.kill(os.getpid(), signal.SIGKILL)
-        full = full or death.get("full") in (site, len(seen))
+        full = full or death.get("full") in here
         if full and event in ("open", "os.mkdir"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
 
