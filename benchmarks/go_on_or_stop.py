@@ -1,6 +1,6 @@
 """Draw runs that forgetting.py recorded: what validation saw, what was true, and the epoch to keep.
 
-    python benchmarks/go_on_or_stop.py results macaroni1:0 kolektor:1 --output docs/images/go-on-or-stop.png
+    python benchmarks/go_on_or_stop.py results macaroni1:1 kolektor:1 --output docs/images/go-on-or-stop.png
 
 A panel for each set and seed, of the first settings that the table has; the picture of the README is of runs of
 180 steps. What is watched, and the epoch that is kept, are those of the default rule, see `witnesses.py`.
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from witnesses import RULES, Trajectory
 
 SEEN, TRUE, KEPT = "#3b7dd8", "#d9822b", "tab:green"
-RULE = "faint, both, better by 2"
+RULE = "faint, fused, better by 2"
 
 
 def panel(axes: Axes, run: Trajectory, score: str) -> None:

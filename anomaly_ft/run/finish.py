@@ -50,11 +50,13 @@ class Baseline:
     """Numbers of the pretrained encoder's detector, taken before the encoder changes.
 
     Attributes:
+        detector: it itself; where the encoder is kept as it was, it is measured once.
         tested: what it says about the test images; None where there are none, or where it knows nothing yet.
         point: its threshold, set on the same calibration images as that of the fine-tuned encoder; or None.
         what_if: the rows of `evaluation.what_if`; empty where it knows nothing yet.
     """
 
+    detector: Detector
     tested: Predictions | None
     point: WorkingPoint | None
     what_if: list[Row]
@@ -77,17 +79,21 @@ def finish(
     """
     summary, records, baseline = before
     kind = method.keeps
-    kept = calibrate(setup, method.refit(kind, watching=False).detector)
+    detector = method.refit(kind, watching=False).detector
+    unchanged = detector is baseline.detector and baseline.point is not None
+    kept = calibrate(setup, detector)
     setup.terminal.say(kept.sentence)
-    tested = predict_test(setup, kept.detector)
+    tested = baseline.tested if unchanged else predict_test(setup, kept.detector)
     assessment = assess_test(setup, kept, tested) if tested else None
     save(setup, partial, kept, kind, refitted=kind != method.kinds[0])
     if assessment:
         _write_predictions(partial, assessment, baseline)
     known = summarise_known(setup.known, setup.data.test.records, baseline.tested, tested)
-    varied = beside(baseline.what_if, vary_test(setup, kept.detector, kept.point))
-    others = {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
-    numbers = {**others, kind: assessment.numbers() if assessment else None}
+    after = baseline.what_if if unchanged else vary_test(setup, kept.detector, kept.point)
+    varied = beside(baseline.what_if, after)
+    numbers = dict.fromkeys(method.kinds, assessment.numbers() if assessment else None)
+    if not unchanged:
+        numbers |= {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
     sealed = {
         "folder_name": finished_name(partial),
         **_compare(setup.data.test.records, baseline, assessment),
@@ -147,9 +153,9 @@ def measure_baseline(setup: Setup, method: Method, detector: Detector) -> Baseli
     """Measure the detector of before training on test images, as they are and varied; nothing where that knows
     nothing yet."""
     if not method.has_baseline:
-        return Baseline(None, None, [])
+        return Baseline(detector, None, None, [])
     point = working_point(setup, detector)
-    return Baseline(predict_test(setup, detector), point, vary_test(setup, detector, point))
+    return Baseline(detector, predict_test(setup, detector), point, vary_test(setup, detector, point))
 
 
 def working_point(setup: Setup, detector: Detector) -> WorkingPoint:

@@ -162,4 +162,5 @@ def test_every_end_of_training_says_what_was_seen_and_going_on_says_nothing() ->
         "no vicinal AUROC after it is more than 2 standard errors above epoch 0's"
     )
     assert verdict(0.80, 0.82, max_epochs=1).why == "the one epoch was trained"
+    assert verdict(0.80, max_epochs=0).why == "no epoch was asked for"
     assert "loss far above the first" in verdict(0.80, diverged=True).why

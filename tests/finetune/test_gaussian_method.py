@@ -26,6 +26,21 @@ def test_an_encoder_that_has_changed_is_fitted_again(method):
     assert method.refit("refit") is not first
 
 
+def test_an_encoder_that_is_as_it_was_has_the_detector_that_was_fitted_to_it(method, make_textures):
+    before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
+    move(method, 1)
+    assert method.refit("refit").detector is not method.pretrained
+    method.encoder.load_state_dict(before)
+    for kind in ("refit", "pretrained"):
+        assert method.refit(kind).detector is method.pretrained
+    method._last, method._before = None, "of other weights"
+    anew = method.refit("refit").detector
+    assert anew is not method.pretrained
+    images = make_textures(5, 32, 3)
+    for name, scores in score_images(anew, images, method.compute).items():
+        assert np.array_equal(scores, score_images(method.pretrained, images, method.compute)[name])
+
+
 def test_what_is_remembered_scores_as_what_is_fitted_anew(method, make_textures):
     move(method, 1)
     best = {name: value.clone() for name, value in method.encoder.state_dict().items()}

@@ -28,6 +28,7 @@ from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.inference import score_images
 from anomaly_ft.model.loading import load_detector
 from anomaly_ft.recipe.read import read_recipe
+from anomaly_ft.run import finish
 from anomaly_ft.run.console import Terminal
 from anomaly_ft.run.log import NOT_ARTIFACTS
 from anomaly_ft.run.open import open_summary
@@ -263,7 +264,21 @@ def test_when_nothing_beats_the_pretrained_encoder_it_is_kept_and_the_run_says_s
     summary = json.loads((output / "tiny-001" / "summary.json").read_text())
     assert (summary["stop_reason"], summary["best_epoch"]) == ("no_progress", 0)
     frozen, tuned = summary["frozen_test"], summary["test"]
-    assert {key: tuned[key] for key in frozen} == pytest.approx(frozen)
+    assert {key: tuned[key] for key in frozen} == frozen
+    both = summary["test_by_statistics"]
+    assert both["pretrained"] == both["refit"]
+
+
+@pytest.mark.parametrize(("seen", "times"), [((0.5, 0.5), 1), ((0.5, 0.9), 2)], ids=["kept", "trained"])
+def test_test_images_are_looked_at_once_where_the_encoder_is_as_it_was(
+    seen: tuple[float, ...], times: int, recipe: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    predict = finish.predict_test
+    monkeypatch.setattr(finish, "predict_test", lambda *asked: looks.append(asked) or predict(*asked))
+    validate_as(monkeypatch, *seen)
+    succeed(recipe, output, "schedule.max_epochs=1")
+    assert len(looks) == times
 
 
 def test_a_learning_rate_that_diverges_ends_with_four_and_keeps_the_pretrained_encoder(

@@ -70,6 +70,7 @@ class GaussianMethod:
     choose: Callable[[Heads], PositionChoice] | None = None
     position: PositionChoice | None = None
     _pretrained: GaussianDetector | None = None
+    _before: str = ""  # digest of the weights that the pretrained statistics are of
     _features: Features = ()
     _last: tuple[tuple[str, str], Fit] | None = None  # the last refit, and of which kind and weights it is
 
@@ -114,13 +115,15 @@ class GaussianMethod:
             self.position = self.choose(heads)
             self._pretrained = heads.detectors[self.position.position]
             self.settings = self._pretrained.settings
+        self._before = digest_of(self.encoder)
         self._features = pooled_features(self.encoder, held_out[:DRIFT_IMAGES], self.compute)
         return self._pretrained
 
     def refit(self, kind: str, *, watching: bool = True) -> Fit:
         """Fit the detector of the encoder as it is now; each held-out image is seen once: its scores are the
         scale and half of the comparison, and its features tell drift. The last one is remembered: the encoder
-        that is kept was mostly fitted at its validation already.
+        that is kept was mostly fitted at its validation already. While the encoder is as it was, so is its
+        detector: that of `fit`, the same object.
 
         Raises:
             ValueError: none of the `kinds`.
@@ -131,13 +134,14 @@ class GaussianMethod:
         if self._last and self._last[0] == key and (self._last[1].held_out_features or not watching):
             return self._last[1]
         keep, train = DRIFT_IMAGES if watching else 0, self.inputs("train")
-        if kind == PRETRAINED:
+        unchanged = key[1] == self._before
+        if unchanged or kind == PRETRAINED:
             detector = self.pretrained
             seen = pooled_features(self.encoder, train[:keep], self.compute) if keep else []
         else:
             detector, seen = fit_gaussians(self.encoder, train, self.compute, self.settings, keep)
         normal, held_out = scores_and_features(detector, self.inputs("val"), self.compute, keep=keep)
-        detector = detector.standardised(normal)
+        detector = detector if unchanged else detector.standardised(normal)
         watched = (normal | {"fused": detector.fused(normal)})[self.settings.score]
         fit = Fit(detector, watched, seen, held_out)
         self._last = key, fit
