@@ -37,6 +37,7 @@ TINY: dict[str, Any] = {  # seconds: a small encoder, small images, a coarse gri
     "expert": {
         "data": {"val_share": 0.2, "calibration_share": 0.2},
         "gaussian": {"grid": 4},
+        "schedule": {"epoch_steps": 2},
         "runtime": {"threads": 1},
     },
 }

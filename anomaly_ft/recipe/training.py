@@ -35,7 +35,7 @@ class Schedule(Section):
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Passes over all images, at most half of max_steps, while the learning rate rises to its full height."""
     epoch_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Training steps of an epoch; `auto`: equal parts of max_steps, as many as max_share allows."""
+    """Training steps of an epoch; `auto`: equal parts of max_steps, 25 or more, as many as max_share allows."""
     average: bool = False
     """Validate and keep the mean of the weights over epochs, the pretrained ones among them."""
     interpolate: tuple[Share, ...] = ()

@@ -16,6 +16,8 @@ from anomaly_ft.run.setup import Setup, prepare
 from anomaly_ft.run.train import METHODS
 from anomaly_ft.run.training import epochs, loop_state, make_monitor, mix, rule_of, steps_of_an_epoch
 
+AUTO = "expert.schedule.epoch_steps=auto"
+
 
 @pytest.fixture
 def path(mvtec_folder: Path, tmp_path: Path) -> Path:
@@ -59,7 +61,7 @@ def test_validation_takes_its_share_of_the_time_and_not_more(path: Path) -> None
     monitor, _ = watched(setup_of(path))
     counted = []
     for share in (0.05, 0.25, 0.5):
-        setup = setup_of(path, f"expert.validation.max_share={share}", "schedule.max_steps=1000")
+        setup = setup_of(path, f"expert.validation.max_share={share}", "schedule.max_steps=1000", AUTO)
         steps = steps_of_an_epoch(setup, monitor.passes())
         informative = sum(pseudo.informative for pseudo in monitor.sets.values())
         seen = len(setup.data.split.train) + len(setup.data.split.val) * (1 + informative)
@@ -181,6 +183,8 @@ def test_a_validation_sees_as_many_images_as_are_counted(
     monkeypatch.setattr("anomaly_ft.finetune.methods.gaussian.DRIFT_IMAGES", 5)
     setup = setup_of(path, f"expert.gaussian.statistics={final}")
     monitor, _ = watched(setup)
+    with torch.no_grad():  # as training does; else nothing is fitted again
+        next(setup.encoder.parameters()).mul_(1.01)
     seen = []
     forward = Encoder.forward
     monkeypatch.setattr(
@@ -190,18 +194,25 @@ def test_a_validation_sees_as_many_images_as_are_counted(
     assert sum(seen) == monitor.passes()
 
 
-@pytest.mark.parametrize(("steps", "epoch", "number"), [(1000, 142, 7), (300, 150, 2), (90, 90, 1), (1, 1, 1)])
-def test_validations_divide_the_steps_evenly(steps: int, epoch: int, number: int, path: Path) -> None:
-    setup = setup_of(
-        path, f"schedule.max_steps={steps}", "expert.validation.max_share=0.25", "schedule.max_epochs=100"
-    )
-    passes = 130 * 4  # of which 130 steps are a quarter
+@pytest.mark.parametrize(
+    ("afforded", "steps", "epoch", "number"),
+    [
+        (130, 1000, 142, 7), (130, 300, 150, 2), (130, 90, 90, 1), (130, 1, 1, 1),
+        (3, 150, 25, 6), (3, 60, 30, 2), (3, 20, 20, 1),
+    ],
+)  # fmt: skip
+def test_validations_divide_the_steps_evenly_into_epochs_that_are_not_too_short(
+    afforded: int, steps: int, epoch: int, number: int, path: Path
+) -> None:
+    changes = (f"schedule.max_steps={steps}", "schedule.max_epochs=100", "expert.validation.max_share=0.25")
+    setup = setup_of(path, *changes, AUTO)
+    passes = afforded * 4  # so many steps take three quarters of the time
     assert steps_of_an_epoch(setup, passes) == epoch
     assert rule_of(setup.recipe.schedule, epoch).max_epochs == number
 
 
 def test_a_run_that_goes_on_keeps_the_length_of_its_epochs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = setup_of(path)
+    setup = setup_of(path, "expert.schedule.epoch_steps=8")
     monitor, _ = watched(setup)
     begun = state_of(setup, monitor)
     next(epochs(setup, begun, monitor))
