@@ -50,7 +50,7 @@ class Baseline:
     """Numbers of the pretrained encoder's detector, taken before the encoder changes.
 
     Attributes:
-        detector: it itself; where the encoder is kept as it was, it is measured once.
+        detector: it itself; where it is also what is kept, it is measured once.
         tested: what it says about the test images; None where there are none, or where it knows nothing yet.
         point: its threshold, set on the same calibration images as that of the fine-tuned encoder; or None.
         what_if: the rows of `evaluation.what_if`; empty where it knows nothing yet.
@@ -145,8 +145,8 @@ def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | N
         return None  # before anything is fitted for nothing
     detector = method.refit(kind, watching=False).detector
     point = working_point(setup, detector)
-    tested = predict(detector, setup.data.test.pixels, setup.compute)
-    return measure(setup.data.test.records, tested.scores, tested.decides, point)
+    tested = predict_test(setup, detector)
+    return measure(setup.data.test.records, tested.scores, tested.decides, point) if tested else None
 
 
 def measure_baseline(setup: Setup, method: Method, detector: Detector) -> Baseline:

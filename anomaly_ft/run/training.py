@@ -68,7 +68,7 @@ def pseudo_sets(setup: Setup, score: Score) -> dict[str, PseudoSet]:
 
     Args:
         setup: the run.
-        score: the validated scores of images by the pretrained encoder's detector.
+        score: the score of images that validation watches, by the pretrained encoder's detector.
     """
     section, normal = setup.recipe.validation, score(setup.varied("val").pixels)
     if (known := normal.tobytes()) in setup.pseudo:
@@ -98,7 +98,7 @@ def position_of(
     Args:
         setup: the run.
         heads: of the pretrained encoder.
-        score: computes the scores that validation watches.
+        score: computes the score that validation watches.
     """
     made = pseudo_sets(setup, lambda pixels: score(heads.detectors["fixed"], pixels))
     sets = {name: pseudo for name, pseudo in made.items() if pseudo.informative}

@@ -1,5 +1,7 @@
 """The induced Gaussian in fine-tuning: when statistics are fitted again, and when the last ones serve."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,14 @@ def test_what_is_remembered_scores_as_what_is_fitted_anew(method, make_textures)
     images = make_textures(5, 32, 3)
     for name, scores in score_images(anew.detector, images, method.compute).items():
         assert np.array_equal(scores, score_images(remembered.detector, images, method.compute)[name])
+
+
+@pytest.mark.parametrize("score", ["pooled", "dense", "fused"])
+def test_held_out_images_have_the_score_that_the_detector_gives_them(method, score):
+    method.settings = replace(method.settings, score=score)
+    move(method, 1)
+    fit = method.refit("refit")
+    assert fit.held_out == pytest.approx(method.score(fit.detector, method.inputs("val")), rel=1e-6)
 
 
 def test_features_for_drift_are_fitted_where_the_last_fit_has_none(method):

@@ -247,11 +247,9 @@ class GaussianDetector(nn.Module):
 
     def fused(self, scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Fuse pooled and dense scores `(n,)` that are there already, on this detector's scale."""
-        location, spread = (scale.cpu().numpy() for scale in (self.location, self.spread))
-        fused: NDArray[np.float64] = fuse(
-            scores["pooled"], scores["dense"], location, spread, self.settings.dense_weight
-        )
-        return fused
+        pooled, dense = (torch.from_numpy(scores[name]).to(self.location) for name in ("pooled", "dense"))
+        fused: Tensor = fuse(pooled, dense, self.location, self.spread, self.settings.dense_weight)
+        return fused.cpu().double().numpy()
 
     def with_thresholds(self, thresholds: Thresholds) -> "GaussianDetector":
         """Give a view that decides by other thresholds."""
