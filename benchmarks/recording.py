@@ -30,7 +30,7 @@ class Recording:
         names: of the pseudo-anomalies, in the order in which they are scored.
         generic: photographs of nothing in particular; how their features change is what the encoder unlearns.
         raw: of validation i `"i normal"` and `"i pseudo.NAME"`, pooled and dense score `(n, 2)`, `"i pooled"`
-            and `"i dense"` of test images, in standard deviations of held-out normal images; `"labels"` of these.
+            and `"i dense"` of test images, in standard deviations of held-out normal images; their `"labels"`.
         truth: AUROCs on test images at the last validation, and `retention`, the mean over levels of the linear
             CKA of features of `generic` with the pretrained encoder's.
     """
