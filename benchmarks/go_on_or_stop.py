@@ -1,6 +1,6 @@
 """Draw runs that forgetting.py recorded: what validation saw, what was true, and the epoch to keep.
 
-    python benchmarks/go_on_or_stop.py results macaroni1:1 kolektor:1 --output docs/images/go-on-or-stop.png
+    python benchmarks/go_on_or_stop.py results macaroni1:0 kolektor:1 --output docs/images/go-on-or-stop.png
 
 A panel for each set and seed, of the first settings that the table has; the picture of the README is of runs of
 180 steps. What is watched, and the epoch that is kept, are those of the default rule, see `witnesses.py`.
