@@ -146,10 +146,11 @@ def count(setup: Setup) -> Counts:
     schedule = setup.recipe.schedule
     an_epoch = steps_of_an_epoch(setup, refit + pseudo)
     epochs = rule_of(schedule, an_epoch).max_epochs if schedule.max_epochs else 0
+    after = refit + tested + (len(method.kinds) - 1) * (val + calibration + 2 * test)
     return Counts(
         before=refit + val + position + search + tested + normal + first,
         validation=refit + pseudo,
-        after=refit + tested + (len(method.kinds) - 1) * (val + calibration + 2 * test),
+        after=after if epochs else val + calibration,  # an encoder that stays was measured before
         exact=train if _keeps_sums(setup, method) else 0,
         epochs=epochs,
         steps=epochs * an_epoch,
@@ -181,13 +182,13 @@ def _measure(setup: Setup, clock: Clock) -> _Costs:
     method = make_method(setup)
     train, images = setup.inputs("train"), method.images(method.keeps)
     method.fit()  # what is computed once, or slow the first time
+    step = _step(setup, method, clock)  # moves the encoder; else nothing would be fitted again
     began = clock()
     detector = method.refit(method.keeps, watching=False).detector
     fitted = clock()
     method.score(detector, train)
     image = (clock() - fitted) / len(train)
     sums, exact = _sums(setup, detector, train, clock) if _keeps_sums(setup, method) else (0, 0.0)
-    step = _step(setup, method, clock)
     return _Costs(
         image,
         max(0.0, fitted - began - images * image),

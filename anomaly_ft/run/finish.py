@@ -83,21 +83,17 @@ def finish(
     unchanged = detector is baseline.detector and baseline.point is not None
     kept = calibrate(setup, detector)
     setup.terminal.say(kept.sentence)
-    tested = baseline.tested if unchanged else predict_test(setup, kept.detector)
+    tested, rows = (baseline.tested, baseline.what_if) if unchanged else look(setup, kept.detector, kept.point)
     assessment = assess_test(setup, kept, tested) if tested else None
     save(setup, partial, kept, kind, refitted=kind != method.kinds[0])
     if assessment:
         _write_predictions(partial, assessment, baseline)
     known = summarise_known(setup.known, setup.data.test.records, baseline.tested, tested)
-    after = baseline.what_if if unchanged else vary_test(setup, kept.detector, kept.point)
-    varied = beside(baseline.what_if, after)
-    numbers = dict.fromkeys(method.kinds, assessment.numbers() if assessment else None)
-    if not unchanged:
-        numbers |= {name: measure_kind(setup, method, name) for name in method.kinds if name != kind}
+    varied = beside(baseline.what_if, rows)
     sealed = {
         "folder_name": finished_name(partial),
         **_compare(setup.data.test.records, baseline, assessment),
-        "test_by_statistics": {name: numbers[name] for name in method.kinds},
+        "test_by_statistics": by_statistics(setup, method, assessment, unchanged=unchanged),
         "thresholds": {**threshold_numbers(kept.point), "decided_by": kept.decided_by},
         "chi_square": [asdict(level) for level in kept.parametric],
         "statistics": kind,
@@ -139,6 +135,17 @@ def calibrate(setup: Setup, detector: Detector) -> Calibrated:
     )
 
 
+def by_statistics(
+    setup: Setup, method: Method, assessment: Assessment | None, *, unchanged: bool
+) -> dict[str, dict[str, float | None] | None]:
+    """Give the test numbers with each kind of statistics; of an encoder that is as it was they are the same."""
+    kept = assessment.numbers() if assessment else None
+    numbers: dict[str, dict[str, float | None] | None] = dict.fromkeys(method.kinds, kept)
+    if not unchanged:
+        numbers |= {name: measure_kind(setup, method, name) for name in method.kinds if name != method.keeps}
+    return numbers
+
+
 def measure_kind(setup: Setup, method: Method, kind: str) -> dict[str, float | None] | None:
     """Test numbers of the encoder with other statistics than those that are kept; None without a test split."""
     if not len(setup.data.test):
@@ -155,7 +162,13 @@ def measure_baseline(setup: Setup, method: Method, detector: Detector) -> Baseli
     if not method.has_baseline:
         return Baseline(detector, None, None, [])
     point = working_point(setup, detector)
-    return Baseline(detector, predict_test(setup, detector), point, vary_test(setup, detector, point))
+    tested, rows = look(setup, detector, point)
+    return Baseline(detector, tested, point, rows)
+
+
+def look(setup: Setup, detector: Detector, point: WorkingPoint) -> tuple[Predictions | None, list[Row]]:
+    """Score the test images, as they are and varied."""
+    return predict_test(setup, detector), vary_test(setup, detector, point)
 
 
 def working_point(setup: Setup, detector: Detector) -> WorkingPoint:

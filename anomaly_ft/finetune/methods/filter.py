@@ -94,15 +94,18 @@ class FilterMethod:
         train = self.inputs("train")
         self._made = make_filter(self.encoder, train, self.compute, self.settings)
         if self.choose is None:
-            return fit_residual(self._made, train, self.compute)
-        heads = fit_residual_heads(self._made, train, self.compute)
-        self.position = self.choose(heads)
-        chosen = heads.detectors[self.position.position]
-        self._made, self.settings = chosen.made, chosen.settings
-        return chosen
+            untrained = fit_residual(self._made, train, self.compute)
+        else:
+            heads = fit_residual_heads(self._made, train, self.compute)
+            self.position = self.choose(heads)
+            untrained = heads.detectors[self.position.position]
+            self._made, self.settings = untrained.made, untrained.settings
+        self._remember(untrained)
+        return untrained
 
     def refit(self, kind: str, *, watching: bool = True) -> Fit:
-        """Fit the statistics of what the filter leaves over as it is now. The last fit is remembered.
+        """Fit the statistics of what the filter leaves over as it is now. The last fit is remembered, and that
+        of before training too, until there is another one.
 
         Raises:
             ValueError: none of the `kinds`.
@@ -110,11 +113,15 @@ class FilterMethod:
         del watching
         if kind != REFIT:
             raise ValueError(f"statistics are {kind!r}, expected {REFIT}")
-        key = digest_of(self.made.net)
-        if self._last is None or self._last[0] != key:
-            detector = self.view(fit_residual(self.made, self.inputs("train"), self.compute))
-            self._last = key, Fit(detector, self.score(detector, self.inputs("val")))
+        if self._last is None or self._last[0] != digest_of(self.made.net):
+            return self._remember(fit_residual(self.made, self.inputs("train"), self.compute))
         return self._last[1]
+
+    def _remember(self, fitted: FilterDetector) -> Fit:
+        detector = self.view(fitted)
+        fit = Fit(detector, self.score(detector, self.inputs("val")))
+        self._last = digest_of(self.made.net), fit
+        return fit
 
     def objective(self) -> FilterLoss:
         """Make the loss of the filter."""
