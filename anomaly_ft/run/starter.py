@@ -13,12 +13,10 @@ from dataclasses import replace
 from anomaly_ft.data.checks.report import Report
 from anomaly_ft.data.deep_values import Limits
 from anomaly_ft.recipe.schema import Data, Recipe
-from anomaly_ft.recipe.training import Schedule
 from anomaly_ft.run.advice import fitting_resize, fitting_shares, good_images, usual_size
 
 WIDTH = 100
 BITS = (10, 12, 14, 16)  # of cameras
-FEWEST_TRAINED = 48  # good images; of fewer no training paid, see docs/studies.md
 LARGE = 2.0  # times the image size from which on detail is lost that may matter
 MORE = (
     "gaussian.position", "encoder.name", "encoder.weights", "optimizer.lr", "optimizer.batch_size",
@@ -27,12 +25,8 @@ MORE = (
 
 
 def with_recipe(report: Report) -> Report:
-    """Give the report without what the recipe mends, and say where it trains nothing."""
-    notes = report.notes
-    if len(good_images(report)) < FEWEST_TRAINED:
-        notes += (f"fewer than {FEWEST_TRAINED} good images: training did not pay, the recipe does without",)
-    mended = tuple(trouble for trouble in report.troubles if trouble.kind != "dark")
-    return replace(report, notes=notes, troubles=mended)
+    """Give the report without what the recipe mends."""
+    return replace(report, troubles=tuple(trouble for trouble in report.troubles if trouble.kind != "dark"))
 
 
 def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto", sheet: str = "") -> str:
@@ -50,12 +44,10 @@ def starter_recipe(report: Report, root: str, name: str, *, layout: str = "auto"
     lines += [f"  layout: {layout}"] if layout != "auto" else []
     lines += [f"  {line}" for line in _data(report)]
     lines += report.proposal.section(sheet) if report.proposal else []
-    lines += (few := [*_schedule(report)]) + [*_expert(report)]
+    lines += _expert(report)
     lines += ["", "# What you may want to change next, with its default:"]
     section = ""
     for key in MORE:
-        if few and key.startswith("schedule."):
-            continue
         if key.split(".")[0] != section:
             section = key.split(".")[0]
             lines.append(f"#{section}:")
@@ -120,14 +112,6 @@ def _data(report: Report) -> Iterator[str]:
     yield from _range(report.limits)
     yield "# Several photographs of one part? Keep them together, by a (group) in the file name:"
     yield r"# group_by: 'part(\d+)_'"
-
-
-def _schedule(report: Report) -> Iterator[str]:
-    """Train nothing where good images are too few for it."""
-    if len(good_images(report)) < FEWEST_TRAINED:
-        yield "schedule:"
-        yield f"  # Of fewer than {FEWEST_TRAINED} good images training did not pay: the encoder stays frozen."
-        yield f"  max_epochs: 0  # to train all the same: {Schedule.model_fields['max_epochs'].default}"
 
 
 def _expert(report: Report) -> Iterator[str]:

@@ -74,18 +74,6 @@ def test_few_images_are_held_back_in_larger_shares_and_the_guarantee_is_named(tm
     assert "split   10 train, 5 val, 5 calibration" in text
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(47, 0), (48, 6)])
-def test_of_too_few_images_nothing_is_learned_unless_it_is_asked_for(
-    images: int, epochs: int, tmp_path: Path
-) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (images, 40, 40), np.uint8)
-    recipe, text = init(save(tmp_path / "few", noise))
-    assert recipe.schedule.max_epochs == epochs
-    assert ("training did not pay" in text) is (epochs == 0)
-    assert ("fewer than 48 good images" in text) is (epochs == 0)
-    assert ("max_steps: 150" in text) is (epochs > 0), "a section stands once"
-
-
 @pytest.mark.parametrize(("highest", "expected"), [(900, 1023), (4000, 4095), (9000, 16383), (65535, 65535)])
 def test_deep_images_get_the_range_of_their_camera(highest: int, expected: int, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 800, (12, 40, 40), np.uint16)
