@@ -80,8 +80,8 @@ def early_stop(history: Sequence[Validation], rule: StoppingRule, *, diverged: b
         above = f"{rule.tolerance:g} standard errors above epoch {best}'s"
         reason, why = "no_progress", f"no vicinal AUROC after it is more than {above}"
     elif epoch >= rule.max_epochs:
-        trained = "no epoch was asked for" if not epoch else "the one epoch was trained"
-        reason, why = "max_epochs", f"all {epoch} epochs were trained" if epoch > 1 else trained
+        few = {0: "no epoch was asked for", 1: "the one epoch was trained"}
+        reason, why = "max_epochs", few.get(epoch, f"all {epoch} epochs were trained")
     return StopDecision(reason is not None, reason, best, why)
 
 

@@ -50,13 +50,13 @@ class Baseline:
     """Numbers of the pretrained encoder's detector, taken before the encoder changes.
 
     Attributes:
-        detector: it itself; where it is also what is kept, it is measured once.
+        detector: it itself, measured once where it is also what is kept; None where it knows nothing yet.
         tested: what it says about the test images; None where there are none, or where it knows nothing yet.
         point: its threshold, set on the same calibration images as that of the fine-tuned encoder; or None.
         what_if: the rows of `evaluation.what_if`; empty where it knows nothing yet.
     """
 
-    detector: Detector
+    detector: Detector | None
     tested: Predictions | None
     point: WorkingPoint | None
     what_if: list[Row]
@@ -80,7 +80,7 @@ def finish(
     summary, records, baseline = before
     kind = method.keeps
     detector = method.refit(kind, watching=False).detector
-    unchanged = detector is baseline.detector and baseline.point is not None
+    unchanged = detector is baseline.detector
     kept = calibrate(setup, detector)
     setup.terminal.say(kept.sentence)
     tested, rows = (baseline.tested, baseline.what_if) if unchanged else look(setup, kept.detector, kept.point)
@@ -160,7 +160,7 @@ def measure_baseline(setup: Setup, method: Method, detector: Detector) -> Baseli
     """Measure the detector of before training on test images, as they are and varied; nothing where that knows
     nothing yet."""
     if not method.has_baseline:
-        return Baseline(detector, None, None, [])
+        return Baseline(None, None, None, [])
     point = working_point(setup, detector)
     tested, rows = look(setup, detector, point)
     return Baseline(detector, tested, point, rows)

@@ -36,8 +36,5 @@ def test_of_a_score_in_parts_every_auroc_is_the_mean_over_parts_of_scikit_learns
     for name, scores in shifted.items():
         parts = [roc_auc_score(labels, np.r_[normal[:, i], scores[:, i]]) for i in (0, 1)]
         assert validation.by_augmentation[name] == pytest.approx(np.mean(parts))
-    alone = [
-        validate(lambda scores, i=i: scores[:, i], normal[:, i], sets).influence
-        for i in (0, 1)  # type: ignore[misc]
-    ]
+    alone = [validate(lambda scores, i=i: scores[:, i], normal[:, i], sets).influence for i in (0, 1)]
     assert validation.influence == pytest.approx(np.mean(alone, axis=0))
