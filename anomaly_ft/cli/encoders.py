@@ -6,7 +6,9 @@ import click
 
 
 @click.command()
-@click.option("--time", "measure", is_flag=True, help="Measure milliseconds an image of those that are here.")
+@click.option(
+    "--time", "measure", is_flag=True, help="Measure milliseconds an image on the CPU, where weights are here."
+)
 @click.option("--image-size", default=224, show_default=True, help="Side in pixels of the images for --time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def encoders(measure: bool, image_size: int, as_json: bool) -> None:

@@ -18,8 +18,8 @@ FREEDOM = 0.15  # share by which there may be more or fewer pixels, so that the 
 SQUASHED = 0.04  # share by which proportions may be off; beyond, more or fewer pixels are better
 
 
-def native_size(records: Sequence[Record], side: int) -> tuple[int, int]:
-    """Choose height and width in the proportions of most images, with about `side`^2 pixels.
+def native_size(records: Sequence[Record], side: int, step: int = STEP) -> tuple[int, int]:
+    """Choose height and width, multiples of `step`, in the proportions of most images: about `side`^2 pixels.
 
     Raises:
         DataError: images of different proportions, which no batch can hold without squashing or cutting them.
@@ -37,7 +37,7 @@ def native_size(records: Sequence[Record], side: int) -> tuple[int, int]:
         return side, side
     ordered = sorted(counts.elements(), key=lambda size: size[0] / size[1])
     usual = ordered[len(ordered) // 2]
-    height, width = _near(usual[1] / usual[0], side)
+    height, width = _near(usual[1] / usual[0], side, step)
     for other in (ordered[0], ordered[-1]):
         if not same_aspect(other, (width, height)):
             raise DataError(
@@ -49,16 +49,17 @@ def native_size(records: Sequence[Record], side: int) -> tuple[int, int]:
     return height, width
 
 
-def _near(ratio: float, side: int) -> tuple[int, int]:
-    """Choose multiples of `STEP` whose ratio, height over width, and whose product fit best.
+def _near(ratio: float, side: int, step: int = STEP) -> tuple[int, int]:
+    """Choose multiples of `step` whose ratio, height over width, and whose product fit best.
 
-    >>> _near(1.0, 224), _near(500 / 1258, 224), _near(1258 / 500, 224)
-    ((224, 224), (144, 368), (368, 144))
+    >>> _near(1.0, 224), _near(500 / 1258, 224), _near(1258 / 500, 224), _near(1258 / 500, 224, 14)
+    ((224, 224), (144, 368), (368, 144), (350, 140))
     """
+    least = step * math.ceil(LEAST / step)
 
     def cost(size: tuple[int, int]) -> float:
         pixels, squashed = abs(math.log(size[0] * size[1] / side**2)), abs(math.log(size[0] / size[1] / ratio))
         return squashed + 100 * max(0.0, squashed - SQUASHED) + max(0.0, pixels - FREEDOM) + 0.1 * pixels
 
-    heights = range(LEAST, STEP + max(LEAST, math.ceil(2 * side * math.sqrt(ratio))), STEP)
-    return min(((h, max(LEAST, STEP * round(h / ratio / STEP))) for h in heights), key=cost)
+    heights = range(least, step + max(least, math.ceil(2 * side * math.sqrt(ratio))), step)
+    return min(((h, max(least, step * round(h / ratio / step))) for h in heights), key=cost)

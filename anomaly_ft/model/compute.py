@@ -116,7 +116,7 @@ def make_compute(
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device, True):
         raise DeviceError(f"runtime.device: this machine has no {device} device; use auto or cpu")
-    if precision == "fp16" and not (present["cuda"] or present["mps"]):
+    if precision == "fp16" and (device == "cpu" or not any(present.values())):
         raise DeviceError("runtime.precision: processors do not train in fp16; use auto, bf16 or fp32")
     fabric = _launch(device, PRECISIONS[resolve_precision(device, precision)])
     # the objective that fabric.setup wraps trains in the precision all the same; only passes that ask are meant

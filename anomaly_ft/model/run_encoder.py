@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anomaly_ft.data.pixels import Size
 from anomaly_ft.errors import EncoderError
-from anomaly_ft.model.encoder.adapters import Adapter, adapted, digest, merge, read_adapter
+from anomaly_ft.model.encoder.adapters import Adapter, adapted_weights, digest, merge, read_adapter
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
 from anomaly_ft.model.encoder.weights import LOCAL
 
@@ -43,7 +43,8 @@ class SharedEncoder:
         Raises:
             AttributeError, KeyError, RuntimeError: an adapter of another model.
         """
-        weights = {name: weight.detach().clone() for name, weight in adapted(encoder.model, adapter.factors)}
+        there = adapted_weights(encoder.model, adapter.factors)
+        weights = {name: weight.detach().clone() for name, weight in there}
         self._bare = encoder, weights
         merge(encoder.model, adapter.factors)
         encoder.adapter = adapter
@@ -80,7 +81,7 @@ def encoder_of(folder: Path, description: Mapping[str, Any], shared: SharedEncod
         ValueError: an image size that none is.
     """
     if (folder / "adapter").exists():
-        return _adapted(folder, description, shared or SharedEncoder())
+        return _with_adapter(folder, description, shared or SharedEncoder())
     levels, image_size = description["levels"], _image_size(description["image_size"])
 
     def load() -> Encoder:
@@ -90,7 +91,7 @@ def encoder_of(folder: Path, description: Mapping[str, Any], shared: SharedEncod
     return shared.give(encoder_key(folder, description), load) if shared else load()
 
 
-def _adapted(folder: Path, description: Mapping[str, Any], shared: SharedEncoder) -> Encoder:
+def _with_adapter(folder: Path, description: Mapping[str, Any], shared: SharedEncoder) -> Encoder:
     """Load the backbone of a run folder, unless `shared` is the same one, and put the adapter on.
 
     Raises:
@@ -103,12 +104,12 @@ def _adapted(folder: Path, description: Mapping[str, Any], shared: SharedEncoder
     source = f"{LOCAL}{beside}" if beside.exists() else backbone.weights
     which = f"{backbone.name}, weights from {backbone.weights}, sha256 {backbone.sha256}"
     needs = f"{folder} needs its backbone {which}"
-    way_out = f"bring it back, or put a timm folder of it at {beside}"
+    mend = f"bring it back, or put a timm folder of it at {beside}"
 
     def load() -> Encoder:
         encoder = load_encoder(backbone.name, source, levels=levels, image_size=image_size)
         if (there := digest(encoder.model)) != backbone.sha256:
-            raise EncoderError(f"{needs}; the one found has sha256 {there}; {way_out}")
+            raise EncoderError(f"{needs}; the one found has sha256 {there}; {mend}")
         return encoder
 
     try:
@@ -116,7 +117,7 @@ def _adapted(folder: Path, description: Mapping[str, Any], shared: SharedEncoder
     except EncoderError as cause:
         if str(cause).startswith(needs):
             raise
-        raise EncoderError(f"{needs}; {way_out} ({str(cause).splitlines()[0]})") from cause
+        raise EncoderError(f"{needs}; {mend} ({str(cause).splitlines()[0]})") from cause
     try:
         shared.put_on(encoder, adapter)
     except (AttributeError, KeyError, RuntimeError) as cause:

@@ -17,7 +17,7 @@ from anomaly_ft.data.known_defects import load_known_defects
 from anomaly_ft.data.layouts.detect import Reading
 from anomaly_ft.data.loaded import DARK_SAYS, Images
 from anomaly_ft.data.pixels import Pixels, say_size
-from anomaly_ft.data.proportions import native_size
+from anomaly_ft.data.proportions import STEP, native_size
 from anomaly_ft.data.records import Part, counts
 from anomaly_ft.data.splits import Shares, only
 from anomaly_ft.data.variation import Variation, with_copies
@@ -25,7 +25,7 @@ from anomaly_ft.evaluation.metric_names import PHASES
 from anomaly_ft.finetune.records import PositionChoice, PseudoSet
 from anomaly_ft.model.compute import Compute, make_compute, resolve_precision
 from anomaly_ft.model.encoder.encoder import Encoder, load_encoder
-from anomaly_ft.model.encoder.weights import resolve_source
+from anomaly_ft.model.encoder.weights import resolve_source, step_of
 from anomaly_ft.model.filter.settings import FilterSettings
 from anomaly_ft.model.gaussian.cache_early import EarlyCache
 from anomaly_ft.model.gaussian.settings import DetectorSettings
@@ -270,7 +270,8 @@ def records_of(recipe: Recipe) -> Reading:
 
 
 def with_native_size(recipe: Recipe) -> Recipe:
-    """Replace the side of a square by height and width, where images keep their own proportions.
+    """Replace the side of a square by height and width, where images keep their own proportions; both are sides
+    that the encoder takes.
 
     Raises:
         DataError: images that are not there, or that differ in their proportions.
@@ -278,7 +279,7 @@ def with_native_size(recipe: Recipe) -> Recipe:
     data = recipe.data
     if data.resize != "native" or not isinstance(data.image_size, int):
         return recipe
-    size = native_size(records_of(recipe).records, data.image_size)
+    size = native_size(records_of(recipe).records, data.image_size, step_of(recipe.encoder.name, STEP))
     return recipe.model_copy(update={"data": data.model_copy(update={"image_size": size})})
 
 

@@ -27,6 +27,10 @@ def test_one_image_of_another_size_does_not_outvote_all_others(tmp_path: Path) -
     assert native_size(images(tmp_path, (40, 60, 60), (1, 328, 300)), 224) == (224, 224)
 
 
+def test_sides_are_multiples_of_what_the_encoder_takes(tmp_path: Path) -> None:
+    assert native_size(images(tmp_path, (4, 321, 600)), 224, step=14) == (308, 168)
+
+
 def test_what_is_accepted_can_be_decoded(tmp_path: Path) -> None:
     records = images(tmp_path, (4, 321, 600), (1, 330, 600), (1, 300, 600))
     size = native_size(records, 224)

@@ -55,6 +55,9 @@ def test_fp16_on_a_processor_is_refused_and_not_made_something_else(monkeypatch:
     for device in ("auto", "cpu"):
         with pytest.raises(DeviceError, match=r"do not train in fp16; use auto, bf16 or fp32"):
             make_compute(device=device, precision="fp16")
+    on_a_machine(monkeypatch, cuda=True, mps=False, bf16=True)
+    with pytest.raises(DeviceError, match=r"do not train in fp16; use auto, bf16 or fp32"):
+        make_compute(device="cpu", precision="fp16")
 
 
 def test_memory_that_ran_out_names_the_settings_that_need_less() -> None:

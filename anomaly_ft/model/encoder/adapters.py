@@ -51,7 +51,7 @@ class Adapter:
     factors: Factors
 
 
-def put_on(
+def add_adapters(
     model: nn.Module,
     levels: Sequence[str],
     blocks: Sequence[str] | Literal["all"],
@@ -125,12 +125,12 @@ def merge(model: nn.Module, factors: Mapping[str, Tensor]) -> None:
     Raises:
         AttributeError, KeyError, RuntimeError: factors of another model.
     """
-    for name, weight in adapted(model, factors):
+    for name, weight in adapted_weights(model, factors):
         up, down = (factors[f"{name}{part}weight"].flatten(1).double() for part in (UP, DOWN))
         weight.add_((up @ down).view(weight.shape).to(weight))
 
 
-def adapted(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Parameter]]:
+def adapted_weights(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[tuple[str, nn.Parameter]]:
     """List the modules that factors belong to, by name, with their weights.
 
     Raises:

@@ -12,16 +12,8 @@ from timm.data import resolve_model_data_config
 
 from anomaly_ft.errors import EncoderError
 from anomaly_ft.model.encoder.packaged import PACKAGES
-from anomaly_ft.model.encoder.weights import load_pretrained
+from anomaly_ft.model.encoder.weights import SUGGESTED, load_pretrained
 
-# of the hub's many: small and large networks that detectors are commonly built on
-SUGGESTED = (
-    "resnet18.a1_in1k",
-    "wide_resnet50_2.tv_in1k",
-    "convnext_tiny.fb_in22k",
-    "vit_small_patch14_dinov2.lvd142m",
-    "vit_small_patch16_dinov3.lvd1689m",
-)
 BATCH, ROUNDS = 8, 3
 
 
@@ -37,7 +29,7 @@ class Choice:
         millions: of parameters.
         image_size: side in pixels that it was trained with.
         about: whose weights these are.
-        milliseconds: an image takes on this machine; None where it was not measured.
+        milliseconds: an image takes on this machine's CPU; None where it was not measured.
     """
 
     name: str
@@ -53,18 +45,19 @@ class Choice:
 def list_encoders() -> Iterator[Choice]:
     """List what packages carry, then suggested models of the hub and those in its cache."""
     for name, package in PACKAGES.items():
-        here = package.path() is not None
-        source = f"package {package.distribution}" if here else f"pip install {package.distribution}"
-        yield _described(Choice(name, "package", here, source, 0.0, 0, package.about))
-    cached = sorted(path.name.removeprefix("models--timm--") for path in _cache().glob("models--timm--*"))
+        lacking = package.lacking()
+        source = f"pip install {' '.join(lacking)}" if lacking else f"package {package.distribution}"
+        choice = _described(Choice(name, "package", not lacking, source, 0.0, 0, package.about))
+        yield replace(choice, image_size=package.image_size or choice.image_size)
+    cached = sorted(path.name.removeprefix("models--timm--") for path in hub_cache().glob("models--timm--*"))
     for name in dict.fromkeys([*SUGGESTED, *cached]):
-        if timm.is_model(name.split(".", maxsplit=1)[0]):
+        if timm.is_model_pretrained(name):
             source = "the hub's cache" if name in cached else "the hub (a network)"
             yield _described(Choice(name, "hub", name in cached, source, 0.0, 0, name.rpartition(".")[2]))
 
 
 def timed(choice: Choice, image_size: int) -> Choice:
-    """Measure what an image of that size takes, in batches of 8.
+    """Measure what an image of that size takes on the CPU, in batches of 8.
 
     Raises:
         EncoderError: weights that cannot be loaded, or a model that takes no such images.
@@ -91,5 +84,6 @@ def _described(choice: Choice) -> Choice:
     return replace(choice, millions=count / 1e6, image_size=int(size))
 
 
-def _cache() -> Path:
+def hub_cache() -> Path:
+    """Find the folder where the hub's client keeps what it fetched."""
     return Path(constants.HF_HUB_CACHE)

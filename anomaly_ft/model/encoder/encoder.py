@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Size, say_size, sides
 from anomaly_ft.errors import EncoderError, did_you_mean
-from anomaly_ft.model.encoder.adapters import Adapter, Backbone, put_on, settle, write_adapter
+from anomaly_ft.model.encoder.adapters import Adapter, Backbone, add_adapters, settle, write_adapter
 from anomaly_ft.model.encoder.early_activations import EarlyActivations
 from anomaly_ft.model.encoder.fuse_batchnorm import Pair, foldable, folded
 from anomaly_ft.model.encoder.level_maps import choose_levels, refuse_scrambled, stride_of, to_grid, way_out
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
         return any(level == name or level.startswith(f"{name}.") for name in self.tail)
 
     def adapt(self, blocks: Sequence[str] | Literal["all"], rank: int, *, name: str, weights: str) -> None:
-        """Let adapters below the named modules train, and nothing else; see `put_on`.
+        """Let adapters below the named modules train, and nothing else; see `add_adapters`.
 
         Args:
             blocks: as `train_only` has them.
@@ -169,7 +169,7 @@ class Encoder(nn.Module):
             weights: where it came from, as `load_pretrained` has it.
         """
         backbone = Backbone(name, whole_source(weights))
-        self.adapter = put_on(self.model, self.levels, blocks, rank, backbone)
+        self.adapter = add_adapters(self.model, self.levels, blocks, rank, backbone)
         self.split()
 
     def settle(self) -> None:

