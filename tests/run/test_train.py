@@ -421,7 +421,7 @@ def test_the_next_run_takes_no_name_that_was_taken(recipe: Path, output: Path) -
 @pytest.mark.parametrize(
     "settings",
     [
-        ("encoder.name=test_vit",),
+        ("encoder.name=test_vit", "runtime.precision=bf16", "expert.optimizer.layer_decay=0.8"),
         ("encoder.name=test_resnet", "expert.gaussian.statistics=pretrained", "expert.gaussian.score=pooled"),
         ("expert.gaussian.score=dense", "expert.gaussian.shrinkage=0.5", "expert.gaussian.smoothing=0",
          "expert.optimizer.name=sgd"),

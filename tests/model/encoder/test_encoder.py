@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,18 @@ def test_each_layer_learns_slower_than_the_layer_after_it() -> None:
     assert first < rates[id(named["blocks.1.0.conv_exp.weight"])] < last
     halvings = [math.log2(last / rate) for rate in rates.values()]
     assert halvings == pytest.approx([round(halving) for halving in halvings])
+
+
+def test_blocks_of_a_transformer_learn_slower_than_those_after_them() -> None:
+    encoder = load_encoder("test_vit", "random", image_size=32)
+    groups = encoder.parameter_groups(0.1, layer_decay=0.5)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    named = dict(encoder.model.named_parameters())
+    of_blocks = [rates[id(named[f"blocks.{i}.attn.qkv.weight"])] for i in range(6)]
+    factors = [after / before for before, after in pairwise(of_blocks)]
+    assert factors == pytest.approx([2.0] * 5)
+    assert rates[id(named["patch_embed.proj.weight"])] < of_blocks[0]
+    assert rates[id(named["pos_embed"])] < of_blocks[0]
 
 
 def test_without_layer_decay_all_layers_learn_alike_and_frozen_ones_not_at_all() -> None:
