@@ -16,8 +16,9 @@ With `--anomalib`, the python of an environment that has anomalib 2.7 (see `besi
 AnomalyDINO on the same ViT-S, images and size stands among the ViT-S's ways: last block, all patches of the
 training images in its memory, one neighbour, as it is by default.
 
-Writes `encoders.csv` as it goes; what is there is not run again. Prints means over sets and seeds, with the
-gain over the same encoder frozen. Sets and where they lie: see `sets.py`. No test image chooses anything.
+Writes `encoders.csv` as it goes; what is there is not run again. Prints a table of all sets, and means over
+sets and seeds with the gain over the same encoder frozen. Sets and where they lie: see `sets.py`. No test image
+chooses anything.
 """
 
 import logging
@@ -30,6 +31,7 @@ import pandas as pd
 from beside_anomalib import ABSENT, installed
 from evidence_peers import DINO, run_peer
 from evidence_run import BOTH, Cost, test
+from evidence_tables import TITLES, markdown
 from measuring import add_rows, cost_of, read_table
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
 from torch import nn
@@ -124,6 +126,23 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     return summary.assign(runs=beside.groupby(ways, sort=False).size())
 
 
+def by_set(table: pd.DataFrame) -> str:
+    """Lay out image AUROC of each encoder and way, clean / varied, means over seeds, a column for each set;
+    bold where the same encoder frozen is better."""
+    means = table.groupby(["encoder", "way", "set"], sort=False)[["auroc", "varied"]].mean()
+    names = [name for name in TITLES if name in set(table["set"])]
+
+    def cell(encoder: str, way: str, name: str) -> str:
+        if (encoder, way, name) not in means.index:
+            return "-"
+        here, frozen = means.loc[(encoder, way, name)], means.loc[(encoder, FROZEN, name)]
+        return " / ".join(f"**{here[n]:.3f}**" if here[n] < frozen[n] else f"{here[n]:.3f}" for n in means)
+
+    rows = means.index.droplevel("set").unique()
+    lines = [[f"{encoder}, {way}", *(cell(encoder, way, name) for name in names)] for encoder, way in rows]
+    return markdown(["encoder, way", *(TITLES[name] for name in names)], lines)
+
+
 def grid_of(encoders: str, ways: str) -> list[tuple[str, str]]:
     """Pair encoders with the ways that they have, of two lists with commas.
 
@@ -168,7 +187,8 @@ def main(output: Path, data: str, sets: str, seeds: int, settings: tuple[str, ..
                 rows = pd.DataFrame(beside(recipe, asked["anomalib"]) if peer else run(recipe, ways, terminal))
                 known = {"set": name, "seed": seed, "settings": label, "encoder": encoder}
                 table = add_rows(path, table, rows.assign(**known), RUN)
-    print(summary_of(table[table["settings"] == label]).to_string(float_format="{:.4f}".format))
+    table = table[table["settings"] == label]
+    print(by_set(table), summary_of(table).to_string(float_format="{:.4f}".format), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -690,6 +690,10 @@ def test_encoders_are_compared_with_themselves_frozen(run: Run, sets: Path, tmp_
     ]  # fmt: skip
     assert (rows["kept_mb"] > 0).tolist() == [False, True] * 2, "nothing has to be kept of a frozen encoder"
     assert "MobileNetV2 frozen" in said
+    assert re.search(r"^\| encoder, way \| screw† \|$", said, re.M)
+    assert re.search(
+        r"^\| MobileNetV2, full \| (\*\*)?[01]\.\d{3}(\*\*)? / (\*\*)?[01]\.\d{3}(\*\*)? \|$", said, re.M
+    )
     assert numbers_in(said)
     before = (tmp_path / "encoders.csv").read_bytes()
     assert run("encoders", *asked, "--encoders", "Lite0,MobileNetV2", *settings())[0] == 0
