@@ -1,5 +1,6 @@
 """Choose the levels, and of them the channels, that make the dense score and the dense map."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -29,7 +30,7 @@ def choose_dense_levels(encoder: Levels, levels: Sequence[str | int] | Literal["
     """Choose the levels that make the dense score; `auto`: all at stride 16 and the first at 32. Returns
     positions.
 
-    Encoders whose levels all have one stride, vision transformers, give the levels at a quarter, half
+    Encoders whose levels all have one stride, vision transformers, give the levels behind a quarter, half
     and three quarters of their depth.
     """
     if levels != "auto":
@@ -118,6 +119,7 @@ def _unless_flat(encoder: Levels, chosen: list[int]) -> list[int]:
 
 
 def spread_levels(encoder: Levels) -> list[int]:
-    """Choose the levels at a quarter, half and three quarters of the depth. Returns positions."""
+    """Choose the levels behind a quarter, half and three quarters of all: blocks 2, 5 and 8 of twelve, from 0.
+    Returns positions."""
     depth = len(encoder.levels)
-    return sorted({depth * k // 4 for k in (1, 2, 3)})
+    return sorted({math.ceil(depth * k / 4) - 1 for k in (1, 2, 3)})

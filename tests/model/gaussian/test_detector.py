@@ -269,7 +269,7 @@ def test_feature_maps_are_averaged_down_and_interpolated_up() -> None:
 
 def test_vision_transformers_are_dense_at_quarters_of_their_depth() -> None:
     vit = load_encoder("vit_tiny_patch16_224", "random", image_size=32)
-    assert choose_dense_levels(vit, "auto") == choose_map_levels(vit, "auto") == [3, 6, 9]
+    assert choose_dense_levels(vit, "auto") == choose_map_levels(vit, "auto") == [2, 5, 8]
 
 
 def test_dense_levels_are_chosen_by_name_or_index(encoder: Encoder) -> None:
