@@ -43,7 +43,11 @@ def evidence_tables(rows: pd.DataFrame, peers: pd.DataFrame) -> str:
         markdown(["set (seeds)", *COSTS.values(), "MiB", "steps kept", "why it ended"], cost(auto)),
     ]
     if len(peers):
-        parts += [PEERS, markdown(["set (seeds)", "model", *PEER_NUMBERS.values()], beside_peers(auto, peers))]
+        made_by = ", ".join(sorted(set(peers["commit"])))
+        parts += [
+            f"{PEERS} Rows of commit {made_by}.",
+            markdown(["set (seeds)", "model", *PEER_NUMBERS.values()], beside_peers(auto, peers)),
+        ]
     else:
         parts.append("anomalib's models were not measured: `--peers` named no python that has anomalib 2.7.")
     return "\n\n".join(parts)
