@@ -17,7 +17,7 @@ AnomalyDINO on the same ViT-S, images and size stands among the ViT-S's ways: la
 training images in its memory, one neighbour, as it is by default.
 
 Writes `encoders.csv` as it goes; what is there is not run again. Prints a table of all sets, and means over
-sets and seeds with the gain over the same encoder frozen. Sets and where they lie: see `sets.py`. No test image
+sets and seeds of the gain over the same encoder frozen. Sets and where they lie: see `sets.py`. No test image
 chooses anything.
 """
 
@@ -59,6 +59,8 @@ LARGE = {"full": (), "lora": ADAPTER, "blocks": ("encoder.train_blocks=[blocks.7
 LIMIT = 3600.0  # seconds for anomalib on one set
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {"Lite0": SMALL, "MobileNetV2": SMALL, "ViT-S": LARGE}
 RUN = ["set", "seed", "settings", "encoder", "way"]
+MEASURED = ("auroc", "varied", "aupro")
+EQUAL = 1e-9  # AUROC that differ by less are the same
 Row = dict[str, Any]
 
 
@@ -111,19 +113,19 @@ def beside(recipe: Recipe, python: str) -> list[Row]:
 
 
 def summary_of(table: pd.DataFrame) -> pd.DataFrame:
-    """For each encoder and way the means over sets and seeds that all of them have, and the mean gain over the
-    same encoder frozen, with the worst."""
+    """For each encoder and way the mean gains over the same encoder frozen, the worst of them, how many runs
+    gained and lost, and what they cost."""
     keys, ways = ["set", "seed"], ["encoder", "way"]
-    whole = table.groupby(keys)["way"].transform("size") == table.groupby(keys).size().max()
-    same = table[whole]
-    frozen = same[same["way"] == FROZEN][[*keys, "encoder", "auroc", "varied"]]
-    beside = same.merge(frozen, on=[*keys, "encoder"], suffixes=("", "_frozen"))
-    for name in ("auroc", "varied"):
-        beside[f"{name}_gain"] = beside[name] - beside[f"{name}_frozen"]
-    numbers = ["auroc", "varied", "aupro", "auroc_gain", "varied_gain", "minutes", "ms_image", "kept_mb"]
-    summary = beside.groupby(ways, sort=False)[numbers].mean()
-    summary.insert(5, "worst", beside.groupby(ways, sort=False)["auroc_gain"].min())
-    return summary.assign(runs=beside.groupby(ways, sort=False).size())
+    frozen = table[table["way"] == FROZEN][[*keys, "encoder", *MEASURED]]
+    beside = table.merge(frozen, on=[*keys, "encoder"], suffixes=("", "_frozen"))
+    for name in MEASURED:
+        beside[f"{name} gain"] = beside[name] - beside[f"{name}_frozen"]
+    groups = beside.groupby(ways, sort=False)
+    summary = groups[[*(f"{name} gain" for name in MEASURED), "cpu_seconds", "ms_image", "kept_mb"]].mean()
+    of = groups["auroc gain"]
+    lost, gained = (of.agg(lambda gains, sign=sign: (sign * gains > EQUAL).sum()) for sign in (-1, 1))
+    summary.insert(1, "worst", of.min())
+    return summary.assign(runs=groups.size(), gained=gained, lost=lost)
 
 
 def by_set(table: pd.DataFrame) -> str:

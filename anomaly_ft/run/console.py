@@ -165,13 +165,9 @@ class Terminal:
         self.say(f"report      {folder}/report.html")
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
-        """Print rows of equal keys as a table."""
-        table = Table(title=title, title_justify="left")
-        for heading in rows[0]:
-            table.add_column(heading)
-        for row in rows:
-            table.add_row(*row.values())
-        self.console.print(table)
+        """Print rows of equal keys as a table; no cell is cut or folded."""
+        self.say(title)
+        show_table([*rows[0]], [[*row.values()] for row in rows], self.console)
 
     def _compare(self, summary: RunSummary, frozen: Numbers, tuned: Numbers) -> None:
         title = f"{summary.name}: test split, {summary.score} score"
@@ -193,15 +189,15 @@ class Terminal:
             self.say(sentence)
 
 
-def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
     """Print a table, a line for each row; where lines are too short for that, a column. No cell is cut or
     folded: what fits neither way is printed as wide as it is."""
-    console, wide = Console(highlight=False), Console(width=100_000)
+    console, wide = console or Console(), Console(width=100_000)
     across, down = _plain(headings, rows), _plain(("", *(row[0] for row in rows)), _turned(headings, rows))
     widths = {table: wide.measure(table).maximum for table in (across, down)}
     room = console.width if console.is_terminal else widths[across]
     table = next((table for table, width in widths.items() if width <= room), across)
-    Console(highlight=False, width=max(console.width, widths[table])).print(table)
+    Console(file=console.file, highlight=False, width=max(console.width, widths[table])).print(table)
 
 
 def _turned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
