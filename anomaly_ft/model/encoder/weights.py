@@ -88,8 +88,7 @@ def nearest_size(name: str, image_size: Size) -> Size:
 def step_of(name: str, step: int) -> int:
     """Find the number nearest to `step` whose multiples are sides that the timm model `name` takes: of a
     transformer, a multiple of its patch."""
-    nearest = nearest_size(name, step)
-    return math.lcm(*sides(nearest))
+    return math.lcm(*sides(nearest_size(name, step)))
 
 
 def whole_source(weights: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from anomaly_ft.data.pixels import say_size
 from anomaly_ft.errors import EncoderError
 from anomaly_ft.model.encoder.encoder import load_encoder
 from anomaly_ft.model.encoder.packaged import PACKAGES
@@ -254,7 +255,9 @@ def test_a_half_remembered_name_is_answered_with_the_model_that_was_meant(word: 
     ],
 )
 def test_an_image_size_that_the_encoder_cannot_take_is_an_error(name: str, size: Any, why: str) -> None:
-    with pytest.raises(EncoderError, match=rf"data\.image_size: .* takes no images of .* pixels: .*{why}"):
+    with pytest.raises(
+        EncoderError, match=rf"data\.image_size: .*takes no images of {say_size(size)} pixels: .*{why}"
+    ):
         load_encoder(name, "random", image_size=size)
 
 
